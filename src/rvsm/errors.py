@@ -1,0 +1,25 @@
+"""The errors rvsm raises on purpose: one sentence each, with cause and remedy."""
+
+
+class RvsmError(Exception):
+    """Base of every error a user can cause; the command line prints it without a traceback."""
+
+
+class RuleError(RvsmError, ValueError):
+    """A penalty, rule or optimizer option that cannot work."""
+
+
+class ConfigError(RvsmError, ValueError):
+    """A configuration file or option that does not fit the schema."""
+
+
+class DataError(RvsmError):
+    """A data folder, image, font or stroke file that cannot be used."""
+
+
+class RunError(RvsmError):
+    """A run folder, checkpoint or training run that cannot go on."""
+
+
+class FileFormatError(RvsmError):
+    """A sparse model file that is damaged, too new or not ours."""
