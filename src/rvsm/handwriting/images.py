@@ -1,0 +1,190 @@
+"""Read any image file as the one thing the networks see: dark ink on white, 8-bit grey, 64x256."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rvsm.errors import DataError
+
+GreyImage = npt.NDArray[np.uint8]
+
+SIZE = (64, 256)
+"""Height and width in pixels of every image a network reads: 8 x 32 mm at 8 pixels a millimetre."""
+
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 20_000
+MIN_FITTED_SIDE = 4
+
+_OPAQUE = {"L", "RGB"}
+
+
+def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> GreyImage:
+    """Read an image file as dark ink on white.
+
+    Transparency is flattened on white, 16-bit and float images are scaled to 8 bits, CMYK and
+    palettes become grey, a photograph's rotation tag is obeyed, and light ink on a dark ground is
+    inverted. The picture is then scaled to fit (its aspect kept) and padded with white, centred.
+    An 8-bit grey file that already has the size is returned exactly as stored.
+
+    Parameters
+    ----------
+    path : path-like
+        The image file.
+    size : (int, int)
+        Height and width of the result, in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape `size`
+        0 is ink, 255 is paper.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not an image, truncated, empty, too large, or so long and thin that
+        fitting would leave less than 4 pixels of it.
+    """
+    path = Path(path)
+    with warnings.catch_warnings():
+        # Pillow warns about bombs, odd metadata and palettes; what matters is raised below.
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                _check_size(path, image.size, size)
+                image.load()
+                grey = _to_grey(image)
+        except DataError:
+            raise
+        except FileNotFoundError:
+            raise DataError(f"There is no image file {path}: check the name.") from None
+        except IsADirectoryError:
+            raise DataError(f"{path} is a folder, not an image: name the files in it.") from None
+        except PermissionError:
+            raise DataError(f"{path} cannot be opened: you lack the right to read it.") from None
+        except Image.DecompressionBombError:
+            raise DataError(_too_large(path, "over 100 million pixels")) from None
+        except UnidentifiedImageError:
+            raise DataError(_not_an_image(path)) from None
+        # A damaged file makes Pillow's decoders raise nearly anything, struct.error included.
+        except Exception as error:
+            raise DataError(
+                f"{path} is damaged or cut short ({error}): replace it or take it out."
+            ) from None
+    return fit(_dark_on_light(grey), size)
+
+
+def fit(grey: GreyImage, size: tuple[int, int] = SIZE) -> GreyImage:
+    """Scale a grey image to fit `size` with its aspect kept, and centre it on white.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (h, w)
+    size : (int, int)
+        Height and width of the result.
+
+    Returns
+    -------
+    ndarray of uint8, shape `size`
+        `grey` itself where it already has that shape.
+    """
+    if grey.shape == size:
+        return grey
+    height, width = grey.shape
+    scale = min(size[0] / height, size[1] / width)
+    inner = (
+        min(size[0], max(1, round(height * scale))),
+        min(size[1], max(1, round(width * scale))),
+    )
+    if inner != grey.shape:
+        # BOX averages every source pixel: thin strokes of a large scan fade but never vanish.
+        how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+        grey = np.asarray(Image.fromarray(grey).resize((inner[1], inner[0]), how))
+    out = np.full(size, 255, dtype=np.uint8)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    out[top : top + inner[0], left : left + inner[1]] = grey
+    return out
+
+
+def encode_png(grey: GreyImage) -> bytes:
+    """Encode an 8-bit grey image as PNG, quickly rather than tightly.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (h, w)
+
+    Returns
+    -------
+    bytes
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+    width, height = found
+    what = f"{width}x{height} pixels"
+    if width < 1 or height < 1:
+        raise DataError(f"{path} is an empty image ({what}): take it out of the folder.")
+    if width * height > MAX_PIXELS or max(found) > MAX_SIDE:
+        raise DataError(_too_large(path, what))
+    scale = min(size[0] / height, size[1] / width)
+    if scale < 1 and min(found) * scale < MIN_FITTED_SIDE:
+        raise DataError(
+            f"{path} is {what}, too long and thin to fit {size[1]}x{size[0]} pixels legibly: "
+            "cut it into single words."
+        )
+
+
+def _too_large(path: Path, what: str) -> str:
+    return (
+        f"{path} is {what}, beyond the limit of {MAX_SIDE} pixels a side and "
+        f"{MAX_PIXELS // 1_000_000} million in all: cut it into single words or scale it down."
+    )
+
+
+def _not_an_image(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return f"{path} is an empty file of 0 bytes: replace it or take it out of the folder."
+    return f"{path} is not an image that can be read (PNG, JPEG, TIFF, ...): take it out."
+
+
+def _to_grey(image: Image.Image) -> GreyImage:
+    if image.mode == "L" and "transparency" not in image.info and not image.getexif():
+        return np.asarray(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        known = 65535.0 if image.mode.startswith("I;16") else None
+        return _deep_to_grey(np.asarray(image, dtype=np.float64), known)
+    if image.has_transparency_data or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(paper, rgba)
+    if image.mode not in _OPAQUE:
+        image = image.convert("RGB")
+    return np.asarray(image.convert("L"))
+
+
+def _deep_to_grey(values: npt.NDArray[np.float64], white: float | None) -> GreyImage:
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not numbers")
+    if white is None:
+        # A float image runs to 1 or 255, a 32-bit one to 255 or 65535: the largest value tells.
+        top = float(values.max())
+        white = next((w for w in (1.0, 255.0, 65535.0) if top <= w), top)
+    return np.asarray(np.rint(np.clip(values, 0, white) * (255.0 / white)), dtype=np.uint8)
+
+
+def _dark_on_light(grey: GreyImage) -> GreyImage:
+    border = int(grey[0].sum(dtype=np.int64)) + int(grey[-1].sum(dtype=np.int64))
+    border += int(grey[:, 0].sum(dtype=np.int64)) + int(grey[:, -1].sum(dtype=np.int64))
+    # Below a quarter of full brightness the ground itself is dark; grey paper in a photograph
+    # is not.
+    return 255 - grey if border < 64 * 2 * sum(grey.shape) else grey

@@ -1,0 +1,108 @@
+"""rvsm.handwriting.manifest: the CSV round trip and folders without one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rvsm.errors import DataError
+from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.manifest import Row, read_manifest, verify, write_manifest
+
+WHITE = encode_png(np.full((64, 256), 255, dtype=np.uint8))
+
+
+def put(root: Path, *names: str, content: bytes = WHITE) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def test_csv_round_trip(tmp_path: Path) -> None:
+    rows = [
+        Row(
+            "train/regular/000000.png",
+            "train",
+            "regular",
+            'a, "quoted" ä',
+            "Lora",
+            "outline",
+            0.0,
+            0.0,
+            0.75,
+            2.5,
+            0.3,
+            14.25,
+            -3.5,
+        ),
+        Row("train/shaky/000000.png", "train", "shaky", error="cut short"),
+        Row("val/shaky/000001.png", "val", "shaky", tremor_amplitude_mm=1.2),
+    ]
+    write_manifest(tmp_path / "manifest.csv", rows)
+    assert read_manifest(tmp_path) == rows
+
+
+def test_folders_without_a_manifest(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "training/Regular/a.png",
+        "train/shaky/sub/b.JPG",
+        "testing/shaky/c.tif",
+        "train/shaky/notes.txt",
+        "train/shaky/.DS_Store",
+        "elsewhere/d.png",
+    )
+    rows = read_manifest(tmp_path)
+    assert [(r.file, r.split, r.label, bool(r.error)) for r in rows] == [
+        ("testing/shaky/c.tif", "test", "shaky", False),
+        ("train/shaky/notes.txt", "train", "shaky", True),
+        ("train/shaky/sub/b.JPG", "train", "shaky", False),
+        ("training/Regular/a.png", "train", "regular", False),
+    ]
+
+
+def test_folders_without_splits(tmp_path: Path) -> None:
+    put(tmp_path, "regular/a.png", "shaky/a.png")
+    assert {(r.split, r.label) for r in read_manifest(tmp_path)} == {
+        ("all", "regular"),
+        ("all", "shaky"),
+    }
+
+
+def test_unreadable_files_are_noted_not_dropped(tmp_path: Path) -> None:
+    put(tmp_path, "regular/a.png", "shaky/a.png")
+    put(tmp_path, "shaky/cut.png", content=WHITE[:60])
+    put(tmp_path, "shaky/text.png", content=b"hello")
+    rows = verify(read_manifest(tmp_path), tmp_path)
+    assert [r.file for r in rows if r.error] == ["shaky/cut.png", "shaky/text.png"]
+    assert len(rows) == 4
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no data folder"):
+        read_manifest(tmp_path / "absent")
+    with pytest.raises(DataError, match="holds no images: put them into"):
+        read_manifest(tmp_path)
+    put(tmp_path, "train/regular/a.png")
+    with pytest.raises(DataError, match="only images labelled 'regular': add 'shaky'"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.png,shaky\n", "lacks the column split"),
+        ("file,split,label\na.png,train,wobbly\n", "line 2: the label is 'wobbly'"),
+        ("file,split,label\n../a.png,train,shaky\n", "inside the folder"),
+        ("file,split,label\n/a.png,train,shaky\n", "inside the folder"),
+        ("file,split,label,pen_mm\na.png,train,shaky,thin\n", "pen_mm is 'thin', not a number"),
+        ("", "lacks the column"),
+    ],
+)
+def test_bad_manifests(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(b"file,split,label\n\xff\xfe,train,shaky\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_manifest(tmp_path)
