@@ -1,0 +1,246 @@
+"""One image of one text: written or printed, by a steady or a trembling hand.
+
+Both classes are drawn from the same texts, styles, sizes and positions. A regular text gets a
+virtual tremor of the same amplitude distribution, which decides where the text is put and how
+wide the pen is, and which is then replaced by smooth waviness of the same size: so neither
+room, length of stroke nor amount of ink says to which class an image belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rvsm.errors import DataError
+from rvsm.handwriting import kinematics, render, tremor
+from rvsm.handwriting.strokes import Carrier
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+X_HEIGHT_MM = 2.5
+SPEED_MM_S = 14.0
+_MARGIN_MM = 0.25
+_TRIES = 60
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a text and how it was made.
+
+    `image` is (64, 256) uint8, ink 0 on white 255; `meta` maps column names of the manifest to
+    numbers (tremor_frequency_hz and tremor_amplitude_mm are 0 for a regular text).
+    """
+
+    image: NDArray[np.uint8]
+    text: str
+    carrier: str
+    meta: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A text set out in millimetres, its lower left corner anywhere."""
+
+    points: Array
+    stroke: Index
+    outline: Array
+    contour: Index
+    nearest: Index
+
+
+@dataclass(frozen=True)
+class _Style:
+    x_height_mm: float
+    slant_deg: float
+    width: float
+    spacing: float
+    turn_deg: float
+    shrink: float
+    jitter: float
+    speed_mm_s: float
+    pen_mm: float
+
+
+class Generator:
+    """Draws samples of one task.
+
+    Parameters
+    ----------
+    task : "fonts" or "pen".
+    carriers : fonts or writers to draw from, all equally often.
+    texts : words to draw from; two short ones are sometimes joined.
+
+    Raises
+    ------
+    DataError
+        If no carrier can draw any of the texts.
+    """
+
+    def __init__(self, task: str, carriers: Sequence[Carrier], texts: Sequence[str]) -> None:
+        self.task = task
+        self._drawable: list[tuple[Carrier, list[str]]] = []
+        for carrier in carriers:
+            drawable = [text for text in texts if carrier.draws(text)]
+            if drawable:
+                self._drawable.append((carrier, drawable))
+        if not self._drawable:
+            raise DataError(
+                "no font draws all letters of any of the texts; add fonts or simpler texts"
+            )
+
+    def sample(self, rng: np.random.Generator, *, shaky: bool, amplitude_mm: float) -> Sample:
+        """Draw one image.
+
+        Parameters
+        ----------
+        rng : source of randomness; equal states give equal images.
+        shaky : whether the hand trembles.
+        amplitude_mm : RMS amplitude of the tremor; for a regular text that of the virtual one.
+        """
+        for _ in range(_TRIES):
+            carrier, texts = self._drawable[rng.integers(len(self._drawable))]
+            text = _pick_text(rng, texts)
+            style = self._style(rng)
+            layout = _lay_out(carrier, text, style, rng)
+            width = float(np.ptp(layout.points[:, 0]))
+            if not 6.0 <= width <= _room(render.WIDTH):
+                continue
+            frequency = tremor.draw_frequency(rng)
+            t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
+            shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
+            steady = tremor.waviness(t, rng, amplitude_mm * float(rng.uniform(0.6, 1.1)))
+            noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.15)
+            bounds = [layout.points + shaking + noise, layout.points + steady + noise]
+            size = np.max([np.ptp(b, axis=0) for b in bounds], axis=0) + style.pen_mm
+            if size[0] > _room(render.WIDTH) or size[1] > _room(render.HEIGHT):
+                continue
+            displacement = (shaking if shaky else steady) + noise
+            ratio = _path_length(bounds[0], layout.stroke) / _path_length(bounds[1], layout.stroke)
+            pen = style.pen_mm * ratio ** (-0.5 if shaky else 0.5)
+            image = _draw(layout, displacement, pen, size, rng)
+            meta = {
+                "tremor_frequency_hz": frequency if shaky else 0.0,
+                "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
+                "virtual_amplitude_mm": amplitude_mm,
+                "x_height_mm": style.x_height_mm,
+                "pen_mm": pen,
+                "speed_mm_s": style.speed_mm_s,
+                "slant_deg": style.slant_deg,
+            }
+            return Sample(image, text, carrier.name, meta)
+        raise DataError(
+            f"no text of {len(self._drawable)} fonts fitted the image in {_TRIES} tries; "
+            "give words of 3 to 9 letters"
+        )
+
+    def _style(self, rng: np.random.Generator) -> _Style:
+        pen = self.task == "pen"
+        micrographia = rng.random() < 0.3
+        low, high = (0.25, 0.75) if pen else (0.12, 0.5)
+        return _Style(
+            x_height_mm=X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3)))),
+            slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
+            width=float(np.exp(rng.normal(0, 0.15))),
+            spacing=float(rng.uniform(-0.05, 0.2)),
+            turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
+            shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
+            jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
+            speed_mm_s=SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal())),
+            pen_mm=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
+        )
+
+
+def _room(pixels: int) -> float:
+    return pixels / render.PIXELS_PER_MM - 2 * _MARGIN_MM
+
+
+def _pick_text(rng: np.random.Generator, texts: list[str]) -> str:
+    text = texts[rng.integers(len(texts))]
+    if len(text) <= 5 and rng.random() < 0.5:
+        other = texts[rng.integers(len(texts))]
+        if len(other) <= 5:
+            return f"{text} {other}"
+    return text
+
+
+def _lay_out(carrier: Carrier, text: str, style: _Style, rng: np.random.Generator) -> _Layout:
+    points, outlines, strokes, contours, nearest = [], [], [], [], []
+    x, n_points, n_strokes, n_contours = 0.0, 0, 0, 0
+    glyphs = carrier.glyphs(text)
+    for place, glyph in enumerate(glyphs):
+        size = (1.0 - style.shrink * place / len(glyphs)) * (1 + style.jitter * rng.normal())
+        rise = style.jitter * rng.normal()
+        if glyph.strokes:
+            stretch = np.array([size * style.width, size])
+            origin = np.array([x, rise])
+            points.append(np.concatenate(glyph.strokes) * stretch + origin)
+            lengths = [len(s) for s in glyph.strokes]
+            strokes.append(np.repeat(np.arange(len(lengths)) + n_strokes, lengths))
+            n_strokes += len(lengths)
+            if glyph.contours:
+                outlines.append(np.concatenate(glyph.contours) * stretch + origin)
+                sizes = [len(c) for c in glyph.contours]
+                contours.append(np.repeat(np.arange(len(sizes)) + n_contours, sizes))
+                n_contours += len(sizes)
+                nearest.append(glyph.nearest + n_points)
+            n_points += len(points[-1])
+        x += (glyph.advance + style.spacing) * size * style.width
+    frame = _frame(style)
+    empty = np.zeros(0, dtype=np.intp)
+    return _Layout(
+        points=np.concatenate(points) @ frame,
+        stroke=np.concatenate(strokes),
+        outline=np.concatenate(outlines) @ frame if outlines else np.zeros((0, 2)),
+        contour=np.concatenate(contours) if contours else empty,
+        nearest=np.concatenate(nearest) if nearest else empty,
+    )
+
+
+def _frame(style: _Style) -> Array:
+    """Matrix that slants, turns and scales row vectors from x-heights to millimetres."""
+    slant = np.array([[1.0, 0.0], [np.tan(np.deg2rad(style.slant_deg)), 1.0]])
+    a = np.deg2rad(style.turn_deg)
+    turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+    return style.x_height_mm * slant @ turn
+
+
+def _path_length(points: Array, stroke: Index) -> float:
+    step = np.diff(points, axis=0)
+    return float(np.hypot(step[:, 0], step[:, 1])[stroke[1:] == stroke[:-1]].sum())
+
+
+def _draw(
+    layout: _Layout, displacement: Array, pen_mm: float, size: Array, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Draw with the box of `size` mm, alike for both classes, put anywhere it fits."""
+    moved = layout.points + displacement
+    spare = np.array([_room(render.WIDTH), _room(render.HEIGHT)]) - size
+    corner = _MARGIN_MM + rng.random(2) * np.maximum(spare, 0.0)
+    offset = corner + size / 2 - (moved.min(axis=0) + moved.max(axis=0)) / 2
+    if len(layout.outline) == 0:
+        pixels = (moved + offset) * render.PIXELS_PER_MM
+        return render.draw_strokes(pixels, layout.stroke, pen_mm * render.PIXELS_PER_MM)
+    shift = _smooth_along(displacement[layout.nearest], layout.contour)
+    pixels = (layout.outline + shift + offset) * render.PIXELS_PER_MM
+    grow = 0.25 * pen_mm * render.PIXELS_PER_MM
+    return render.draw_outline(pixels, layout.contour, grow)
+
+
+def _smooth_along(shift: Array, contour: Index) -> Array:
+    """Average the displacement over five contour points, never across contours.
+
+    Where strokes cross, neighbouring points of an outline belong to different times; without
+    the average the outline would be torn there.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], contour[1:] != contour[:-1]]))
+    ends = np.concatenate([starts[1:], [len(contour)]]) - 1
+    first, last = starts[contour], ends[contour]
+    at = np.arange(len(contour))
+    total = np.zeros_like(shift)
+    for k in range(-2, 3):
+        total += shift[np.clip(at + k, first, last)]
+    return total / 5.0

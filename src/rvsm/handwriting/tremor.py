@@ -1,0 +1,115 @@
+"""Displacements of a writing hand over time: tremor, physiological noise, slow waviness.
+
+Times are seconds, displacements millimetres, frequencies hertz. The model follows the
+published description of pathological action tremor: one dominant frequency that wanders a
+little, bursts of amplitude, a second harmonic, and a motion along an ellipse that slowly turns
+(Elble 2013; Deuschl 2022). The RMS amplitude of a trace is sqrt(mean(dx^2 + dy^2)).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+FREQUENCY_MEDIAN_HZ = 5.6
+FREQUENCY_LOG_SD = 0.22
+FREQUENCY_RANGE_HZ = (3.5, 11.0)
+PHYSIOLOGICAL_MEDIAN_MM = 0.03
+_GRID_S = 0.04
+
+
+def draw_frequency(rng: np.random.Generator) -> float:
+    """Draw one person's tremor frequency in Hz (log-normal, clipped to 3.5-11 Hz)."""
+    value = FREQUENCY_MEDIAN_HZ * np.exp(FREQUENCY_LOG_SD * rng.standard_normal())
+    return float(np.clip(value, *FREQUENCY_RANGE_HZ))
+
+
+def rms(displacement: Array) -> float:
+    """Root mean square length of the displacement vectors, in the units of the input."""
+    if len(displacement) == 0:
+        return 0.0
+    return float(np.sqrt(np.mean(np.einsum("ij,ij->i", displacement, displacement))))
+
+
+def tremor(
+    t: Array,
+    rng: np.random.Generator,
+    amplitude_mm: float,
+    frequency_hz: float | None = None,
+) -> Array:
+    """Displacement of a trembling hand at the times `t`.
+
+    d(t) = e(t) R(theta(t)) [cos(phi), q sin(phi)] plus a second harmonic, where
+    phi = 2 pi * integral of f(t), e(t) is a log-normal burst envelope (correlation time 0.5 s),
+    theta turns slowly and q is the axis ratio of the ellipse.
+
+    Parameters
+    ----------
+    t : (n,) array of seconds, not decreasing.
+    rng : source of randomness; equal seeds give equal tremor.
+    amplitude_mm : RMS length of the returned displacements, exactly.
+    frequency_hz : mean frequency; drawn with `draw_frequency` when None.
+
+    Returns
+    -------
+    (n, 2) array of millimetres with mean zero.
+    """
+    frequency = draw_frequency(rng) if frequency_hz is None else frequency_hz
+    if len(t) == 0:
+        return np.zeros((0, 2))
+    grid = _grid(t)
+    wander = 1.0 + 0.06 * _slow_noise(len(grid), 0.6, rng)
+    phase_grid = 2.0 * np.pi * np.cumsum(frequency * wander) * _GRID_S + rng.uniform(0, 2 * np.pi)
+    envelope_grid = np.exp(0.35 * _slow_noise(len(grid), 0.5, rng))
+    angle_grid = rng.uniform(0, np.pi) + 0.35 * _slow_noise(len(grid), 1.0, rng)
+    phase = np.interp(t, grid, phase_grid)
+    envelope = np.interp(t, grid, envelope_grid)
+    angle = np.interp(t, grid, angle_grid)
+    ratio = rng.uniform(0.15, 0.7)
+    harmonic = rng.uniform(0.1, 0.3)
+    shift = rng.uniform(0, 2 * np.pi)
+    major = envelope * (np.cos(phase) + harmonic * np.cos(2 * phase + shift))
+    minor = envelope * ratio * (np.sin(phase) + harmonic * np.sin(2 * phase + shift))
+    c, s = np.cos(angle), np.sin(angle)
+    return _scaled(np.stack([c * major - s * minor, s * major + c * minor], axis=1), amplitude_mm)
+
+
+def physiological(t: Array, rng: np.random.Generator) -> Array:
+    """Physiological noise that every hand has: 7-12 Hz, about 0.03 mm RMS (log-normal)."""
+    amplitude = PHYSIOLOGICAL_MEDIAN_MM * np.exp(0.35 * rng.standard_normal())
+    return tremor(t, rng, float(amplitude), frequency_hz=float(rng.uniform(7.0, 12.0)))
+
+
+def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float) -> Array:
+    """Smooth waviness of an untrembling hand: 0.6-1.6 Hz, well below any tremor.
+
+    It lengthens strokes as a tremor does, so that the length of the ink tells nothing.
+    """
+    if len(t) == 0:
+        return np.zeros((0, 2))
+    parts = [tremor(t, rng, 1.0, frequency_hz=float(rng.uniform(0.6, 1.6))) for _ in range(2)]
+    return _scaled(parts[0] + 0.7 * parts[1], amplitude_mm)
+
+
+def _scaled(displacement: Array, amplitude_mm: float) -> Array:
+    centred = displacement - displacement.mean(axis=0)
+    size = rms(centred)
+    return centred * (amplitude_mm / size) if size > 0 else centred
+
+
+def _grid(t: Array) -> Array:
+    return np.arange(t[0] - _GRID_S, t[-1] + 2 * _GRID_S, _GRID_S)
+
+
+def _slow_noise(n: int, correlation_s: float, rng: np.random.Generator) -> Array:
+    """Unit-variance noise with a Gaussian-like correlation over `correlation_s`, as knots."""
+    step = max(1, round(correlation_s / _GRID_S))
+    knots = rng.standard_normal(n // step + 5)
+    position = np.arange(n) / step + rng.uniform(0.5, 1.0)
+    i = position.astype(np.intp)
+    f = position - i
+    a, b, c = knots[i], knots[i + 1], knots[i + 2]
+    # quadratic B-spline: continuous slope, so the tremor has no kinks
+    return 1.3 * (0.5 * (1 - f) ** 2 * a + (0.75 - (f - 0.5) ** 2) * b + 0.5 * f**2 * c)
