@@ -1,0 +1,337 @@
+"""Images in memory: read a split once, then hand out augmented batches as fast as they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rvsm.atomic import atomic_write, make_folder
+from rvsm.errors import DataError, RvsmError
+from rvsm.experiments.config import AugmentationConfig
+from rvsm.handwriting.images import read_grey
+from rvsm.handwriting.manifest import LABELS, Row, read_manifest
+
+_CACHE_FORMAT = "1"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, decoded.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(N, H, W)``, ink = 255 and paper = 0.
+    labels
+        int64 ``(N,)``, an index into :data:`LABELS`.
+    rows
+        What the manifest says about each image, in the same order.
+    skipped
+        How many files of the split could not be read.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: tuple[Row, ...]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def load_split(
+    folder: Path,
+    name: str,
+    size: tuple[int, int],
+    *,
+    rows: Sequence[Row] | None = None,
+    progress: Progress | None = None,
+) -> Split:
+    """Read one split of a data folder at the size a network wants.
+
+    The decoded images are kept in ``<folder>/.cache`` under the sizes and times of every image
+    file, so that many runs over one folder decode it once; a changed file is decoded again.
+
+    Parameters
+    ----------
+    folder
+        Data folder, with a manifest or only class folders.
+    name
+        Split, such as ``train``.
+    size
+        Rows and columns of the result: 64x256, or a whole fraction of it (block averages).
+    rows
+        The manifest's rows, where the caller has read them already.
+    progress
+        Called with (images read, images in all).
+
+    Raises
+    ------
+    DataError
+        If the split is missing or has images of one class only.
+    """
+    all_rows = read_rows(folder) if rows is None else rows
+    wanted = [row for row in all_rows if row.split == name]
+    usable = [row for row in wanted if not row.error]
+    if not usable:
+        splits = ", ".join(sorted({row.split for row in all_rows})) or "none"
+        raise DataError(
+            f'{folder} has no readable images in its split "{name}" (splits found: {splits}); '
+            "make a data set with `rvsm data make`, or check the folder with `rvsm data check`."
+        )
+    unknown = sorted({row.label for row in usable} - set(LABELS))
+    if unknown:
+        raise DataError(
+            f'{folder} holds the class "{unknown[0]}"; name the class folders '
+            f"{LABELS[0]} and {LABELS[1]}."
+        )
+    if len({row.label for row in usable}) < 2:
+        raise DataError(
+            f'The split "{name}" of {folder} holds only {usable[0].label} images; '
+            f"both classes, {LABELS[0]} and {LABELS[1]}, are needed."
+        )
+    cache = folder / ".cache" / f"{name}-{size[0]}x{size[1]}.npz"
+    key = _fingerprint(folder, usable, size)
+    cached = _read_cache(cache, key)
+    if cached is None:
+        images, readable = _decode(folder, usable, size, progress)
+        _write_cache(cache, key, images, readable)
+    else:
+        images, readable = cached
+        if progress is not None:
+            progress(len(usable), len(usable))
+    kept = tuple(usable[index] for index in readable)
+    labels = torch.tensor([LABELS.index(row.label) for row in kept])
+    return Split(torch.from_numpy(images), labels, kept, skipped=len(wanted) - len(kept))
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Read the manifest, and set a validation split aside where the folder names none.
+
+    One in eight of the carriers of the training split becomes validation (of its files where no
+    carrier is known), chosen by a hash of the name alone.
+    """
+    rows = read_manifest(folder)
+    if any(row.split == "val" for row in rows):
+        return rows
+    return [
+        replace(row, split="val")
+        if row.split == "train" and zlib.crc32((row.carrier or row.file).encode()) % 8 == 0
+        else row
+        for row in rows
+    ]
+
+
+def dataset_info(folder: Path) -> dict[str, Any]:
+    """Return the contents of ``dataset.json``; empty for a folder of the user's own."""
+    try:
+        info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder / 'dataset.json'} cannot be read ({error}); make the data set again."
+        ) from error
+    if not isinstance(info, dict):
+        raise DataError(f"{folder / 'dataset.json'} is no JSON object; make the data set again.")
+    return info
+
+
+def reduce_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Turn an image (ink dark on light) into ink = 255 on 0 at ``size``, by block averages.
+
+    Raises
+    ------
+    DataError
+        If ``size`` is not a whole fraction of the image's size.
+    """
+    height, width = image.shape
+    if height % size[0] or width % size[1]:
+        raise DataError(
+            f"Images of {height}x{width} pixels cannot be reduced to {size[0]}x{size[1]}; "
+            "set network.size to a whole fraction, such as [32, 128]."
+        )
+    blocks = image.reshape(size[0], height // size[0], size[1], width // size[1])
+    ink: NDArray[np.uint8] = np.rint(255.0 - blocks.mean(axis=(1, 3))).astype(np.uint8)
+    return ink
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return uint8 images ``(B, H, W)`` as float ``(B, 1, H, W)`` with ink = 1."""
+    return images.unsqueeze(1).to(torch.float32).mul_(1 / 255)
+
+
+def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Flip and shift every image of a batch by its own draw; what moves in is paper.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(B, H, W)``.
+    config
+        Which changes, and how large.
+    generator
+        Source of the draws, on the CPU.
+
+    Returns
+    -------
+    Tensor
+        float ``(B, 1, H, W)``, ink = 1.
+
+    Notes
+    -----
+    Flips and shifts are one table of row numbers and one of column numbers per image, so the
+    whole batch is a single gather out of a padded copy.
+    """
+    count, height, width = images.shape
+    rows = _positions(count, height, config.shift_rows, config.flip_vertical, generator)
+    columns = _positions(count, width, config.shift_columns, config.flip_horizontal, generator)
+    padding = (config.shift_columns,) * 2 + (config.shift_rows,) * 2
+    padded = torch.nn.functional.pad(images, padding)
+    device = images.device
+    which = torch.arange(count, device=device).view(-1, 1, 1)
+    moved = padded[which, rows.to(device).unsqueeze(2), columns.to(device).unsqueeze(1)]
+    result = to_float(moved)
+    if config.contrast > 0:
+        factor = 1 + config.contrast * (2 * torch.rand(count, generator=generator) - 1)
+        result = result.mul_(factor.to(device).view(-1, 1, 1, 1)).clamp_(max=1.0)
+    return result
+
+
+def _positions(
+    count: int, length: int, shift: int, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """Draw for each image where its pixels along one axis come from in the padded copy."""
+    offset = torch.randint(0, 2 * shift + 1, (count, 1), generator=generator)
+    straight = torch.arange(length).expand(count, length)
+    if flip:
+        turned = torch.randint(0, 2, (count, 1), generator=generator).bool()
+        straight = torch.where(turned, length - 1 - straight, straight)
+    return straight + offset
+
+
+class Batches:
+    """Minibatches of a split held in memory, the same for the same (seed, epoch) whatever came
+    before: that is what lets a killed run continue to the identical bits.
+
+    Parameters
+    ----------
+    split
+        The images.
+    batch_size
+        Images per batch; the last batch of an epoch may hold fewer.
+    seed
+        Seeds the order of every epoch and the changes to every batch.
+    augmentation
+        None: in order and unchanged, for evaluation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: AugmentationConfig | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.split = split
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augmentation = augmentation
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and changes of the pass whose first batch is fetched next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.augmentation is None:
+            for start in range(0, len(self.split), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield to_float(self.images[part]), self.labels[part]
+            return
+        order = torch.randperm(len(self.split), generator=seeded(self.seed, self.epoch))
+        for number, chosen in enumerate(order.split(self.batch_size)):
+            generator = seeded(self.seed, self.epoch, number)
+            picked = chosen.to(self.images.device)
+            yield augment(self.images[picked], self.augmentation, generator), self.labels[picked]
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix whole numbers (seed, epoch, batch) into one 63-bit seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """Return a generator that depends on these numbers and on nothing else."""
+    return torch.Generator().manual_seed(seed_of(*numbers))
+
+
+def _decode(
+    folder: Path, rows: Sequence[Row], size: tuple[int, int], progress: Progress | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read the images; a file that turned unreadable since the manifest is left out."""
+    images = np.empty((len(rows), *size), np.uint8)
+    readable: list[int] = []
+    for index, row in enumerate(rows):
+        with contextlib.suppress(DataError):
+            images[len(readable)] = reduce_image(read_grey(folder / row.file), size)
+            readable.append(index)
+        if progress is not None and (index % 100 == 99 or index + 1 == len(rows)):
+            progress(index + 1, len(rows))
+    if not readable:
+        raise DataError(
+            f"None of the {len(rows)} images of {folder} can be read; run `rvsm data check`."
+        )
+    return images[: len(readable)], np.array(readable, np.int64)
+
+
+def _fingerprint(folder: Path, rows: Sequence[Row], size: tuple[int, int]) -> str:
+    """Hash the name, length and time of change of every file: a cache is trusted only by it."""
+    digest = hashlib.sha256(f"{_CACHE_FORMAT} {size}".encode())
+    for row in rows:
+        try:
+            status = (folder / row.file).stat()
+            line = f"\n{row.file} {status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            line = f"\n{row.file} missing"
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def _read_cache(path: Path, key: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["key"]) != key:
+                return None
+            return stored["images"], stored["readable"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(
+    path: Path, key: str, images: NDArray[np.uint8], readable: NDArray[np.int64]
+) -> None:
+    """Keep the decoded images; a folder that cannot be written simply gets no cache."""
+    with contextlib.suppress(RvsmError):
+        make_folder(path.parent)
+        with atomic_write(path) as file:
+            np.savez(file, key=np.array(key), images=images, readable=readable)

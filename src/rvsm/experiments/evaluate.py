@@ -1,0 +1,167 @@
+"""Score a network on images it has not seen, and count its zeros."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rvsm.atomic import atomic_write
+from rvsm.experiments.data import Batches, Split
+from rvsm.handwriting.manifest import Row
+
+AMPLITUDE_EDGES_MM = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.2, 1.5)
+"""Edges of the amplitude bands in which accuracy is reported, RMS millimetres."""
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network made of a split.
+
+    Parameters
+    ----------
+    probabilities
+        float64 ``(N,)``: the network's probability of "shaky".
+    labels
+        int64 ``(N,)``.
+    amplitudes
+        float64 ``(N,)``: the amplitude in mm each image was matched at, NaN where unknown.
+    """
+
+    probabilities: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    amplitudes: NDArray[np.float64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each image is classified rightly at the threshold 1/2."""
+        right: NDArray[np.bool_] = (self.probabilities > 0.5) == (self.labels == 1)
+        return right
+
+    def summary(self) -> dict[str, Any]:
+        """Return accuracy, balanced accuracy, ROC AUC (shares 0-1) and the amplitude bands.
+
+        AUC and balanced accuracy are None where only one class is present.
+        """
+        from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+        both = len(np.unique(self.labels)) == 2
+        predicted = (self.probabilities > 0.5).astype(int)
+        return {
+            "images": len(self.labels),
+            "accuracy": float(self.correct.mean()),
+            "balanced_accuracy": (
+                float(balanced_accuracy_score(self.labels, predicted)) if both else None
+            ),
+            "auc": float(roc_auc_score(self.labels, self.probabilities)) if both else None,
+            "bands": self.bands(),
+        }
+
+    def bands(self) -> list[dict[str, float | int | None]]:
+        """Return accuracy per band of tremor amplitude.
+
+        Regular images count in the band of the amplitude they were matched at (the manifest's
+        ``virtual_amplitude_mm``): each band is balanced wherever the split is.
+        """
+        rows: list[dict[str, float | int | None]] = []
+        for low, high in itertools.pairwise(AMPLITUDE_EDGES_MM):
+            inside = (self.amplitudes >= low) & (self.amplitudes < high)
+            if not inside.any():
+                continue
+            shaky = inside & (self.labels == 1)
+            regular = inside & (self.labels == 0)
+            rows.append(
+                {
+                    "low_mm": low,
+                    "high_mm": high,
+                    "images": int(inside.sum()),
+                    "accuracy": float(self.correct[inside].mean()),
+                    "shaky_found": float(self.correct[shaky].mean()) if shaky.any() else None,
+                    "regular_found": float(self.correct[regular].mean()) if regular.any() else None,
+                }
+            )
+        return rows
+
+
+def evaluate_network(net: nn.Module, split: Split) -> Score:
+    """Run a network, in evaluation mode and as its weights are now, over a split."""
+    return Score(
+        probabilities=shaky_probability(net, split),
+        labels=split.labels.numpy(),
+        amplitudes=np.array([_amplitude(row) for row in split.rows]),
+    )
+
+
+@torch.inference_mode()
+def shaky_probability(net: nn.Module, split: Split) -> NDArray[np.float64]:
+    """Return the network's probability of "shaky" for every image of a split."""
+    was_training = net.training
+    net.eval()
+    try:
+        parts = [net(images).double().softmax(1)[:, 1] for images, _ in Batches(split, _BATCH)]
+    finally:
+        net.train(was_training)
+    probabilities: NDArray[np.float64] = torch.cat(parts).numpy()
+    return probabilities
+
+
+def count_zeros(net: nn.Module) -> dict[str, Any]:
+    """Count exact zeros, ``(w == 0)``, over all weights (biases are never penalised).
+
+    Returns
+    -------
+    dict
+        ``zeros`` and ``fc_zeros`` as shares 0-1 of the weights, ``nonzeros`` and ``weights`` as
+        numbers, ``nonzeros_with_biases``, and ``layers`` with the same for each layer.
+    """
+    layers = {}
+    for name, parameter in net.named_parameters():
+        if name.endswith(".weight"):
+            zeros = int((parameter == 0).sum())
+            layers[name.removesuffix(".weight")] = {
+                "weights": parameter.numel(),
+                "nonzeros": parameter.numel() - zeros,
+                "zeros": zeros / parameter.numel(),
+            }
+    weights = sum(int(layer["weights"]) for layer in layers.values())
+    nonzeros = sum(int(layer["nonzeros"]) for layer in layers.values())
+    return {
+        "zeros": 1 - nonzeros / weights,
+        "fc_zeros": layers["fc"]["zeros"] if "fc" in layers else None,
+        "nonzeros": nonzeros,
+        "nonzeros_with_biases": sum(int((p != 0).sum()) for p in net.parameters()),
+        "weights": weights,
+        "layers": layers,
+    }
+
+
+def write_predictions(path: Path, splits: Mapping[str, Split], scores: Mapping[str, Score]) -> None:
+    """Write one line per image: split, file, label, probability of "shaky", amplitudes in mm."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("split", "file", "label", "probability", "tremor_amplitude_mm", "virtual_amplitude_mm")
+    )
+    for name, split in splits.items():
+        for row, probability in zip(split.rows, scores[name].probabilities, strict=True):
+            amplitudes = (row.tremor_amplitude_mm, row.virtual_amplitude_mm)
+            writer.writerow((name, row.file, row.label, f"{probability:.6f}", *amplitudes))
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _amplitude(row: Row) -> float:
+    known = row.virtual_amplitude_mm or row.tremor_amplitude_mm
+    return math.nan if known is None else known

@@ -1,0 +1,198 @@
+"""The Lightning module: the network, its splitting optimizer, and what an epoch measures."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from rvsm import RVSM, Rule
+from rvsm.errors import RunError
+from rvsm.experiments.config import RuleConfig, TrainConfig
+from rvsm.experiments.data import seed_of
+from rvsm.handwriting.network import TremorNet
+from rvsm.optim import Cubic
+from rvsm.penalties import L0, L1, TransformedL1
+
+
+def make_network(config: TrainConfig) -> TremorNet:
+    """Build the network a configuration describes, its weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed))
+        shape = config.network
+        return TremorNet(shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout)
+
+
+class SparseTraining(LightningModule):
+    """Cross entropy minimised by Adam, inside RVSM unless the method is dense.
+
+    Parameters
+    ----------
+    net
+        The network; its parameter names are those the rules match.
+    config
+        The run's configuration.
+    steps_per_epoch
+        Minibatches in an epoch: schedules and the one-cycle rate are told the whole length.
+
+    Notes
+    -----
+    Validation takes place at u, the weights with exact zeros. The weights in the module are w
+    with ``grad_at="w"`` and u with ``grad_at="u"``.
+    """
+
+    def __init__(self, net: TremorNet, config: TrainConfig, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.net = net
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.splitting: RVSM | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def configure_optimizers(self) -> Any:
+        """Wrap Adam in RVSM and set the one-cycle rate for the whole length."""
+        config = self.config
+        base = torch.optim.AdamW(
+            self.net.named_parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        optimizer: torch.optim.Optimizer = base
+        if config.method != "dense":
+            splitting = config.splitting
+            optimizer = self.splitting = RVSM(
+                base,
+                [self._rule(rule) for rule in config.rules],
+                grad_at=splitting.grad_at,
+                coupling=splitting.coupling,
+                budget=splitting.budget,
+                heal_from=(
+                    None if splitting.heal >= 1 else round(splitting.heal * self.total_steps)
+                ),
+            )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.lr,
+            total_steps=self.total_steps + 1,
+            pct_start=config.warmup_fraction,
+            cycle_momentum=False,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @property
+    def schedule_end(self) -> int:
+        """The step from which the rules ask for their full strength."""
+        return max(1, round(self.config.splitting.end * self.total_steps))
+
+    def _rule(self, rule: RuleConfig) -> Rule:
+        splitting = self.config.splitting
+        penalty = {
+            "l0": L0,
+            "l1": L1,
+            "transformed-l1": lambda: TransformedL1(a=splitting.a),
+        }[self.config.method]()
+        return Rule(
+            rule.pattern,
+            penalty,
+            lam=rule.lam,
+            sparsity=rule.sparsity,
+            beta=splitting.beta,
+            schedule=Cubic(round(splitting.start * self.total_steps), self.schedule_end),
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the batches which epoch it is, and forget the sums of the one before."""
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        self._sums.clear()
+        self._counts.clear()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Reseed, so that dropout of a resumed run draws what it would have drawn."""
+        torch.manual_seed(seed_of(self.config.seed, self.current_epoch, batch_idx, 1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a minibatch; stop with a remedy when it is no number."""
+        images, labels = batch
+        loss = F.cross_entropy(
+            self.net(images), labels, label_smoothing=self.config.label_smoothing
+        )
+        if not bool(torch.isfinite(loss)):
+            raise RunError(
+                f"The loss became {loss.item()} in epoch {self.current_epoch}, step "
+                f"{self.global_step}; start a new run with a smaller lr (now {self.config.lr:g}) "
+                "or beta; this run's last checkpoint is kept."
+            )
+        self._add("train_loss", loss.detach() * len(labels), len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure loss and accuracy at u."""
+        images, labels = batch
+        with self.sparse_weights():
+            logits = self.net(images).float()
+        self._add(
+            "val_loss", F.cross_entropy(logits, labels, reduction="sum").double(), len(labels)
+        )
+        self._add("val_accuracy", (logits.argmax(1) == labels).sum().double(), len(labels))
+
+    def sparse_weights(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the optimizer's ``sparse_weights()``, or nothing to do for a dense run."""
+        if self.splitting is None:
+            return contextlib.nullcontext()
+        return self.splitting.sparse_weights()
+
+    def epoch_row(self) -> dict[str, float]:
+        """Return the row of ``metrics.csv`` for the epoch that just ended.
+
+        ``lagrangian`` is train_loss + lam * P(u) + beta/2 ||w - u||^2; for a dense run it is the
+        train loss. ``gap`` is ||w - u||. ``zeros/<layer>`` are shares at u.
+        """
+        row = {
+            "epoch": float(self.current_epoch),
+            "step": float(self.global_step),
+            "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+        }
+        row |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        row["lagrangian"], row["gap"] = row["train_loss"], 0.0
+        if self.splitting is not None:
+            row["lagrangian"] = float(self.splitting.lagrangian(row["train_loss"]))
+            row["gap"] = float(self.splitting.gap())
+        weights = self.weights_at_u()
+        for name, weight in weights.items():
+            row[f"zeros/{name.removesuffix('.weight')}"] = float((weight == 0).double().mean())
+        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+        row["zeros/all"] = zeros / sum(weight.numel() for weight in weights.values())
+        return row
+
+    def weights_at_u(self) -> dict[str, Tensor]:
+        """Return copies of all weights (biases not among them) with their exact zeros."""
+        return {
+            name: value for name, value in self.state_at_u().items() if name.endswith(".weight")
+        }
+
+    def state_at_u(self) -> dict[str, Tensor]:
+        """Return a copy of the network's state with its exact zeros: the result of training."""
+        with self.sparse_weights():
+            return {
+                name: value.detach().clone(memory_format=torch.contiguous_format).cpu()
+                for name, value in self.net.state_dict().items()
+            }
+
+    def target_reached(self) -> bool:
+        """Say whether every rule has been asked in full: only then may an epoch be chosen."""
+        return self.splitting is None or self.global_step >= self.schedule_end
+
+    def _add(self, name: str, total: Tensor, count: int) -> None:
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + count
