@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class FontFile:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                face = FT2Font(str(self.path))
+                # in memory: forked workers would share, and move, one position in an open file
+                face = FT2Font(BytesIO(self.path.read_bytes()))
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"cannot read the font {self.path} ({error}); remove it or name another folder"
