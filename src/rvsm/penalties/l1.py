@@ -1,0 +1,45 @@
+"""The l1 penalty: the sum of absolute values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rvsm.penalties.base import Scalar, accumulator, checked, representable
+
+
+@dataclass(frozen=True)
+class L1:
+    """l1, ``P(x) = sum |x|``: convex, shrinks every survivor by the same amount.
+
+    The proximal map is the soft threshold: ``u = sign(x) max(|x| - mu, 0)``.
+
+    References
+    ----------
+    Tibshirani, "Regression shrinkage and selection via the lasso", J. R. Stat. Soc. B 58 (1996).
+
+    Examples
+    --------
+    >>> L1().prox(torch.tensor([0.5, 1.0, -2.0]), mu=0.5)
+    tensor([ 0.0000,  0.5000, -1.5000])
+    """
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return the sum of absolute values."""
+        return x.abs().sum(dtype=accumulator(x))
+
+    def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
+        """Return ``sign(x) max(|x| - mu, 0)``."""
+        if isinstance(mu, Tensor):
+            return (x - x.clamp(-mu, mu)).to(x.dtype)
+        return torch.nn.functional.softshrink(x, representable(checked("mu", mu), x.dtype))
+
+    def threshold(self, mu: Scalar) -> Scalar:
+        """Return `mu`."""
+        return checked("mu", mu)
+
+    def mu_for_threshold(self, t: Scalar) -> Scalar:
+        """Return `t`."""
+        return checked("t", t)
