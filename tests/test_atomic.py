@@ -24,9 +24,14 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
 def test_failure_keeps_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with pytest.raises(failure), atomic_write(target) as stream:
-        stream.write(b"half of the new")
-        raise failure
+
+    def interrupted() -> None:
+        with atomic_write(target) as stream:
+            stream.write(b"half of the new")
+            raise failure
+
+    with pytest.raises(failure):
+        interrupted()
     assert target.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
