@@ -25,6 +25,7 @@ X_HEIGHT_MM = 2.5
 SPEED_MM_S = 14.0
 _MARGIN_MM = 0.25
 _TRIES = 60
+_PEN_BALANCE = 0.15  # how far the pen makes up for longer strokes; more would show in its width
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,17 @@ class Generator:
             frequency = tremor.draw_frequency(rng)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
-            steady = tremor.waviness(t, rng, amplitude_mm * float(rng.uniform(0.6, 1.1)))
-            noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.15)
+            steady = tremor.waviness(
+                t, rng, amplitude_mm * float(rng.uniform(0.8, 1.3)), style.speed_mm_s
+            )
+            noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.15, style.speed_mm_s)
             bounds = [layout.points + shaking + noise, layout.points + steady + noise]
             size = np.max([np.ptp(b, axis=0) for b in bounds], axis=0) + style.pen_mm
             if size[0] > _room(render.WIDTH) or size[1] > _room(render.HEIGHT):
                 continue
             displacement = (shaking if shaky else steady) + noise
             ratio = _path_length(bounds[0], layout.stroke) / _path_length(bounds[1], layout.stroke)
-            pen = style.pen_mm * ratio ** (-0.5 if shaky else 0.5)
+            pen = style.pen_mm * ratio ** (-_PEN_BALANCE if shaky else _PEN_BALANCE)
             image = _draw(layout, displacement, pen, size, rng)
             meta = {
                 "tremor_frequency_hz": frequency if shaky else 0.0,
@@ -140,16 +143,16 @@ class Generator:
     def _style(self, rng: np.random.Generator) -> _Style:
         pen = self.task == "pen"
         micrographia = rng.random() < 0.3
-        low, high = (0.25, 0.75) if pen else (0.12, 0.5)
+        low, high = (0.2, 0.9) if pen else (0.1, 0.6)
         return _Style(
             x_height_mm=X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3)))),
             slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
-            width=float(np.exp(rng.normal(0, 0.15))),
-            spacing=float(rng.uniform(-0.05, 0.2)),
+            width=float(np.exp(np.clip(rng.normal(-0.05, 0.28), -0.6, 0.5))),
+            spacing=float(rng.uniform(-0.08, 0.45)),
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
-            speed_mm_s=SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal())),
+            speed_mm_s=SPEED_MM_S * float(np.exp(0.18 * rng.standard_normal())),
             pen_mm=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
         )
 

@@ -15,13 +15,14 @@ Array = NDArray[np.float64]
 
 FREQUENCY_MEDIAN_HZ = 5.6
 FREQUENCY_LOG_SD = 0.22
-FREQUENCY_RANGE_HZ = (3.5, 11.0)
+FREQUENCY_RANGE_HZ = (4.0, 11.0)
+WAVELENGTH_MM = (6.0, 12.0)
 PHYSIOLOGICAL_MEDIAN_MM = 0.03
 _GRID_S = 0.04
 
 
 def draw_frequency(rng: np.random.Generator) -> float:
-    """Draw one person's tremor frequency in Hz (log-normal, clipped to 3.5-11 Hz)."""
+    """Draw one person's tremor frequency in Hz (log-normal, clipped to 4-11 Hz)."""
     value = FREQUENCY_MEDIAN_HZ * np.exp(FREQUENCY_LOG_SD * rng.standard_normal())
     return float(np.clip(value, *FREQUENCY_RANGE_HZ))
 
@@ -82,14 +83,16 @@ def physiological(t: Array, rng: np.random.Generator) -> Array:
     return tremor(t, rng, float(amplitude), frequency_hz=float(rng.uniform(7.0, 12.0)))
 
 
-def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float) -> Array:
-    """Smooth waviness of an untrembling hand: 0.6-1.6 Hz, well below any tremor.
+def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float) -> Array:
+    """Smooth waviness of an untrembling hand: waves of 6 to 12 mm on paper, longer than a tremor's.
 
-    It lengthens strokes as a tremor does, so that the length of the ink tells nothing.
+    It lengthens strokes as a tremor does, so that the length of the ink tells nothing. RMS length
+    `amplitude_mm`; at the pen speed `speed_mm_s` its frequency is speed / wavelength.
     """
     if len(t) == 0:
         return np.zeros((0, 2))
-    parts = [tremor(t, rng, 1.0, frequency_hz=float(rng.uniform(0.6, 1.6))) for _ in range(2)]
+    slow, fast = speed_mm_s / WAVELENGTH_MM[1], speed_mm_s / WAVELENGTH_MM[0]
+    parts = [tremor(t, rng, 1.0, frequency_hz=float(rng.uniform(slow, fast))) for _ in range(2)]
     return _scaled(parts[0] + 0.7 * parts[1], amplitude_mm)
 
 
