@@ -1,0 +1,98 @@
+"""Which ink made the network decide: occlusion maps, computed when the report is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.report.source import Floats, Predictions
+from rvsm.handwriting.network import TremorNet
+
+GRID = (8, 32)  # positions of the eraser down and across: one a millimetre
+SOFTNESS = 0.75  # its standard deviation in millimetres; a hard edge would itself look shaky
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One image picked for the report, by its index in the predictions."""
+
+    index: int
+    kind: str
+
+
+def choose(predictions: Predictions, per_kind: int = 6) -> list[Choice]:
+    """Images that were right (drawn at random, seed 0), most wrong, and nearest to the border.
+
+    Both classes get half of the `right` ones where they can.
+    """
+    rng = np.random.default_rng(0)
+    right = predictions.called_shaky == predictions.shaky
+    margin = np.abs(predictions.probability - 0.5)
+    taken: list[Choice] = []
+    for shaky in (False, True):
+        pool = np.flatnonzero(right & (predictions.shaky == shaky))
+        picked = rng.permutation(pool)[: per_kind // 2]
+        taken += [Choice(int(i), "right") for i in picked]
+    wrong = np.flatnonzero(~right)
+    taken += [Choice(int(i), "wrong") for i in wrong[np.argsort(-margin[wrong], kind="stable")]][
+        :per_kind
+    ]
+    used = {choice.index for choice in taken}
+    nearest = [int(i) for i in np.argsort(margin, kind="stable") if int(i) not in used]
+    return taken + [Choice(i, "uncertain") for i in nearest[:per_kind]]
+
+
+@torch.inference_mode()
+def log_odds(network: TremorNet, batch: torch.Tensor) -> torch.Tensor:
+    """ln P(shaky) / P(regular) of every image: the difference of the two logits."""
+    logits: torch.Tensor = network(batch)
+    return logits[:, 1] - logits[:, 0]
+
+
+def occlusion(network: TremorNet, image: npt.NDArray[np.uint8]) -> tuple[float, Floats]:
+    """Erase the ink softly, place by place, and note what the log-odds of shaky lose.
+
+    Parameters
+    ----------
+    network
+        The network, in evaluation mode.
+    image
+        Grey (64, 256), dark on light.
+
+    Returns
+    -------
+    odds, map
+        Log-odds of the whole image, and (8, 32) differences: positive where the ink speaks for
+        shaky, negative where it speaks for regular.
+    """
+    height, width = network.size
+    whole = to_float(torch.from_numpy(reduce_image(image, network.size))[None])
+    down, across = _bumps(height, GRID[0]), _bumps(width, GRID[1])
+    odds = float(log_odds(network, whole))
+    lost = [
+        odds - log_odds(network, whole * (1.0 - band[None, :, None] * across[:, None, :])[:, None])
+        for band in down
+    ]
+    return odds, torch.stack(lost).double().numpy()
+
+
+def _bumps(length: int, count: int) -> torch.Tensor:
+    """`count` Gaussian bumps of height 1, evenly spread over `length` pixels: (count, length)."""
+    step = length / count
+    centres = (torch.arange(count) + 0.5) * step - 0.5
+    return torch.exp(-0.5 * ((torch.arange(length) - centres[:, None]) / (SOFTNESS * step)) ** 2)
+
+
+def load_network(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> TremorNet:
+    """The run's network with its final weights, ready to look at images."""
+    from rvsm.experiments.config import NetworkConfig
+
+    options = NetworkConfig.model_validate(config.get("network", {})).model_dump()
+    network = TremorNet(**options)
+    network.load_state_dict(weights)
+    return network.eval()

@@ -1,0 +1,174 @@
+"""The report's curves: detection over amplitude, accuracy over sparsity, training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from rvsm.experiments.report.amplitude import Detection, Rate
+from rvsm.experiments.report.source import Floats, Row, Run
+from rvsm.experiments.report.svg import MARKERS, Axis, Chart, linear_axis, log_axis
+from rvsm.experiments.report.tables import method_order, percent
+
+MAX_POINTS = 160
+# Column of metrics.csv, title over the panel, percent axis, may be logarithmic.
+PANELS = (
+    ("val_accuracy", "Validation accuracy", True, False),
+    ("val_loss", "Validation loss", False, True),
+    ("train_loss", "Training loss", False, True),
+    ("lagrangian", "Relaxed Lagrangian", False, True),
+    ("gap", "Distance ‖w − u‖", False, True),
+    ("zeros/all", "Zeros among all weights", True, False),
+)
+_AMPLITUDE_TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0)
+
+
+def colour(method: str) -> str:
+    """CSS class that gives a method its colour."""
+    return f"m-{method}" if method in ("dense", "l1", "l0", "transformed-l1") else "m-other"
+
+
+def marker(method: str) -> str:
+    order = ("dense", "l1", "l0", "transformed-l1")
+    return MARKERS[order.index(method)] if method in order else "circle"
+
+
+def accuracy_chart(curves: Mapping[str, Detection]) -> Markup | None:
+    """Accuracy over amplitude with 95 % bands; guessing would give one half."""
+    rates = {method: curve.accuracy for method, curve in curves.items() if curve.accuracy}
+    if not rates:
+        return None
+    chart = _amplitude_chart(rates, 0.5, "Accuracy over tremor amplitude")
+    return chart.svg()
+
+
+def detection_chart(curves: Mapping[str, Detection]) -> Markup:
+    """Detection rate over amplitude with 95 % bands; dashed, each method's false alarms."""
+    rates = {method: curve.found for method, curve in curves.items()}
+    chart = _amplitude_chart(rates, 0.0, "Share of shaky writing detected over tremor amplitude")
+    for method, curve in curves.items():
+        if math.isfinite(curve.false_alarm):
+            chart.level(curve.false_alarm, colour(method))
+    return chart.svg()
+
+
+def _amplitude_chart(rates: Mapping[str, Rate], floor: float, summary: str) -> Chart:
+    low = min(float(rate.mm.min()) for rate in rates.values())
+    high = max(float(rate.mm.max()) for rate in rates.values())
+    ticks = tuple((t, f"{t:g}") for t in _AMPLITUDE_TICKS if low * 0.95 <= t <= high * 1.05)
+    x = Axis(low, high, "RMS tremor amplitude, mm (log scale)", ticks, log=True)
+    lowest = min(floor, *(float(rate.low.min()) for rate in rates.values()))
+    y = linear_axis([lowest, 1.0], "", percent=True)
+    chart = Chart(x, y, summary)
+    for method, rate in rates.items():
+        chart.band(list(rate.mm), list(rate.low), list(rate.high), colour(method))
+    for method, rate in rates.items():
+        chart.line(list(rate.mm), list(rate.share), colour(method))
+        for mm, share in zip(rate.mm, rate.share, strict=True):
+            words = f"{method}: {percent(float(share), 1)} at {mm:.2f} mm"
+            chart.point(float(mm), float(share), colour(method), marker(method), words, 3)
+    return chart
+
+
+def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> Markup | None:
+    """Test accuracy over the share of zeros, on a scale that spreads the last per cents out."""
+    shown = [r for r in rows if r.protocol == protocol and r.zeros < 1 and r.accuracy >= 0]
+    swept = [r for r in sweep if r.protocol == protocol and r.zeros < 1 and r.accuracy >= 0]
+    if not shown and not swept:
+        return None
+    kept = [1 - r.zeros for r in [*shown, *swept]]
+    lowest = min(*kept, 0.5)
+    candidates = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+    ticks = tuple((1 - z, f"{100 * z:g} %") for z in candidates if 1 - z >= lowest * 0.85)
+    x = Axis(1.15, lowest * 0.85, "zeros among all weights", ticks, log=True)
+    y = linear_axis([r.accuracy for r in [*shown, *swept]], "", percent=True)
+    chart = Chart(x, y, f"Accuracy over sparsity, protocol {protocol}", 440, 300)
+    for method in method_order(r.method for r in swept):
+        line = sorted((r for r in swept if r.method == method), key=lambda r: r.zeros)
+        chart.line(
+            [1 - r.zeros for r in line], [r.accuracy for r in line], colour(method), "thin"
+        )
+        for row in line:
+            chart.point(1 - row.zeros, row.accuracy, colour(method), marker(method), _tell(row), 2.6)
+    for row in shown:
+        chart.point(1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row), 5)
+    return chart.svg()
+
+
+def _tell(row: Row) -> str:
+    return (
+        f"{row.method}, seed {row.seed}: {percent(row.accuracy)} right, "
+        f"{percent(row.zeros)} zeros ({row.nonzeros:,.0f} weights left)"
+    )
+
+
+def training_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
+    """One panel per logged quantity; a line per run, coloured by its method."""
+    logs = [(run, run.metrics) for run in runs]
+    panels = []
+    for column, title, is_percent, may_log in PANELS:
+        lines = [
+            (run.method, metrics["epoch"], metrics[column])
+            for run, metrics in logs
+            if metrics is not None
+            and column in metrics
+            and "epoch" in metrics
+            and np.isfinite(metrics[column]).any()
+        ]
+        if column in ("lagrangian", "gap", "zeros/all"):
+            lines = [line for line in lines if line[0] != "dense"]
+        if lines:
+            panels.append((title, _panel(title, lines, is_percent, may_log)))
+    return panels
+
+
+def zeros_chart(run: Run) -> Markup | None:
+    """Zeros of every layer of one run over its epochs."""
+    metrics = run.metrics
+    if metrics is None or "epoch" not in metrics:
+        return None
+    layers = [c for c in metrics if c.startswith("zeros/") and c != "zeros/all"]
+    layers = [c for c in layers if np.isfinite(metrics[c]).any()]
+    if not layers:
+        return None
+    epochs = metrics["epoch"] + 1
+    chart = Chart(
+        _epoch_axis([epochs]), linear_axis([0, 1], "", percent=True), f"Zeros per layer, {run.name}"
+    )
+    for number, column in enumerate(layers):
+        chart.line(list(epochs), list(metrics[column]), f"s{number % 4 + 1}")
+    return chart.svg()
+
+
+def layer_names(run: Run) -> list[str]:
+    """The layers of `zeros_chart`, in the order of its colours."""
+    return [c.removeprefix("zeros/") for c in run.metrics or {} if c.startswith("zeros/") and c != "zeros/all"]
+
+
+def _panel(
+    title: str, lines: Sequence[tuple[str, Floats, Floats]], is_percent: bool, may_log: bool
+) -> Markup:
+    values = np.concatenate([v for _, _, v in lines])
+    values = values[np.isfinite(values)]
+    log = may_log and values.min() > 0 and values.max() > 20 * values.min()
+    y = log_axis(values, "") if log else linear_axis(values, "", percent=is_percent)
+    chart = Chart(_epoch_axis([e + 1 for _, e, _ in lines]), y, title, 400, 240)
+    for method, epochs, series in lines:
+        keep = np.unique(np.linspace(0, len(epochs) - 1, MAX_POINTS).round().astype(int))
+        chart.line(list(epochs[keep] + 1), list(series[keep]), colour(method), "slim")
+        if len(epochs) == 1:
+            chart.point(float(epochs[0] + 1), float(series[0]), colour(method), marker(method))
+    return chart.svg()
+
+
+def _epoch_axis(epochs: Sequence[Floats]) -> Axis:
+    last = max(float(np.nanmax(e)) for e in epochs)
+    first = min(float(np.nanmin(e)) for e in epochs)
+    span = max(last - first, 1.0)
+    stride = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if span / s <= 7)
+    start = math.ceil(first / stride) * stride
+    ticks = tuple((float(e), f"{e}") for e in range(int(start), int(first + span) + 1, stride))
+    return Axis(first, first + span, "epoch", ticks)
