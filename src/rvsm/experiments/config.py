@@ -24,10 +24,10 @@ class NetworkConfig(_Strict):
     """Shape of :class:`rvsm.handwriting.network.TremorNet`."""
 
     channels: tuple[int, int, int] = (12, 24, 24)
-    kernel: int = Field(3, ge=1)
+    kernel: int = Field(default=3, ge=1)
     pools: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((2, 2), (2, 2), (1, 2))
     size: tuple[int, int] = (32, 128)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class AugmentationConfig(_Strict):
@@ -39,16 +39,16 @@ class AugmentationConfig(_Strict):
 
     flip_horizontal: bool = True
     flip_vertical: bool = True
-    shift_rows: int = Field(3, ge=0)
-    shift_columns: int = Field(6, ge=0)
-    contrast: float = Field(0.0, ge=0.0, lt=1.0)
+    shift_rows: int = Field(default=3, ge=0)
+    shift_columns: int = Field(default=6, ge=0)
+    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class RuleConfig(_Strict):
     """Which weights are made sparse, and how strongly: a target share of zeros, or ``lam``."""
 
     pattern: str
-    sparsity: float | None = Field(None, ge=0.0, lt=1.0)
+    sparsity: float | None = Field(default=None, ge=0.0, lt=1.0)
     lam: float | None = None
 
 
@@ -65,9 +65,9 @@ class SplittingConfig(_Strict):
     grad_at: Literal["w", "u"] = "w"
     coupling: Literal["gradient", "decoupled"] = "gradient"
     budget: Literal["rule", "global"] = "rule"
-    start: float = Field(0.0, ge=0.0, le=1.0)
-    end: float = Field(0.6, ge=0.0, le=1.0)
-    heal: float = Field(0.8, ge=0.0, le=1.0)
+    start: float = Field(default=0.0, ge=0.0, le=1.0)
+    end: float = Field(default=0.6, ge=0.0, le=1.0)
+    heal: float = Field(default=0.8, ge=0.0, le=1.0)
 
 
 DEFAULT_RULES = (
@@ -95,17 +95,17 @@ class TrainConfig(_Strict):
     data: str
     method: Method = "l0"
     start: str = ""
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(12, ge=1)
-    batch_size: int = Field(100, ge=1)
-    lr: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup_fraction: float = Field(0.3, gt=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=100, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["val-accuracy", "val-loss"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed"] = "32"
     accelerator: Literal["cpu", "gpu"] = "cpu"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     network: NetworkConfig = NetworkConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     splitting: SplittingConfig = SplittingConfig()

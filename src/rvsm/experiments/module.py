@@ -19,14 +19,6 @@ from rvsm.optim import Cubic
 from rvsm.penalties import L0, L1, TransformedL1
 
 
-def make_network(config: TrainConfig) -> TremorNet:
-    """Build the network a configuration describes, its weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed))
-        shape = config.network
-        return TremorNet(shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout)
-
-
 class SparseTraining(LightningModule):
     """Cross entropy minimised by Adam, inside RVSM unless the method is dense.
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import platform
 import shutil
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +17,22 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rvsm import load, save
+from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
-from rvsm.errors import ConfigError, RunError
+from rvsm.errors import RunError
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
-from rvsm.experiments.config import TrainConfig, dump_config, load_config
+from rvsm.experiments.config import TrainConfig, dump_config
 from rvsm.experiments.data import Batches, Split, dataset_info, load_split, read_rows
 from rvsm.experiments.evaluate import count_zeros, evaluate_network, write_predictions
-from rvsm.experiments.module import SparseTraining, make_network
+from rvsm.experiments.module import SparseTraining
+from rvsm.experiments.runs import (
+    check_same,
+    environment,
+    load_into,
+    locked,
+    make_network,
+    start_file,
+)
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.network import TremorNet
 
@@ -95,7 +99,7 @@ def train(
     """
     run_dir = Path(run_dir)
     if (run_dir / "config.toml").exists():
-        _check_same(config, run_dir, resume)
+        check_same(config, run_dir, resume)
         if (run_dir / "result.json").exists():
             return RunResult(run_dir, json.loads((run_dir / "result.json").read_text("utf-8")))
     data = Path(config.data)
@@ -107,7 +111,7 @@ def train(
     }
     try:
         make_folder(run_dir)
-        with _locked(run_dir), _threads(config.threads):
+        with locked(run_dir), _threads(config.threads):
             for leftover in (*run_dir.glob(".*.tmp"), *run_dir.glob("checkpoints/.*.tmp")):
                 leftover.unlink()
             if not (run_dir / "config.toml").exists():
@@ -125,62 +129,6 @@ def train(
     return RunResult(run_dir, result)
 
 
-def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
-    """Read the network of a finished run, in evaluation mode.
-
-    Raises
-    ------
-    RunError
-        If the folder holds no finished run.
-    """
-    run_dir = Path(run_dir)
-    for name in ("config.toml", "model.safetensors"):
-        if not (run_dir / name).is_file():
-            raise RunError(
-                f"{run_dir} holds no finished run ({name} is missing); name the folder of a run, "
-                "or finish it with `rvsm train`."
-            )
-    config = load_config(run_dir / "config.toml")
-    net = make_network(config)
-    load_into(net, run_dir / "model.safetensors")
-    return config, net.eval()
-
-
-def load_into(net: TremorNet, path: Path) -> None:
-    """Load a model file into a network of the same shape.
-
-    Raises
-    ------
-    RunError
-        If the shapes differ.
-    """
-    try:
-        net.load_state_dict(load(path))
-    except RuntimeError as error:
-        raise RunError(
-            f"The weights of {path} do not fit the network of this configuration; give both the "
-            "same [network] section."
-        ) from error
-
-
-def environment() -> dict[str, Any]:
-    """Describe what the bits of a run depend on besides its configuration."""
-    packages = {}
-    for name in ("rvsm", "torch", "numpy", "lightning", "pillow", "scikit-learn", "safetensors"):
-        with contextlib.suppress(PackageNotFoundError):
-            packages[name] = version(name)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "git_commit": _git_commit(),
-        "packages": packages,
-    }
-
-
 def _fit(
     config: TrainConfig, run_dir: Path, train_split: Split, val_split: Split, progress: Any
 ) -> tuple[Recorder, TremorNet]:
@@ -190,7 +138,7 @@ def _fit(
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
     net = make_network(config)
     if config.start:
-        load_into(net, _start_file(config.start))
+        load_into(net, start_file(config.start))
     module = SparseTraining(net, config, len(batches))
     recorder = Recorder(run_dir, config.select)
     checkpoint = last_checkpoint(run_dir / "checkpoints")
@@ -239,7 +187,9 @@ def _score(
     scores = {name: evaluate_network(net, split) for name, split in tests.items()}
     write_predictions(run_dir / "test_predictions.csv", tests, scores)
     info = dataset_info(data)
-    last = recorder.rows[-1]
+    chosen = next(
+        (row for row in recorder.rows if row["epoch"] == recorder.best_epoch), recorder.rows[-1]
+    )
     return {
         "task": info.get("task", ""),
         "set": info.get("set", ""),
@@ -247,7 +197,8 @@ def _score(
         "seed": config.seed,
         "start": "dense" if config.start else "scratch",
         "epochs": config.epochs,
-        "best_epoch": int(last["epoch"]) if recorder.best_epoch is None else recorder.best_epoch,
+        "best_epoch": int(chosen["epoch"]),
+        "val_accuracy": chosen["val_accuracy"],
         "seconds": recorder.seconds,
         "split_sizes": {name: len(split) for name, split in {**splits, **tests}.items()},
         "skipped_images": {
@@ -267,51 +218,6 @@ class _EpochProgress(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         done = trainer.global_step
         self._progress("training", done, int(trainer.estimated_stepping_batches))
-
-
-def _check_same(config: TrainConfig, run_dir: Path, resume: bool) -> None:
-    if not resume:
-        raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
-    try:
-        there = load_config(run_dir / "config.toml").model_dump()
-    except ConfigError as error:
-        raise RunError(
-            f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."
-        ) from error
-    wanted = config.model_dump()
-    if different := [name for name in wanted if there.get(name) != wanted[name]]:
-        raise RunError(
-            f"{run_dir} holds a run with another configuration (different: "
-            f"{', '.join(different)}); name a new folder for this one, or restore those values."
-        )
-
-
-def _start_file(start: str) -> Path:
-    path = Path(start) / "model.safetensors"
-    if not path.is_file():
-        raise RunError(
-            f"start names {start}, which holds no model.safetensors; name the folder of a "
-            "finished run."
-        )
-    return path
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second process out of the folder; the system frees the lock of a killed one."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        yield
-        return
-    with (run_dir / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Another process is training in {run_dir}; wait for it or name another folder."
-            ) from error
-        yield
 
 
 @contextlib.contextmanager
@@ -343,25 +249,3 @@ def _part(progress: Progress | None, name: str) -> Callable[[int, int], None] | 
     if progress is None:
         return None
     return lambda done, total: progress(name, done, total)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout this file is in, with ``+changes`` where it differs."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

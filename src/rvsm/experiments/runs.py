@@ -1,0 +1,181 @@
+"""A run folder: what is in it, who may write there, and the network it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rvsm import load
+from rvsm.errors import ConfigError, RunError
+from rvsm.experiments.config import TrainConfig, load_config
+from rvsm.experiments.data import seed_of
+from rvsm.handwriting.network import TremorNet
+
+PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
+"""Which split of a data folder measures which protocol."""
+
+
+def make_network(config: TrainConfig) -> TremorNet:
+    """Build the network a configuration describes, its weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed))
+        shape = config.network
+        return TremorNet(shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout)
+
+
+def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
+    """Read the network of a finished run, in evaluation mode.
+
+    Raises
+    ------
+    RunError
+        If the folder holds no finished run.
+    """
+    run_dir = Path(run_dir)
+    for name in ("config.toml", "model.safetensors"):
+        if not (run_dir / name).is_file():
+            raise RunError(
+                f"{run_dir} holds no finished run ({name} is missing); name the folder of a run, "
+                "or finish it with `rvsm train`."
+            )
+    config = load_config(run_dir / "config.toml")
+    net = make_network(config)
+    load_into(net, run_dir / "model.safetensors")
+    return config, net.eval()
+
+
+def load_into(net: TremorNet, path: Path) -> None:
+    """Load a model file into a network of the same shape.
+
+    Raises
+    ------
+    RunError
+        If the shapes differ.
+    """
+    try:
+        net.load_state_dict(load(path))
+    except RuntimeError as error:
+        raise RunError(
+            f"The weights of {path} do not fit the network of this configuration; give both the "
+            "same [network] section."
+        ) from error
+
+
+def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
+    """Return the rows a run adds to ``results.json``: one per protocol its data can measure.
+
+    Parameters
+    ----------
+    result
+        The contents of the run's ``result.json``.
+    run
+        The run folder, relative to that of ``results.json``.
+    """
+    sizes = result["split_sizes"]
+    kept = ("task", "set", "method", "seed", "start", "epochs", "best_epoch", "seconds")
+    return [
+        {
+            **{name: result[name] for name in kept},
+            "protocol": protocol,
+            **{name: result["scores"][split][name] for name in ("accuracy", "auc")},
+            **{name: result[name] for name in ("fc_zeros", "zeros", "nonzeros", "weights")},
+            "val_accuracy": result["val_accuracy"],
+            "split_sizes": {"train": sizes["train"], "val": sizes["val"], "test": sizes[split]},
+            "run": run,
+        }
+        for split, protocol in PROTOCOLS.items()
+        if split in result["scores"]
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Describe what the bits of a run depend on besides its configuration."""
+    packages = {}
+    for name in ("rvsm", "torch", "numpy", "lightning", "pillow", "scikit-learn", "safetensors"):
+        with contextlib.suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "git_commit": _git_commit(),
+        "packages": packages,
+    }
+
+
+def check_same(config: TrainConfig, run_dir: Path, resume: bool) -> None:
+    if not resume:
+        raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
+    try:
+        there = load_config(run_dir / "config.toml").model_dump()
+    except ConfigError as error:
+        raise RunError(
+            f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."
+        ) from error
+    wanted = config.model_dump()
+    if different := [name for name in wanted if there.get(name) != wanted[name]]:
+        raise RunError(
+            f"{run_dir} holds a run with another configuration (different: "
+            f"{', '.join(different)}); name a new folder for this one, or restore those values."
+        )
+
+
+def start_file(start: str) -> Path:
+    path = Path(start) / "model.safetensors"
+    if not path.is_file():
+        raise RunError(
+            f"start names {start}, which holds no model.safetensors; name the folder of a "
+            "finished run."
+        )
+    return path
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep a second process out of the folder; the system frees the lock of a killed one."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    with (run_dir / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another process is training in {run_dir}; wait for it or name another folder."
+            ) from error
+        yield
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout this file is in, with ``+changes`` where it differs."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
