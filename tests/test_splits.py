@@ -63,7 +63,7 @@ def test_equal_seeds_cut_alike() -> None:
 
 
 def test_too_little_to_cut() -> None:
-    with pytest.raises(DataError, match="2 font families.*at least 3"):
+    with pytest.raises(DataError, match=r"2 font families.*at least 3"):
         cut(fonts(2), WORDS, np.random.default_rng(0))
     with pytest.raises(DataError, match="9 texts are too few"):
         cut(fonts(9), WORDS[:9], np.random.default_rng(0))
