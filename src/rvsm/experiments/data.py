@@ -269,7 +269,7 @@ class Batches:
                 yield to_float(self.images[part]), self.labels[part]
             return
         order = torch.randperm(len(self.split), generator=seeded(self.seed, self.epoch))
-        for number, chosen in enumerate(order.split(self.batch_size)):
+        for number, chosen in enumerate(torch.split(order, self.batch_size)):
             generator = seeded(self.seed, self.epoch, number)
             picked = chosen.to(self.images.device)
             yield augment(self.images[picked], self.augmentation, generator), self.labels[picked]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rvsm.atomic import atomic_write
-from rvsm.experiments.data import Batches, Split
-from rvsm.handwriting.manifest import Row
+from rvsm.experiments.data import Batches, Split, load_split
+from rvsm.experiments.runs import load_run
+from rvsm.handwriting.manifest import Row, read_manifest
 
 AMPLITUDE_EDGES_MM = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.2, 1.5)
 """Edges of the amplitude bands in which accuracy is reported, RMS millimetres."""
@@ -93,6 +95,53 @@ class Score:
                 }
             )
         return rows
+
+
+def evaluate(
+    run_dir: Path,
+    data: Path,
+    splits: Sequence[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score the network of a finished run on a data folder, be it another than its own.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run.
+    data
+        Data folder, with or without a manifest.
+    splits
+        Which splits; by default all but ``train`` and ``val``, or everything where there is
+        nothing else.
+    progress
+        Told (what, images read, images in all).
+
+    Returns
+    -------
+    dict
+        ``scores``: for each split what :meth:`Score.summary` returns; ``skipped_images`` for each
+        split; and what :func:`count_zeros` returns.
+
+    Raises
+    ------
+    RunError
+        If the folder holds no finished run.
+    DataError
+        If the data cannot be used.
+    """
+    config, net = load_run(run_dir)
+    data = Path(data)
+    rows = read_manifest(data)
+    names = sorted({row.split for row in rows})
+    chosen = splits or [name for name in names if name not in ("train", "val")] or names
+    scores, skipped = {}, {}
+    for name in chosen:
+        told = None if progress is None else functools.partial(progress, f"reading {name}")
+        split = load_split(data, name, config.network.size, rows=rows, progress=told)
+        scores[name] = evaluate_network(net, split).summary()
+        skipped[name] = split.skipped
+    return {"scores": scores, "skipped_images": skipped, **count_zeros(net)}
 
 
 def evaluate_network(net: nn.Module, split: Split) -> Score:

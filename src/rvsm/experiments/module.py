@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from rvsm import RVSM, Rule
 from rvsm.errors import RunError
 from rvsm.experiments.config import RuleConfig, TrainConfig
-from rvsm.experiments.data import seed_of
+from rvsm.experiments.data import Batches, seed_of
 from rvsm.handwriting.network import TremorNet
 from rvsm.optim import Cubic
-from rvsm.penalties import L0, L1, TransformedL1
+from rvsm.penalties import L0, L1, Penalty, TransformedL1
 
 
 class SparseTraining(LightningModule):
@@ -89,14 +89,14 @@ class SparseTraining(LightningModule):
 
     def _rule(self, rule: RuleConfig) -> Rule:
         splitting = self.config.splitting
-        penalty = {
-            "l0": L0,
-            "l1": L1,
-            "transformed-l1": lambda: TransformedL1(a=splitting.a),
-        }[self.config.method]()
+        penalties: dict[str, Penalty] = {
+            "l0": L0(),
+            "l1": L1(),
+            "transformed-l1": TransformedL1(a=splitting.a),
+        }
         return Rule(
             rule.pattern,
-            penalty,
+            penalties[self.config.method],
             lam=rule.lam,
             sparsity=rule.sparsity,
             beta=splitting.beta,
@@ -105,7 +105,7 @@ class SparseTraining(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tell the batches which epoch it is, and forget the sums of the one before."""
-        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+        cast(Batches, self.trainer.train_dataloader).set_epoch(self.current_epoch)
         self._sums.clear()
         self._counts.clear()
 

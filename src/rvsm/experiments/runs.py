@@ -114,9 +114,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def check_same(config: TrainConfig, run_dir: Path, resume: bool) -> None:
-    if not resume:
-        raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
+def check_same(config: TrainConfig, run_dir: Path) -> None:
+    """Raise RunError where a run folder holds a run with another configuration."""
     try:
         there = load_config(run_dir / "config.toml").model_dump()
     except ConfigError as error:
@@ -124,7 +123,7 @@ def check_same(config: TrainConfig, run_dir: Path, resume: bool) -> None:
             f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."
         ) from error
     wanted = config.model_dump()
-    if different := [name for name in wanted if there.get(name) != wanted[name]]:
+    if different := [name for name in wanted if there[name] != wanted[name]]:
         raise RunError(
             f"{run_dir} holds a run with another configuration (different: "
             f"{', '.join(different)}); name a new folder for this one, or restore those values."
@@ -132,6 +131,7 @@ def check_same(config: TrainConfig, run_dir: Path, resume: bool) -> None:
 
 
 def start_file(start: str) -> Path:
+    """Return the model file of the run a configuration starts from, or raise RunError."""
     path = Path(start) / "model.safetensors"
     if not path.is_file():
         raise RunError(

@@ -99,7 +99,9 @@ def train(
     """
     run_dir = Path(run_dir)
     if (run_dir / "config.toml").exists():
-        check_same(config, run_dir, resume)
+        if not resume:
+            raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
+        check_same(config, run_dir)
         if (run_dir / "result.json").exists():
             return RunResult(run_dir, json.loads((run_dir / "result.json").read_text("utf-8")))
     data = Path(config.data)

@@ -1,0 +1,180 @@
+"""Jobs that need one another, run a few at a time in worker processes, with progress bars."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from rvsm.atomic import make_folder
+from rvsm.errors import RunError
+
+_SHOWN_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for :mod:`rvsm.experiments.worker`.
+
+    Parameters
+    ----------
+    name
+        Unique, and what the user sees.
+    order
+        What the worker is told.
+    needs
+        Names of the jobs that have to be finished before.
+    """
+
+    name: str
+    order: dict[str, Any]
+    needs: tuple[str, ...] = ()
+
+
+class _Failure(Exception):
+    """A job that did not finish; the text says why."""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    logs: Path,
+    console: Console,
+    finished: Callable[[Job], str],
+) -> list[str]:
+    """Run jobs in worker processes of one thread each, in order as far as their needs allow.
+
+    Parameters
+    ----------
+    jobs
+        What to do; each needs only jobs before it.
+    workers
+        How many at a time.
+    logs
+        Folder for what the workers write to standard error.
+    console
+        Where the bars and one line per finished job go.
+    finished
+        Called in the calling thread with each job that finished; what it returns is shown.
+
+    Returns
+    -------
+    list of str
+        One sentence per job that failed; jobs that needed it are left out with it.
+    """
+    make_folder(logs)
+    waiting, done = list(jobs), set[str]()
+    running: dict[Future[float], Job] = {}
+    failures: list[str] = []
+    processes: set[subprocess.Popen[str]] = set()
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with bars, ThreadPoolExecutor(workers) as pool:
+        overall = bars.add_task("all steps", total=len(jobs))
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if done.issuperset(job.needs)]:
+                    if len(running) < workers:
+                        waiting.remove(job)
+                        running[pool.submit(_run, job, bars, logs, processes)] = job
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        seconds = future.result()
+                    except _Failure as error:
+                        failures.append(f"{job.name}: {error}")
+                        console.print(f"[red]failed[/] {job.name}: {error}", highlight=False)
+                        continue
+                    done.add(job.name)
+                    bars.advance(overall)
+                    told = finished(job)
+                    console.print(f"{job.name} [dim]{seconds:.0f} s[/] {told}", highlight=False)
+        except BaseException:
+            for process in list(processes):
+                process.kill()
+            raise
+    failures += [f"{job.name}: left out, it needs {' and '.join(job.needs)}" for job in waiting]
+    return failures
+
+
+def _run(job: Job, bars: Progress, logs: Path, processes: set[subprocess.Popen[str]]) -> float:
+    """Run one job to its end and pass its progress on; return the seconds it took."""
+    started = time.monotonic()
+    log = logs / f"{job.name.replace('/', '-')}.log"
+    bar = bars.add_task(job.name, total=None)
+    last: dict[str, Any] = {}
+    shown = 0.0
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rvsm.experiments.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+        processes.add(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(job.order) + "\n")
+                process.stdin.flush()
+            for line in process.stdout:
+                last = json.loads(line)
+                if "done" in last and time.monotonic() - shown > _SHOWN_EVERY_S:
+                    shown = time.monotonic()
+                    bars.update(
+                        bar,
+                        description=f"{job.name}: {last['what']}",
+                        completed=last["done"],
+                        total=last["total"],
+                    )
+            process.wait()
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
+            processes.discard(process)
+            bars.remove_task(bar)
+    if "error" in last:
+        raise _Failure(last["error"])
+    if process.returncode != 0:
+        raise _Failure(f"its process ended with code {process.returncode}; see {log}.")
+    return time.monotonic() - started
+
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise one RunError about jobs that failed; nothing where none did."""
+    if failures:
+        raise RunError(
+            f"{len(failures)} of the steps did not finish ({'; '.join(failures)}); correct the "
+            "cause and run the same command again: finished steps are kept."
+        )

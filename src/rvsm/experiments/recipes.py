@@ -1,0 +1,134 @@
+"""How each method is trained in ``rvsm reproduce``: every number that was tuned, in one place.
+
+All of them were chosen on validation splits (training fonts, writers and texts held out from
+training), never on a test split.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rvsm.experiments.config import Method, TrainConfig, make_config
+
+TASKS = ("fonts", "pen")
+SETS = ("headline", "mild")
+SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
+
+QUICK_COUNTS = {
+    "train": 12_000,
+    "val": 1_500,
+    "test-paper": 1_500,
+    "test-unseen": 1_500,
+    "curve": 1_500,
+}
+FULL_COUNTS = {
+    "train": 40_000,
+    "val": 4_000,
+    "test-paper": 4_000,
+    "test-unseen": 4_000,
+    "curve": 6_000,
+}
+FULL_SEEDS = (0, 1, 2, 3, 4)
+
+_COMMON: dict[str, Any] = {"batch_size": 100, "threads": 1}
+
+_RULES = [
+    {"pattern": "conv2.weight", "sparsity": 0.9},
+    {"pattern": "conv3.weight", "sparsity": 0.95},
+    {"pattern": "fc.weight", "sparsity": 0.98},
+]
+_QUICK_RULES = [
+    {"pattern": "conv2.weight", "sparsity": 0.5},
+    {"pattern": "conv3.weight", "sparsity": 0.6},
+    {"pattern": "fc.weight", "sparsity": 0.9},
+]
+
+QUICK: dict[Method, dict[str, Any]] = {
+    "dense": {"epochs": 12, "lr": 6e-3},
+    "l1": {
+        "epochs": 6,
+        "lr": 3e-3,
+        "rules": _QUICK_RULES,
+        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.4, "heal": 0.4},
+    },
+    "l0": {
+        "epochs": 6,
+        "lr": 3e-3,
+        "rules": _QUICK_RULES,
+        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.6, "heal": 0.6},
+    },
+    "transformed-l1": {
+        "epochs": 6,
+        "lr": 3e-3,
+        "rules": _QUICK_RULES,
+        "splitting": {"beta": 0.1, "a": 1.0, "start": 0.0, "end": 0.6, "heal": 0.6},
+    },
+}
+"""``rvsm reproduce``: the sparse networks start from the dense one."""
+
+FULL: dict[Method, dict[str, Any]] = {
+    "dense": {"epochs": 30, "lr": 6e-3},
+    "l1": {
+        "epochs": 30,
+        "lr": 6e-3,
+        "rules": _RULES,
+        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.5, "heal": 0.5},
+    },
+    "l0": {
+        "epochs": 30,
+        "lr": 6e-3,
+        "rules": _RULES,
+        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.6, "heal": 0.6},
+    },
+    "transformed-l1": {
+        "epochs": 30,
+        "lr": 6e-3,
+        "rules": _RULES,
+        "splitting": {"beta": 0.1, "a": 1.0, "start": 0.0, "end": 0.6, "heal": 0.6},
+    },
+}
+"""``rvsm reproduce --full``: the sparse networks start from the dense one of the same seed."""
+
+GRID_FC_SPARSITY = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+GRID_BETA = (0.01, 0.1, 1.0)
+
+
+def recipe(method: Method, *, full: bool, data: str, seed: int, start: str = "") -> TrainConfig:
+    """Return the configuration of one run.
+
+    Parameters
+    ----------
+    method
+        ``dense``, ``l1``, ``l0`` or ``transformed-l1``.
+    full
+        The long recipe, otherwise the one of minutes.
+    data, seed, start
+        As in :class:`rvsm.experiments.config.TrainConfig`.
+    """
+    tuned = (FULL if full else QUICK)[method]
+    values = {**_COMMON, **tuned, "method": method, "data": data, "seed": seed, "start": start}
+    return make_config(values, source=f"the recipe for {method}")
+
+
+def grid(data: str, start: str, *, full: bool = True) -> dict[str, TrainConfig]:
+    """Return the hyperparameter grid over one data set, by name; seed 0, from the dense run.
+
+    Every sparse method at every share of zeros in ``fc.weight`` and with every beta; the
+    convolutions keep the shares of the recipe.
+    """
+    configs = {}
+    for method in SPARSE_METHODS:
+        base = recipe(method, full=full, data=data, seed=0, start=start)
+        for sparsity in GRID_FC_SPARSITY:
+            rules = [
+                {**rule.model_dump(), "sparsity": sparsity}
+                if rule.pattern == "fc.weight"
+                else rule.model_dump()
+                for rule in base.rules
+            ]
+            for beta in GRID_BETA:
+                splitting = {**base.splitting.model_dump(), "beta": beta}
+                values = {**base.model_dump(), "rules": rules, "splitting": splitting}
+                name = f"{method}-fc{sparsity:g}-beta{beta:g}"
+                configs[name] = make_config(values, source=f"the grid point {name}")
+    return configs

@@ -1,0 +1,272 @@
+"""The paper's experiment from nothing: make the data, train every method, compare them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rvsm.atomic import atomic_text, make_folder
+from rvsm.errors import ConfigError
+from rvsm.experiments import recipes
+from rvsm.experiments.config import METHODS, Method, TrainConfig
+from rvsm.experiments.jobs import Job, raise_failures, run_jobs
+from rvsm.experiments.runs import check_same, environment, result_rows
+
+PROTOCOL_NOTE = (
+    "Our own protocol: the paper's image sizes, fonts and settings are not public. "
+    "paper = fonts or writers seen in training, texts unseen; unseen = no font, writer or text of "
+    "the test was seen in training. Models and settings were chosen on a validation split of "
+    "fonts or writers and texts held out from training; the test splits were read once, after "
+    "training. Accuracy is that of u, zeros are counted by (w == 0) over all weights, biases not "
+    "among them. The sparse networks start from the dense network of the same seed; their epochs "
+    "and seconds do not count its. Seeds vary the training; the data set is one."
+)
+
+
+def reproduce(
+    out: Path,
+    *,
+    full: bool = False,
+    seeds: Sequence[int] | None = None,
+    tasks: Sequence[str] = recipes.TASKS,
+    sets: Sequence[str] | None = None,
+    methods: Sequence[Method] = METHODS,
+    counts: Mapping[str, int] | None = None,
+    grid: bool | None = None,
+    workers: int = 2,
+    data_options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Make the data, train the networks, and write the table and the report.
+
+    Parameters
+    ----------
+    out
+        Folder for everything, ``runs/reproduce`` by custom. Called again after a stop, finished
+        steps are skipped and a half-finished run continues after its last epoch.
+    full
+        Five seeds, both sets and the hyperparameter grid (hours), rather than one seed on the
+        headline sets (minutes).
+    seeds, tasks, sets, methods, counts, grid
+        Replace what ``full`` implies: seeds of the training, names of tasks, sets and methods,
+        images per split, whether to run the grid.
+    workers
+        Processes at a time, each of one thread.
+    data_options
+        Further arguments of :func:`rvsm.handwriting.datasets.make`, such as ``font_dirs``.
+    console
+        Where progress and the table are shown.
+
+    Returns
+    -------
+    dict
+        The contents of ``results.json``.
+
+    Raises
+    ------
+    RunError
+        If a step failed; all that could be finished is, and is written.
+    """
+    console = console or Console()
+    out = Path(out)
+    make_folder(out)
+    seeds = (recipes.FULL_SEEDS if full else (0,)) if seeds is None else tuple(seeds)
+    sets = (recipes.SETS if full else recipes.SETS[:1]) if sets is None else tuple(sets)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not seeds:
+        raise ConfigError(
+            f'There is no method "{unknown[0]}"; choose among {", ".join(METHODS)}.'
+            if unknown
+            else "There are no seeds; give at least one, such as 0."
+        )
+    plan = _Plan(out, full, dict(counts or (recipes.FULL_COUNTS if full else recipes.QUICK_COUNTS)))
+    for name in sets:
+        for task in tasks:
+            plan.add_data(task, name, dict(data_options or {}))
+    for seed in seeds:
+        for name in sets:
+            for task in tasks:
+                plan.add_runs(task, name, seed, methods)
+    if full if grid is None else grid:
+        for task in tasks:
+            plan.add_grid(task, sets[0], seeds[0])
+
+    def finished(job: Job) -> str:
+        if job.order["kind"] == "data":
+            return ""
+        _write_results(plan)
+        result = json.loads((Path(job.order["run_dir"]) / "result.json").read_text("utf-8"))
+        return f"validation accuracy {100 * result['val_accuracy']:.2f} %"
+
+    failures = run_jobs(
+        plan.open_jobs(),
+        workers=workers,
+        logs=out / "logs",
+        console=console,
+        finished=finished,
+    )
+    results = _write_results(plan)
+    console.print(results_table(results["rows"]))
+    if results["rows"]:
+        from rvsm.experiments.report import write_report
+
+        console.print(f"Report: {write_report(out)}", highlight=False)
+    raise_failures(failures)
+    return results
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of a reproduction: one line per task, set, protocol and method."""
+    table = Table(title="Shaky or regular: test accuracy at u, mean ± sd over n seeds")
+    for heading in ("task", "set", "protocol", "method"):
+        table.add_column(heading)
+    for heading in ("n", "accuracy %", "ROC AUC", "fc zeros %", "all zeros %", "nonzeros"):
+        table.add_column(heading, justify="right")
+    groups: dict[tuple[str, str, str, Method], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = (row["task"], row["set"], row["protocol"], row["method"])
+        groups.setdefault(key, []).append(row)
+
+    before: tuple[str, str, str] | None = None
+    for key in sorted(groups, key=lambda key: (*key[:3], METHODS.index(key[3]))):
+        if before is not None and before != key[:3]:
+            table.add_section()
+        before = key[:3]
+        found = groups[key]
+        table.add_row(
+            *key,
+            str(len(found)),
+            _mean([row["accuracy"] for row in found], 100, 2),
+            _mean([row["auc"] for row in found], 1, 4),
+            _mean([row["fc_zeros"] for row in found], 100, 1),
+            _mean([row["zeros"] for row in found], 100, 1),
+            _mean([row["nonzeros"] for row in found], 1, 0),
+        )
+    return table
+
+
+def _mean(values: Sequence[float | None], factor: float, digits: int) -> str:
+    known = [factor * value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
+
+
+class _Plan:
+    """The jobs of a reproduction and the runs they lead to."""
+
+    def __init__(self, out: Path, full: bool, counts: dict[str, int]) -> None:
+        self.out = out
+        self.full = full
+        self.counts = counts
+        self.runs: list[str] = []
+        self.grid: dict[str, TrainConfig] = {}
+        self._jobs: list[Job] = []
+        self._configs: dict[str, TrainConfig] = {}
+
+    def add_data(self, task: str, set_name: str, options: dict[str, Any]) -> None:
+        order = {
+            "kind": "data",
+            "path": str(self._data(task, set_name)),
+            "options": {**options, "task": task, "set": set_name, "counts": self.counts},
+        }
+        self._jobs.append(Job(f"data/{task}-{set_name}", order))
+
+    def add_runs(self, task: str, set_name: str, seed: int, methods: Sequence[Method]) -> None:
+        dense = f"{task}-{set_name}-dense-s{seed}"
+        sparse = [method for method in methods if method != "dense"]
+        data = str(self._data(task, set_name))
+        # Without the dense network the sparse ones have nothing to start from.
+        config = recipes.recipe("dense", full=self.full, data=data, seed=seed)
+        self._add(dense, config, (f"data/{task}-{set_name}",))
+        self.runs.append(dense)
+        for method in sparse:
+            name = f"{task}-{set_name}-{method}-s{seed}"
+            start = str(self.out / dense)
+            config = recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
+            self._add(name, config, (dense,))
+            self.runs.append(name)
+
+    def add_grid(self, task: str, set_name: str, seed: int) -> None:
+        dense = f"{task}-{set_name}-dense-s{seed}"
+        data = str(self._data(task, set_name))
+        for point, config in recipes.grid(data, str(self.out / dense), full=self.full).items():
+            name = f"grid/{task}-{set_name}-{point}"
+            self._add(name, config, (dense,))
+            self.grid[name] = config
+
+    def open_jobs(self) -> list[Job]:
+        """Return what is left to do; a finished run with another configuration is an error."""
+        left = []
+        for job in self._jobs:
+            run = self.out / job.name
+            if job.order["kind"] == "train" and (run / "result.json").exists():
+                check_same(self._configs[job.name], run)
+            else:
+                left.append(job)
+        names = {job.name for job in left}
+        return [
+            Job(job.name, job.order, tuple(need for need in job.needs if need in names))
+            for job in left
+            if job.order["kind"] == "train" or self._is_needed(job.name, left)
+        ]
+
+    @staticmethod
+    def _is_needed(name: str, jobs: Sequence[Job]) -> bool:
+        return any(job.order.get("data") == name for job in jobs)
+
+    def _add(self, name: str, config: TrainConfig, needs: tuple[str, ...]) -> None:
+        self._configs[name] = config
+        order = {
+            "kind": "train",
+            "data": f"data/{Path(config.data).name}",
+            "config": config.model_dump(mode="json", exclude_none=True),
+            "run_dir": str(self.out / name),
+        }
+        self._jobs.append(Job(name, order, needs))
+
+    def _data(self, task: str, set_name: str) -> Path:
+        return self.out / "data" / f"{task}-{set_name}"
+
+
+def _write_results(plan: _Plan) -> dict[str, Any]:
+    """Rewrite ``results.json`` from the runs that are finished."""
+    rows: list[dict[str, Any]] = []
+    curves = []
+    for name in plan.runs:
+        if (result := _result(plan.out / name)) is not None:
+            rows += result_rows(result, name)
+            if "curve" in result["scores"]:
+                kept = {key: result[key] for key in ("task", "set", "method", "seed")}
+                curves.append({**kept, "bands": result["scores"]["curve"]["bands"]})
+    sweep = []
+    for name, config in plan.grid.items():
+        if (result := _result(plan.out / name)) is not None:
+            target = {rule.pattern: rule.sparsity for rule in config.rules}
+            for row in result_rows(result, name):
+                sweep.append({**row, "targets": target, "beta": config.splitting.beta})
+    results = {
+        "protocol_note": PROTOCOL_NOTE,
+        "mode": "full" if plan.full else "quick",
+        "environment": environment(),
+        "rows": rows,
+        "sweep": sweep,
+        "curves": curves,
+    }
+    atomic_text(plan.out / "results.json", json.dumps(results, indent=1))
+    return results
+
+
+def _result(run: Path) -> dict[str, Any] | None:
+    try:
+        result: dict[str, Any] = json.loads((run / "result.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return result
