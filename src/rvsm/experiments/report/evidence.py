@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from rvsm.handwriting.network import TremorNet
 
 GRID = (8, 32)  # positions of the eraser down and across: one a millimetre
 SOFTNESS = 0.75  # its standard deviation in millimetres; a hard edge would itself look shaky
+UNCERTAIN = 0.45  # a probability between 0.05 and 0.95
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def choose(predictions: Predictions, per_kind: int = 6) -> list[Choice]:
         :per_kind
     ]
     used = {choice.index for choice in taken}
-    nearest = [int(i) for i in np.argsort(margin, kind="stable") if int(i) not in used]
+    order = np.argsort(margin, kind="stable")
+    nearest = [int(i) for i in order if int(i) not in used and margin[i] < UNCERTAIN]
     return taken + [Choice(i, "uncertain") for i in nearest[:per_kind]]
 
 
@@ -86,13 +87,3 @@ def _bumps(length: int, count: int) -> torch.Tensor:
     step = length / count
     centres = (torch.arange(count) + 0.5) * step - 0.5
     return torch.exp(-0.5 * ((torch.arange(length) - centres[:, None]) / (SOFTNESS * step)) ** 2)
-
-
-def load_network(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> TremorNet:
-    """The run's network with its final weights, ready to look at images."""
-    from rvsm.experiments.config import NetworkConfig
-
-    options = NetworkConfig.model_validate(config.get("network", {})).model_dump()
-    network = TremorNet(**options)
-    network.load_state_dict(weights)
-    return network.eval()

@@ -32,7 +32,14 @@ def evidence(values: Reals, limit: float) -> str:
     return _uri(_signed(values, limit, zero=(0, 0, 0, 0), floor=0.0))
 
 
-def weights(values: Reals, columns: int | None = None) -> tuple[str, int, int]:
+def near_square(planes: Reals) -> int:
+    """How many planes (n, height, width) to put side by side for a sheet about 3 : 1."""
+    n, height, width = planes.shape
+    columns = round(math.sqrt(3 * n * (height + 1) / (width + 1)))
+    return max(1, min(int(n), columns))
+
+
+def weights(values: Reals, columns: int) -> tuple[str, int, int]:
     """A stack of planes (n, height, width) as one sheet; exact zeros are left faint.
 
     Opacity is the square root of |w| over the largest |w|, so that small survivors show too.
@@ -43,8 +50,6 @@ def weights(values: Reals, columns: int | None = None) -> tuple[str, int, int]:
         Size in weights (one pixel each, with a one-pixel gap between planes).
     """
     n, height, width = values.shape
-    columns = columns or max(1, math.ceil(math.sqrt(n * (height + 1) / (width + 1) * 2)))
-    columns = min(columns, n)
     lines = math.ceil(n / columns)
     sheet = np.zeros((lines * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
     largest = float(np.abs(values).max()) or 1.0

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
+from rvsm.experiments.config import METHODS
 from rvsm.experiments.report.amplitude import Detection, Rate
 from rvsm.experiments.report.source import Floats, Row, Run
 from rvsm.experiments.report.svg import MARKERS, Axis, Chart, linear_axis, log_axis
 from rvsm.experiments.report.tables import method_order, percent
 
 MAX_POINTS = 160
-# Column of metrics.csv, title over the panel, percent axis, may be logarithmic.
+_PANEL = (340, 230)
+# Columns of metrics.csv (the second dotted), title of the panel, percent axis, may be logarithmic.
 PANELS = (
-    ("val_accuracy", "Validation accuracy", True, False),
-    ("val_loss", "Validation loss", False, True),
-    ("train_loss", "Training loss", False, True),
-    ("lagrangian", "Relaxed Lagrangian", False, True),
-    ("gap", "Distance ‖w − u‖", False, True),
-    ("zeros/all", "Zeros among all weights", True, False),
+    (("val_accuracy",), "Validation accuracy", True, False),
+    (("val_loss", "train_loss"), "Loss: validation, and training (dotted)", False, True),
+    (("lagrangian",), "Relaxed Lagrangian", False, True),
+    (("gap",), "Distance ‖w − u‖", False, True),
+    (("zeros/all",), "Zeros among all weights", True, False),
 )
+SPLIT_ONLY = ("lagrangian", "gap", "zeros/all")
 _AMPLITUDE_TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0)
 
 
 def colour(method: str) -> str:
     """CSS class that gives a method its colour."""
-    return f"m-{method}" if method in ("dense", "l1", "l0", "transformed-l1") else "m-other"
+    return f"m-{method}" if method in METHODS else "m-other"
 
 
 def marker(method: str) -> str:
-    order = ("dense", "l1", "l0", "transformed-l1")
-    return MARKERS[order.index(method)] if method in order else "circle"
+    """Shape that tells a method apart without its colour."""
+    return MARKERS[METHODS.index(method)] if method in METHODS else "circle"
 
 
 def accuracy_chart(curves: Mapping[str, Detection]) -> Markup | None:
@@ -85,16 +88,18 @@ def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> 
     ticks = tuple((1 - z, f"{100 * z:g} %") for z in candidates if 1 - z >= lowest * 0.85)
     x = Axis(1.15, lowest * 0.85, "zeros among all weights", ticks, log=True)
     y = linear_axis([r.accuracy for r in [*shown, *swept]], "", percent=True)
-    chart = Chart(x, y, f"Accuracy over sparsity, protocol {protocol}", 440, 300)
+    chart = Chart(x, y, f"Accuracy over sparsity, protocol {protocol}")
     for method in method_order(r.method for r in swept):
         line = sorted((r for r in swept if r.method == method), key=lambda r: r.zeros)
-        chart.line(
-            [1 - r.zeros for r in line], [r.accuracy for r in line], colour(method), "thin"
-        )
+        chart.line([1 - r.zeros for r in line], [r.accuracy for r in line], colour(method), "thin")
         for row in line:
-            chart.point(1 - row.zeros, row.accuracy, colour(method), marker(method), _tell(row), 2.6)
+            chart.point(
+                1 - row.zeros, row.accuracy, colour(method), marker(method), _tell(row), 2.6
+            )
     for row in shown:
-        chart.point(1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row), 5)
+        chart.point(
+            1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row), 5
+        )
     return chart.svg()
 
 
@@ -106,20 +111,21 @@ def _tell(row: Row) -> str:
 
 
 def training_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
-    """One panel per logged quantity; a line per run, coloured by its method."""
-    logs = [(run, run.metrics) for run in runs]
+    """One panel per logged quantity; a line per run, coloured by its method.
+
+    A dense run has no splitting, so the panels of the splitting leave it out.
+    """
     panels = []
-    for column, title, is_percent, may_log in PANELS:
-        lines = [
-            (run.method, metrics["epoch"], metrics[column])
-            for run, metrics in logs
-            if metrics is not None
-            and column in metrics
-            and "epoch" in metrics
-            and np.isfinite(metrics[column]).any()
-        ]
-        if column in ("lagrangian", "gap", "zeros/all"):
-            lines = [line for line in lines if line[0] != "dense"]
+    for columns, title, is_percent, may_log in PANELS:
+        lines = []
+        for run in runs:
+            metrics = run.metrics or {}
+            if run.method == "dense" and columns[0] in SPLIT_ONLY:
+                continue
+            for column, style in zip(columns, ("slim", "dotted"), strict=False):
+                values = metrics.get(column)
+                if "epoch" in metrics and values is not None and np.isfinite(values).any():
+                    lines.append(Series(run.method, style, metrics["epoch"] + 1, values))
         if lines:
             panels.append((title, _panel(title, lines, is_percent, may_log)))
     return panels
@@ -127,48 +133,57 @@ def training_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
 
 def zeros_chart(run: Run) -> Markup | None:
     """Zeros of every layer of one run over its epochs."""
-    metrics = run.metrics
-    if metrics is None or "epoch" not in metrics:
-        return None
-    layers = [c for c in metrics if c.startswith("zeros/") and c != "zeros/all"]
-    layers = [c for c in layers if np.isfinite(metrics[c]).any()]
-    if not layers:
+    metrics = run.metrics or {}
+    layers = layer_names(run)
+    if "epoch" not in metrics or not layers:
         return None
     epochs = metrics["epoch"] + 1
-    chart = Chart(
-        _epoch_axis([epochs]), linear_axis([0, 1], "", percent=True), f"Zeros per layer, {run.name}"
-    )
-    for number, column in enumerate(layers):
-        chart.line(list(epochs), list(metrics[column]), f"s{number % 4 + 1}")
+    x, y = _epoch_axis([epochs]), linear_axis([0, 1], "", percent=True)
+    chart = Chart(x, y, f"Zeros per layer, {run.name}", *_PANEL)
+    for number, layer in enumerate(layers):
+        chart.line(list(epochs), list(metrics[f"zeros/{layer}"]), f"s{number % 4 + 1}")
     return chart.svg()
 
 
 def layer_names(run: Run) -> list[str]:
     """The layers of `zeros_chart`, in the order of its colours."""
-    return [c.removeprefix("zeros/") for c in run.metrics or {} if c.startswith("zeros/") and c != "zeros/all"]
+    return [
+        column.removeprefix("zeros/")
+        for column, values in (run.metrics or {}).items()
+        if column.startswith("zeros/") and column != "zeros/all" and np.isfinite(values).any()
+    ]
 
 
-def _panel(
-    title: str, lines: Sequence[tuple[str, Floats, Floats]], is_percent: bool, may_log: bool
-) -> Markup:
-    values = np.concatenate([v for _, _, v in lines])
+@dataclass(frozen=True)
+class Series:
+    """A line of a training panel."""
+
+    method: str
+    style: str
+    epochs: Floats
+    values: Floats
+
+
+def _panel(title: str, lines: Sequence[Series], is_percent: bool, may_log: bool) -> Markup:
+    values = np.concatenate([line.values for line in lines])
     values = values[np.isfinite(values)]
     log = may_log and values.min() > 0 and values.max() > 20 * values.min()
     y = log_axis(values, "") if log else linear_axis(values, "", percent=is_percent)
-    chart = Chart(_epoch_axis([e + 1 for _, e, _ in lines]), y, title, 400, 240)
-    for method, epochs, series in lines:
-        keep = np.unique(np.linspace(0, len(epochs) - 1, MAX_POINTS).round().astype(int))
-        chart.line(list(epochs[keep] + 1), list(series[keep]), colour(method), "slim")
-        if len(epochs) == 1:
-            chart.point(float(epochs[0] + 1), float(series[0]), colour(method), marker(method))
+    chart = Chart(_epoch_axis([line.epochs for line in lines]), y, title, *_PANEL)
+    for line in lines:
+        last = len(line.epochs) - 1
+        keep = np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
+        epochs, series = list(line.epochs[keep]), list(line.values[keep])
+        chart.line(epochs, series, colour(line.method), line.style)
+        if last == 0:
+            chart.point(epochs[0], series[0], colour(line.method), marker(line.method))
     return chart.svg()
 
 
 def _epoch_axis(epochs: Sequence[Floats]) -> Axis:
-    last = max(float(np.nanmax(e)) for e in epochs)
     first = min(float(np.nanmin(e)) for e in epochs)
-    span = max(last - first, 1.0)
+    span = max(max(float(np.nanmax(e)) for e in epochs) - first, 1.0)
     stride = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if span / s <= 7)
     start = math.ceil(first / stride) * stride
-    ticks = tuple((float(e), f"{e}") for e in range(int(start), int(first + span) + 1, stride))
+    ticks = tuple((float(e), f"{e}") for e in range(start, int(first + span) + 1, stride))
     return Axis(first, first + span, "epoch", ticks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from rvsm import __version__
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rvsm.handwriting.manifest import Row as ImageRow
+    from rvsm.handwriting.network import TremorNet
 
 PROTOCOLS = {
     "paper": "fonts shared with training, texts unseen",
@@ -34,10 +36,10 @@ KINDS = {"right": "Right", "wrong": "Wrong", "uncertain": "Uncertain"}
 KIND_WORDS = {
     "right": "Drawn at random from what was classified rightly by",
     "wrong": "The most confident mistakes of",
-    "uncertain": "Nearest to P(shaky) = 0.5 of",
+    "uncertain": "Nearest to P(shaky) = 0.5, between 0.05 and 0.95, of",
 }
-STRIP = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5)
-LARGEST_MAP = 40_000
+STRIP = (0.06, 0.12, 0.25, 0.4, 0.7, 1.2)
+SHARES = (50, 90, 99)
 
 
 @dataclass
@@ -53,6 +55,37 @@ class Example:
 
 
 @dataclass
+class Sheet:
+    """A picture of weights and what is left of them."""
+
+    name: str
+    uri: str
+    width: int
+    height: int
+    planes: str
+    left: int
+    total: int
+    words: str
+    run: str
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        planes: npt.NDArray[np.float32],
+        columns: int,
+        tensor: Tensor,
+        words: str = "",
+        run: str = "",
+    ) -> Sheet:
+        """Draw planes (n, height, width); `left` and `total` count the whole tensor."""
+        uri, width, height = pictures.weights(planes, columns)
+        shape = f"{len(planes)} planes of {planes.shape[1]} × {planes.shape[2]} places"
+        left = int((tensor != 0).sum())
+        return cls(name, uri, width, height, shape, left, tensor.numel(), words, run)
+
+
+@dataclass
 class Layer:
     name: str
     shape: str
@@ -65,6 +98,7 @@ class Block:
     """Everything the template prints for one task and set."""
 
     title: str
+    heading: str
     measured_on: str
     lead: str
     tiles: list[tuple[str, str, str]]
@@ -74,7 +108,7 @@ class Block:
     shown_method: str = ""
     amplitude: list[tuple[str, Markup]] = field(default_factory=list)
     amplitude_methods: list[str] = field(default_factory=list)
-    amplitude_words: list[str] = field(default_factory=list)
+    amplitude_table: list[tuple[str, list[str]]] = field(default_factory=list)
     amplitude_where: str = ""
     strip: list[Example] = field(default_factory=list)
     sparsity: list[tuple[str, Markup]] = field(default_factory=list)
@@ -82,15 +116,15 @@ class Block:
     training: list[tuple[str, Markup]] = field(default_factory=list)
     layer_growth: Markup | None = None
     layer_names: list[str] = field(default_factory=list)
-    maps: list[dict[str, Any]] = field(default_factory=list)
-    filters: list[dict[str, Any]] = field(default_factory=list)
-    kernels: list[dict[str, Any]] = field(default_factory=list)
+    maps: list[Sheet] = field(default_factory=list)
+    filters: list[Sheet] = field(default_factory=list)
+    kernels: list[Sheet] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     example_where: str = ""
     contact: dict[str, list[Example]] = field(default_factory=dict)
     contact_where: str = ""
-    facts: list[tuple[str, str]] = field(default_factory=list)
+    facts: list[dict[str, str]] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     config: str = ""
 
@@ -116,6 +150,7 @@ def context(study: Study) -> dict[str, Any]:
         "legend": lambda method: legend_mark(plots.colour(method), plots.marker(method)),
         "colour": plots.colour,
         "percent": percent,
+        "shares": SHARES,
         "missing": study.all_missing(),
     }
 
@@ -124,6 +159,7 @@ def _block(view: View) -> Block:
     run = view.featured
     block = Block(
         title=view.title,
+        heading=_heading(view),
         measured_on=_measured_on(view),
         lead=_lead(view, run),
         tiles=_tiles(view, run),
@@ -156,14 +192,20 @@ def _block(view: View) -> Block:
 # --- words -------------------------------------------------------------------------------------
 
 
+def _heading(view: View) -> str:
+    task = {"fonts": "Texts in different fonts", "pen": "Words written with a pen"}
+    words = task.get(view.task, view.task or "This run")
+    return f"{words}, {view.set} set" if view.set else words
+
+
 def _measured_on(view: View) -> str:
     seeds = sorted({row.seed for row in view.rows})
     sizes = next((row.split_sizes for row in view.rows if row.split_sizes), {})
     parts = [view.title]
     if seeds:
-        parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
+        parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
     if sizes:
-        parts.append(", ".join(f"{name} {count:,} images" for name, count in sizes.items()))
+        parts.append("images: " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     return " · ".join(parts)
 
 
@@ -186,7 +228,9 @@ def _lead(view: View, run: Run | None) -> str:
         "paper": "texts it never saw, in fonts it knows",
         "unseen": "fonts and texts it never saw",
     }.get(protocol, "the test images")
-    verb = "keeps every weight" if zeros == 0 else f"has zeros for {percent(zeros, 1)} of its weights"
+    verb = (
+        "keeps every weight" if zeros == 0 else f"has zeros for {percent(zeros, 1)} of its weights"
+    )
     return (
         f"On {where}, the {method} network is right for {percent(accuracy, 1)} of the images "
         f"and {verb}."
@@ -229,24 +273,36 @@ def _starts(view: View) -> list[str]:
     ]
 
 
-def _facts(view: View) -> list[tuple[str, str]]:
+def _facts(view: View) -> list[dict[str, str]]:
+    """One line per split of the data folder: images, carriers, texts and amplitudes."""
     raw = read_json(view.data / "dataset.json") if view.data else None
-    if not isinstance(raw, dict):
+    counts = raw.get("counts") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or not isinstance(counts, dict):
         return []
-    facts = [
-        (key.replace("_", " "), str(raw[key]))
-        for key in ("task", "set", "seed", "generator_version")
-        if raw.get(key) is not None
-    ]
-    if isinstance(counts := raw.get("counts"), dict):
-        facts += [(f"{split} images", _count_words(value)) for split, value in counts.items()]
-    return facts
+    lines = []
+    for split, labels in counts.items():
+        carriers = _of_split(raw, "carriers", split)
+        amplitudes = _of_split(raw, "amplitude_mm", split)
+        texts = _of_split(raw, "texts", split)
+        images = labels if isinstance(labels, Mapping) else {}
+        lines.append(
+            {
+                "split": str(split),
+                "regular": f"{images.get('regular', 0):,}",
+                "shaky": f"{images.get('shaky', 0):,}",
+                "carriers": str(len(carriers)) if isinstance(carriers, list) else "–",
+                "texts": f"{texts:,}" if isinstance(texts, int) else "–",
+                "amplitude": "–".join(f"{mm:g}" for mm in amplitudes) + " mm"
+                if isinstance(amplitudes, list)
+                else "–",
+            }
+        )
+    return lines
 
 
-def _count_words(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{count:,} {label}" for label, count in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _of_split(raw: Mapping[str, Any], key: str, split: str) -> Any:
+    values = raw.get(key)
+    return values.get(split) if isinstance(values, Mapping) else None
 
 
 def _calming_line() -> str:
@@ -260,9 +316,11 @@ def _calming_line() -> str:
 
 def _environment(run: Run | None) -> list[tuple[str, str]]:
     known = run.environment if run else {}
+    packages = known.get("packages")
+    flat = {**known, **packages} if isinstance(packages, dict) else known
     facts = [
         (str(key).replace("_", " "), str(value))
-        for key, value in known.items()
+        for key, value in flat.items()
         if isinstance(value, str | int | float)
     ]
     return facts or [("report written with Python", platform.python_version())]
@@ -291,15 +349,9 @@ def _amplitude(block: Block, view: View, images: Mapping[str, ImageRow]) -> None
         f"{first.regular_images:,} regular ones, split curve"
     )
     for method, curve in curves.items():
-        seen = [
-            f"{share} % of the shaky images from {at:.2f} mm"
-            for share in (50, 90, 99)
-            if math.isfinite(at := curve.amplitude_at(share / 100))
-        ]
-        block.amplitude_words.append(
-            f"{method} detects {', '.join(seen) if seen else 'less than half at every amplitude'}; "
-            f"it calls {percent(curve.false_alarm, 1)} of the regular images shaky."
-        )
+        reached = [curve.amplitude_at(share / 100) for share in SHARES]
+        words = [f"{mm:.2f} mm" if math.isfinite(mm) else "never" for mm in reached]
+        block.amplitude_table.append((method, [*words, percent(curve.false_alarm, 1)]))
     run = view.featured
     table = run.predictions if run else None
     if table is not None and view.data:
@@ -325,97 +377,40 @@ def _strip(view: View, table: Predictions, images: Mapping[str, ImageRow]) -> li
 
 def _weights(block: Block, view: View, run: Run) -> None:
     for method, other in view.one_run_per_method().items():
-        weights = other.weights
-        if weights is None:
+        if other.network is None:
             continue
-        if (entry := _map(method, other, weights)) is not None:
-            block.maps.append(entry)
-        first = weights.get("conv1.weight")
-        if first is not None and first.dim() == 4:
-            planes = first.float().numpy().reshape(-1, *first.shape[-2:])
-            uri, width, height = pictures.weights(planes, columns=min(len(planes), 12))
-            block.filters.append(
-                {"method": method, "uri": uri, "width": width, "height": height, **_count(first)}
-            )
-    weights = run.weights
-    if weights is None:
+        block.maps.append(_map(method, other, other.network))
+        first = other.network.conv1.weight.detach()
+        planes = first.numpy().reshape(-1, *first.shape[-2:])
+        block.filters.append(Sheet.of(method, planes, len(planes), first))
+    if run.network is None:
         return
-    for name in ("conv2.weight", "conv3.weight"):
-        tensor = weights.get(name)
-        if tensor is None or tensor.dim() != 4 or tensor.numel() > LARGEST_MAP:
-            continue
-        outputs, inputs = tensor.shape[:2]
-        planes = tensor.float().numpy().reshape(outputs * inputs, *tensor.shape[2:])
-        uri, width, height = pictures.weights(planes, columns=inputs)
+    for name, layer in (("conv2", run.network.conv2), ("conv3", run.network.conv3)):
+        tensor = layer.weight.detach()
+        # A row per input channel and a column per output channel: wide sheets, not tall ones.
+        planes = tensor.transpose(0, 1).reshape(-1, *tensor.shape[2:]).numpy()
         silent = int((tensor == 0).flatten(2).all(2).sum())
+        kernels = tensor.shape[0] * tensor.shape[1]
         block.kernels.append(
-            {
-                "name": name.removesuffix(".weight"),
-                "uri": uri,
-                "width": width,
-                "height": height,
-                "inputs": inputs,
-                "outputs": outputs,
-                "silent": silent,
-                "pairs": outputs * inputs,
-                **_count(tensor),
-            }
+            Sheet.of(name, planes, tensor.shape[0], tensor, f"{silent} of {kernels} kernels silent")
         )
     block.layers = [
-        Layer(
-            name,
-            " × ".join(str(s) for s in tensor.shape),
-            tensor.numel(),
-            int((tensor != 0).sum()),
-        )
-        for name, tensor in weights.items()
+        Layer(name, " × ".join(map(str, w.shape)), w.numel(), int((w != 0).sum()))
+        for name, w in run.weights.items()
+        if name.endswith(".weight")
     ]
 
 
-def _count(tensor: Tensor) -> dict[str, int]:
-    return {"left": int((tensor != 0).sum()), "total": tensor.numel()}
-
-
-def _map(method: str, run: Run, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _map(method: str, run: Run, network: TremorNet) -> Sheet:
     """fc.weight as (classes, channels, height, width): shaky minus regular, a plane a channel."""
-    fc, last = weights.get("fc.weight"), weights.get("conv3.weight")
-    if fc is None or last is None or fc.shape[0] != 2 or fc.numel() > LARGEST_MAP:
-        return None
-    channels = last.shape[0]
-    shape = _map_shape(run, fc.shape[1] // channels)
-    if shape is None or channels * shape[0] * shape[1] != fc.shape[1]:
-        return None
-    planes = (fc[1] - fc[0]).float().numpy().reshape(channels, *shape)
-    uri, width, height = pictures.weights(planes)
-    alive = int((planes != 0).any(axis=(1, 2)).sum())
-    return {
-        "method": method,
-        "run": run.name,
-        "uri": uri,
-        "width": width,
-        "height": height,
-        "alive": alive,
-        "channels": channels,
-        "rows": shape[0],
-        "columns": shape[1],
-        **_count(fc),
-    }
-
-
-def _map_shape(run: Run, cells: int) -> tuple[int, int] | None:
-    """Height and width of the last feature map, from the config's size and pools."""
-    from pydantic import ValidationError
-
-    from rvsm.experiments.config import NetworkConfig
-
-    try:
-        network = NetworkConfig.model_validate(run.config.get("network", {}))
-    except ValidationError:
-        return None
+    fc = network.fc.weight.detach()
     height, width = network.size
     for rows, columns in network.pools:
         height, width = height // rows, width // columns
-    return (height, width) if height * width == cells else None
+    planes = (fc[1] - fc[0]).numpy().reshape(-1, height, width)
+    alive = int((planes != 0).any(axis=(1, 2)).sum())
+    words = f"{alive} of {len(planes)} channels in use"
+    return Sheet.of(method, planes, pictures.near_square(planes), fc, words, run.name)
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -433,7 +428,7 @@ def _images(view: View) -> dict[str, ImageRow]:
 
 
 def _examples(block: Block, view: View, run: Run, images: Mapping[str, ImageRow]) -> None:
-    from rvsm.experiments.report.evidence import choose, load_network, occlusion
+    from rvsm.experiments.report.evidence import choose
 
     table = run.predictions
     if table is None or view.data is None:
@@ -441,36 +436,28 @@ def _examples(block: Block, view: View, run: Run, images: Mapping[str, ImageRow]
     splits = [s for s in dict.fromkeys(table.split.tolist()) if s != "curve"]
     split = next((s for s in EXAMPLE_SPLITS if s in splits), splits[0] if splits else "")
     table = table.where(table.split == split)
-    chosen = [(c, _example(view, table, c.index, images)) for c in choose(table)]
-    weights = run.weights
-    explain: Callable[[Example, int], None] | None = None
-    if weights is not None:
-        try:
-            network = load_network(run.config, weights)
-        except (RuntimeError, ValueError, RvsmError) as error:
-            run.missing.append(
-                f"{run.name}/model.safetensors does not fit the network of config.toml ({error})"
-            )
-        else:
-
-            def explain(example: Example, index: int) -> None:
-                odds, evidence = occlusion(network, _read(view, table.file[index]))
-                limit = max(float(np.abs(evidence).max()), 0.5)
-                example.overlay = pictures.evidence(evidence, limit)
-                again = 1 / (1 + math.exp(-odds))
-                if abs(again - example.probability) > 0.02:
-                    run.missing.append(
-                        f"{run.name}: the model gives P(shaky) = {again:.2f} for "
-                        f"{table.file[index]}, test_predictions.csv says {example.probability:.2f}"
-                    )
-
-    for choice, example in chosen:
-        if example is None:
-            continue
-        if explain:
-            explain(example, choice.index)
-        block.examples.setdefault(choice.kind, []).append(example)
+    for choice in choose(table):
+        example = _example(view, table, choice.index, images)
+        if example is not None:
+            _explain(example, run, view, str(table.file[choice.index]))
+            block.examples.setdefault(choice.kind, []).append(example)
     block.example_where = f"{run.name}, {view.title}, split {split}"
+
+
+def _explain(example: Example, run: Run, view: View, file: str) -> None:
+    """Lay the evidence over the picture, and say so if the model and the predictions differ."""
+    from rvsm.experiments.report.evidence import occlusion
+
+    if run.network is None:
+        return
+    odds, evidence = occlusion(run.network, _read(view, file))
+    example.overlay = pictures.evidence(evidence, max(float(np.abs(evidence).max()), 0.5))
+    again = 1 / (1 + math.exp(-odds))
+    if abs(again - example.probability) > 0.02:
+        run.missing.append(
+            f"{run.name}: the model gives P(shaky) = {again:.2f} for {file}, "
+            f"test_predictions.csv says {example.probability:.2f}"
+        )
 
 
 def _example(

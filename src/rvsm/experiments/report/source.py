@@ -24,6 +24,8 @@ from rvsm.experiments.config import METHODS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rvsm.handwriting.network import TremorNet
+
 # The run shown in detail is picked by this order, never by its test accuracy.
 FEATURED = ("l0", "transformed-l1", "l1", "dense")
 
@@ -45,8 +47,6 @@ class Row:
     fc_zeros: float
     zeros: float
     nonzeros: float
-    epochs: float = math.nan
-    seconds: float = math.nan
     start: str = ""
     run: str = ""
     split_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -54,19 +54,27 @@ class Row:
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Row:
         """Read a row of results.json; a number that is absent or null becomes NaN."""
-        number = {
-            key: math.nan if raw.get(key) is None else float(raw[key])
-            for key in ("accuracy", "auc", "fc_zeros", "zeros", "nonzeros", "epochs", "seconds")
-        }
-        words = {
-            key: str(raw.get(key, "") or "")
-            for key in ("task", "protocol", "set", "method", "start", "run")
-        }
         sizes = raw.get("split_sizes")
+
+        def number(key: str) -> float:
+            return math.nan if raw.get(key) is None else float(raw[key])
+
+        def word(key: str) -> str:
+            return str(raw.get(key) or "")
+
         return cls(
-            **words,
-            **number,
+            task=word("task"),
+            protocol=word("protocol"),
+            set=word("set"),
+            method=word("method"),
             seed=int(raw.get("seed") or 0),
+            accuracy=number("accuracy"),
+            auc=number("auc"),
+            fc_zeros=number("fc_zeros"),
+            zeros=number("zeros"),
+            nonzeros=number("nonzeros"),
+            start=word("start"),
+            run=word("run"),
             split_sizes={str(k): int(v) for k, v in sizes.items()}
             if isinstance(sizes, Mapping)
             else {},
@@ -153,9 +161,7 @@ class Run:
         except (OSError, ValueError) as error:
             self._lacks("metrics.csv", f"cannot be read ({error})")
             return None
-        return {
-            str(name): _numbers(table[name]) for name in table.columns
-        }
+        return {str(name): _numbers(table[name]) for name in table.columns}
 
     @cached_property
     def predictions(self) -> Predictions | None:
@@ -180,19 +186,20 @@ class Run:
             return None
 
     @cached_property
-    def weights(self) -> dict[str, Tensor] | None:
-        """The final network's state_dict (u, with its exact zeros)."""
-        import rvsm
+    def network(self) -> TremorNet | None:
+        """The final network (u, with its exact zeros)."""
+        from rvsm.experiments.runs import load_run
 
-        path = self.path / "model.safetensors"
-        if not path.is_file():
-            self._lacks("model.safetensors", "is missing")
-            return None
         try:
-            return dict(rvsm.load(path))
+            return load_run(self.path)[1]
         except (OSError, RvsmError) as error:
-            self._lacks("model.safetensors", f"cannot be read ({error})")
+            self._lacks("model.safetensors", f"cannot be shown ({error})")
             return None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The network's parameters by name; none where there is no network."""
+        return dict(self.network.state_dict()) if self.network else {}
 
 
 @dataclass
@@ -208,6 +215,7 @@ class View:
 
     @property
     def title(self) -> str:
+        """Short name: task and set."""
         return " · ".join(part for part in (self.task, self.set) if part) or "run"
 
     @property
@@ -295,8 +303,10 @@ def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
         mine = [row for row in rows if (row.task, row.set) == (task, kind)]
         runs: dict[Path, Run] = {}
         for row in mine:
-            path = folder / row.run if row.run else folder / (
-                f"{task}-{kind}-{row.method}-s{row.seed}"
+            path = (
+                folder / row.run
+                if row.run
+                else folder / (f"{task}-{kind}-{row.method}-s{row.seed}")
             )
             if path in runs:
                 continue

@@ -34,7 +34,7 @@ class Axis:
 
 
 def linear_axis(values: Iterable[float], label: str, *, percent: bool = False) -> Axis:
-    """A linear axis that covers the finite values, with ticks at 1, 2 or 5 times a power of 10."""
+    """A linear axis that covers the finite values, ticks at 1, 2, 2.5 or 5 times a power of ten."""
     finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if high - low < 1e-9 * max(1.0, abs(high)):
@@ -44,7 +44,8 @@ def linear_axis(values: Iterable[float], label: str, *, percent: bool = False) -
         low, high = max(low, 0.0), min(high, 1.0)
     step = _nice_step((high - low) / 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    places = max(0, -math.floor(math.log10(step * (100 if percent else 1)) + 1e-9))
+    unit = step * (100 if percent else 1)
+    places = next(n for n in range(12) if n == 11 or abs(round(unit, n) - unit) < 1e-6 * unit)
     ticks = tuple(
         (k * step, f"{k * step * 100:.{places}f} %" if percent else f"{k * step:.{places}f}")
         for k in range(first, last + 1)
@@ -65,18 +66,20 @@ def log_axis(values: Iterable[float], label: str) -> Axis:
     ticks = tuple(
         (step * 10.0**e, f"{step * 10.0**e:g}") for e in exponents[::stride] for step in steps
     )
-    return Axis(low, high, label, tuple(t for t in ticks if low <= t[0] * 1.0001 <= high * 1.001), True)
+    return Axis(
+        low, high, label, tuple(t for t in ticks if low <= t[0] * 1.0001 <= high * 1.001), True
+    )
 
 
 def _nice_step(raw: float) -> float:
     power = 10.0 ** math.floor(math.log10(raw))
-    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * 0.999)
+    return next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= raw * 0.999)
 
 
 class Chart:
     """Collects marks and writes them as one `<svg>` element."""
 
-    def __init__(self, x: Axis, y: Axis, summary: str, width: int = 440, height: int = 290) -> None:
+    def __init__(self, x: Axis, y: Axis, summary: str, width: int = 480, height: int = 300) -> None:
         self.x, self.y, self.summary = x, y, summary
         self.width, self.height = width, height
         self._marks: list[Markup] = []
@@ -97,9 +100,7 @@ class Chart:
                 pieces.append(f"{'L' if pen_down else 'M'}{self.px(x):.1f} {self.py(y):.1f}")
             pen_down = drawable
         if pieces:
-            self._add(
-                '<path class="line {} {}" d="{}"/>', colour, style, Markup("".join(pieces))
-            )
+            self._add('<path class="line {} {}" d="{}"/>', colour, style, Markup("".join(pieces)))
 
     def band(
         self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
@@ -112,7 +113,13 @@ class Chart:
             self._add('<path class="band {}" d="{}"/>', colour, Markup(path))
 
     def point(
-        self, x: float, y: float, colour: str, marker: str = "circle", title: str = "", size: float = 4
+        self,
+        x: float,
+        y: float,
+        colour: str,
+        marker: str = "circle",
+        title: str = "",
+        size: float = 4,
     ) -> None:
         """One marker with a text shown when the pointer rests on it."""
         if not (math.isfinite(x) and math.isfinite(y)):
@@ -128,16 +135,6 @@ class Chart:
         """A horizontal line across the plot."""
         self.line([self.x.low, self.x.high], [y, y], colour, style)
 
-    def note(self, x: float, y: float, words: str, anchor: str = "start") -> None:
-        """Words inside the plot at data coordinates."""
-        self._add(
-            '<text class="note" x="{}" y="{}" text-anchor="{}">{}</text>',
-            f"{self.px(x):.1f}",
-            f"{self.py(y):.1f}",
-            anchor,
-            words,
-        )
-
     def _add(self, template: str, *parts: object) -> None:
         self._marks.append(Markup(template).format(*parts))
 
@@ -148,9 +145,9 @@ class Chart:
             at = f"{self.py(value):.1f}"
             frame.append(Markup(f'<path class="grid" d="M{LEFT} {at}H{right}"/>'))
             frame.append(
-                Markup('<text class="tick" x="{}" y="{}" dy="4" text-anchor="end">{}</text>').format(
-                    LEFT - 7, at, words
-                )
+                Markup(
+                    '<text class="tick" x="{}" y="{}" dy="4" text-anchor="end">{}</text>'
+                ).format(LEFT - 7, at, words)
             )
         for value, words in self.x.ticks:
             at = f"{self.px(value):.1f}"

@@ -116,4 +116,6 @@ def _difference(rows: Sequence[Row], dense: dict[int, float]) -> Cell:
     figure = Figure.of([row.accuracy - dense[row.seed] for row in rows if row.seed in dense])
     if figure.n == 0:
         return Cell("–", "", "")
-    return Cell(f"{100 * figure.mean:+.2f}".replace("-", "−"), _spread(figure, 100, 2), repr(figure.mean))
+    return Cell(
+        f"{100 * figure.mean:+.2f}".replace("-", "−"), _spread(figure, 100, 2), repr(figure.mean)
+    )
