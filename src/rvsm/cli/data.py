@@ -1,0 +1,116 @@
+"""`rvsm data`: make a data set, check one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvsm.cli.guard import Bars, guarded
+
+app = typer.Typer(help="Make images of shaky and regular writing; check a set for short cuts.")
+
+
+class Task(StrEnum):
+    fonts = "fonts"
+    pen = "pen"
+
+
+class Range(StrEnum):
+    headline = "headline"
+    mild = "mild"
+
+
+@app.command()
+@guarded
+def make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    task: Annotated[
+        Task, typer.Option(help="fonts: texts in fonts; pen: words in pen strokes over time.")
+    ] = Task.fonts,
+    set_: Annotated[
+        Range,
+        typer.Option("--set", help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm."),
+    ] = Range.headline,
+    seed: Annotated[int, typer.Option(help="The images are a function of it.", min=0)] = 0,
+    count: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPLIT=N", help="Images of a split, such as train=4000."),
+    ] = None,
+    fonts: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A folder of further fonts.")
+    ] = None,
+    strokes: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A file of pen strokes.")
+    ] = None,
+    omniglot: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The Omniglot strokes, folder or zip.")
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Real handwritten words, to be made shaky."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that render.", min=1)] = 2,
+) -> None:
+    """Make a data set: an ordinary image folder with a manifest.
+
+    \b
+    Examples:
+      rvsm data make data/fonts
+      rvsm data make data/pen --task pen --set mild --seed 1
+      rvsm data make data/small --count train=2000 --count val=400
+      rvsm data make data/own --fonts ~/.fonts
+      rvsm data make data/words --words DHSD
+    """
+    from rvsm.handwriting.datasets import make as make_set
+
+    with Bars() as bars:
+        made = make_set(
+            folder,
+            task=task.value,
+            set=set_.value,
+            seed=seed,
+            counts=read_counts(count),
+            font_dirs=fonts or (),
+            stroke_files=strokes or (),
+            omniglot=omniglot,
+            words_dir=words,
+            workers=workers,
+            progress=bars.named("rendering"),
+        )
+    typer.echo("\n".join(made.summary()))
+
+
+@app.command()
+@guarded
+def check(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of images, ours or another's.")
+    ],
+) -> None:
+    """Check a data set: class balance, unreadable files, overlap of splits, short cuts.
+
+    A linear model on ink amount, size, position, stroke width and component count must stay near
+    chance: what it can tell, a network could tell without seeing tremor.
+
+    \b
+    Examples:
+      rvsm data check data/pen
+      rvsm data check ~/scans
+    """
+    raise NotImplementedError(folder)
+
+
+def read_counts(texts: list[str] | None) -> dict[str, int] | None:
+    """Read SPLIT=N options."""
+    counts = {}
+    for text in texts or ():
+        split, _, number = text.partition("=")
+        if not split or not number.isdecimal():
+            raise typer.BadParameter(
+                f"--count {text} is not SPLIT=N: write it like --count train=4000."
+            )
+        counts[split] = int(number)
+    return counts or None

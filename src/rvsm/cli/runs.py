@@ -1,0 +1,323 @@
+"""`rvsm train`, `evaluate`, `predict`, `report` and `reproduce`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rvsm.cli.data import Range, Task, read_counts
+from rvsm.cli.guard import Bars
+
+if TYPE_CHECKING:
+    from rvsm.experiments.config import TrainConfig
+
+
+class Method(StrEnum):
+    dense = "dense"
+    l1 = "l1"
+    l0 = "l0"
+    transformed_l1 = "transformed-l1"
+
+
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Data folder; may stand in the configuration."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")] = Path("runs/run"),
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file; options go before it.")
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="The penalty, or dense.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Weights, order and draws.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A finished run whose weights to start from.")
+    ] = None,
+    sparsity: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=SHARE", help="Share of zeros asked of matching weights."),
+    ] = None,
+    lam: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=VALUE", help="Penalty strength instead of a share."),
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Strength of the coupling of w to u.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Continue a stopped run; otherwise refuse a used folder.")
+    ] = True,
+) -> None:
+    """Train a network that tells shaky from regular writing, dense or sparse.
+
+    The run folder receives the resolved configuration, logs, a checkpoint per epoch, the model
+    and its scores. A run that was stopped, even by kill -9, continues with the same command and
+    ends with the same bits.
+
+    \b
+    Examples:
+      rvsm train data/pen --out runs/dense --method dense
+      rvsm train data/pen --out runs/l0 --method l0 --sparsity fc.weight=0.95
+      rvsm train data/pen --out runs/l1 --method l1 --lam fc.weight=1e-4 --beta 0.1
+      rvsm train --config small.toml --out runs/small --set splitting.grad_at=u
+      tensorboard --logdir runs
+    """
+    from rvsm.experiments.train import train as run_training
+
+    settings = _config(config, data, method, seed, epochs, start)
+    settings = _refined(settings, sparsity or [], lam or [], beta, set_ or [])
+    with Bars() as bars:
+        finished = run_training(settings, out, resume=resume, progress=bars)
+    print_result(str(finished.run_dir), finished.result)
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or that of `rvsm reproduce`.")
+    ],
+) -> None:
+    """Write report.html into a run folder: one file, to be opened in any browser.
+
+    \b
+    Examples:
+      rvsm report runs/l0
+      rvsm report runs/reproduce
+    """
+    from rvsm.experiments.report import write_report
+
+    typer.echo(f"The report is in {write_report(folder)}")
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="A data folder other than the run's.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split; may be given again.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a trained network on labelled images: accuracy, ROC AUC, and by tremor amplitude.
+
+    Without --split every split but those of training is scored. Files that cannot be read are
+    counted and left out.
+
+    \b
+    Examples:
+      rvsm evaluate runs/l0
+      rvsm evaluate runs/l0 data/mild --split test-unseen
+      rvsm evaluate runs/l0 ~/scans --json
+    """
+    from rvsm.experiments.evaluate import evaluate as score
+    from rvsm.experiments.runs import load_run
+
+    if data is None:
+        data = Path(load_run(run)[0].data)
+    with Bars() as bars:
+        result = score(run, data, split, progress=bars)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        print_result(f"{run} on {data}", result)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files or folders.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Tell shaky from regular writing in images of any size and colour mode.
+
+    One line per file: the answer, the probability of shaky, the file. A file that cannot be read
+    is named on standard error; the exit code is then 1.
+
+    \b
+    Examples:
+      rvsm predict runs/l0 letter.png
+      rvsm predict runs/l0 scans/ --json
+    """
+    from rvsm.experiments.predict import predict as classify
+
+    predictions = classify(run, images)
+    unreadable = [found for found in predictions if found.error]
+    if as_json:
+        rows = [asdict(found) | {"file": str(found.file)} for found in predictions]
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        for found in predictions:
+            if found.probability is not None:
+                typer.echo(f"{found.label:8} {found.probability:.3f}  {found.file}")
+    for found in unreadable:
+        typer.echo(f"Error: {found.error}", err=True)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def reproduce(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
+        "runs/reproduce"
+    ),
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Five seeds, both sets and the grid: hours, not minutes."),
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds; 1 quick, 5 full.")
+    ] = None,
+    task: Annotated[list[Task] | None, typer.Option(help="Only this task.")] = None,
+    set_: Annotated[list[Range] | None, typer.Option("--set", help="Only this set.")] = None,
+    method: Annotated[list[Method] | None, typer.Option(help="Only this method.")] = None,
+    count: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPLIT=N", help="Images of a split, such as train=2000."),
+    ] = None,
+    grid: Annotated[
+        bool | None, typer.Option(help="The grid of zeros and beta; by default with --full.")
+    ] = None,
+    fonts: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A folder of further fonts.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
+) -> None:
+    """Do the paper's study: data, dense, l1, l0 and transformed-l1 networks, table, report.
+
+    Quick by default: one seed on the headline sets, the sparse networks starting from the dense
+    one. Stopped at any moment, the same command goes on where it was.
+
+    \b
+    Examples:
+      rvsm reproduce
+      rvsm reproduce --task pen --method dense --method l0
+      rvsm reproduce --full --out runs/full
+      rvsm reproduce --out runs/tiny --count train=1000 --count val=200
+    """
+    from rich.console import Console
+
+    from rvsm.experiments.config import METHODS
+    from rvsm.experiments.recipes import TASKS
+    from rvsm.experiments.reproduce import reproduce as study
+
+    study(
+        out,
+        full=full,
+        seeds=None if seeds is None else range(seeds),
+        tasks=[name.value for name in task] if task else TASKS,
+        sets=[name.value for name in set_] if set_ else None,
+        methods=[name for name in METHODS if not method or name in method],
+        counts=read_counts(count),
+        grid=grid,
+        workers=workers,
+        data_options={"font_dirs": [str(folder) for folder in fonts]} if fonts else None,
+        console=Console(),
+    )
+
+
+def _config(
+    file: Path | None,
+    data: Path | None,
+    method: Method | None,
+    seed: int | None,
+    epochs: int | None,
+    start: Path | None,
+) -> TrainConfig:
+    from rvsm.experiments.config import load_config, make_config
+
+    changes: dict[str, Any] = {
+        "data": None if data is None else str(data),
+        "method": None if method is None else method.value,
+        "seed": seed,
+        "epochs": epochs,
+        "start": None if start is None else str(start),
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if file is not None:
+        return load_config(file, **changes)
+    if data is None:
+        raise typer.BadParameter(
+            "No data to train on: name a data folder (rvsm train data/pen) or a --config file."
+        )
+    return make_config(changes)
+
+
+def _refined(
+    config: TrainConfig, sparsity: list[str], lam: list[str], beta: float | None, keys: list[str]
+) -> TrainConfig:
+    """Return the configuration with the options for single keys put in."""
+    from rvsm.experiments.config import make_config
+
+    values = config.model_dump(mode="json", exclude_none=True)
+    if rules := [
+        {"pattern": pattern, kind: _number(kind, value)}
+        for kind, texts in (("sparsity", sparsity), ("lam", lam))
+        for pattern, value in (_pair(kind, text) for text in texts)
+    ]:
+        values["rules"] = rules
+    if beta is not None:
+        values["splitting"]["beta"] = beta
+    for text in keys:
+        key, value = _pair("set", text)
+        *sections, name = key.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise typer.BadParameter(
+                    f"--set {text}: {section} is no section of the configuration."
+                )
+        place[name] = _value(value)
+    return make_config(values)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(
+            f"--{option} {text} has no '=': write it like --{option} NAME=VALUE."
+        )
+    return key, value
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--{option}: {text!r} is not a number.") from None
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would, or as plain text where that fails."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def print_result(title: str, result: dict[str, Any]) -> None:
+    """Print the scores and zeros of a run as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "images", "accuracy", "ROC AUC", title=title)
+    for split, score in result["scores"].items():
+        auc = "" if score["auc"] is None else f"{score['auc']:.4f}"
+        table.add_row(split, str(score["images"]), f"{score['accuracy']:.2%}", auc)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Zeros: {result['fc_zeros']:.1%} of the fully connected weights, {result['zeros']:.1%} "
+        f"of all; {result['nonzeros']:,} weights are left.",
+        soft_wrap=True,
+    )
+    for split, number in result.get("skipped_images", {}).items():
+        if number:
+            console.print(f"{split}: {number} files could not be read and were left out.")
