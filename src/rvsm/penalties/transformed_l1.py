@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -65,13 +66,14 @@ class TransformedL1:
 
     def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return 0 up to the threshold, the largest root of the cubic beyond it."""
-        magnitude = x.abs().to(accumulator(x))
+        wide = x.to(accumulator(x))
         if isinstance(mu, Tensor):
-            killed = magnitude <= self.threshold(mu)
-        else:
-            killed = magnitude <= representable(self.threshold(mu), x.dtype)
-            mu = representable(mu, magnitude.dtype)
-        return _survivor(magnitude, mu, self.a).copysign_(x).masked_fill_(killed, 0).to(x.dtype)
+            kept = wide.abs() > self.threshold(mu)
+            return torch.where(kept, _survivor(wide, mu, self.a), 0.0).to(x.dtype)
+        t = representable(self.threshold(mu), wide.dtype)
+        # The gradient of the hard threshold is the cheapest kernel that zeroes where |x| <= t.
+        u = torch.ops.aten.hardshrink_backward(_survivor(wide, mu, self.a), wide, t)
+        return cast(Tensor, u.to(x.dtype))
 
     def threshold(self, mu: Scalar) -> Scalar:
         """Return ``mu (a+1)/a`` up to ``mu = a^2/(2(a+1))``, then ``sqrt(2 mu (a+1)) - a/2``."""
@@ -96,24 +98,34 @@ class TransformedL1:
         return (t + a / 2) * ((t + a / 2) / (2 * (a + 1)))
 
 
-def _survivor(magnitude: Tensor, mu: float | Tensor, a: float) -> Tensor:
-    r"""Return the largest root u of ``u - x + mu a (a+1) / (a+u)^2 = 0`` for x above threshold.
+def _survivor(x: Tensor, mu: float | Tensor, a: float) -> Tensor:
+    r"""Return the root of largest magnitude of the cubic, for x beyond the threshold.
 
-    With ``s = a + x`` and ``q = cos(phi/2) = sqrt(1 - 27 mu a (a+1) / (4 s^3))`` the root is
+    For x > 0 the map is the largest u with ``u - x + mu a (a+1) / (a+u)^2 = 0``. With
+    ``s = a + x`` and ``q = cos(phi/2) = sqrt(1 - 27 mu a (a+1) / (4 s^3))`` it is
     ``u = x - m G(q) / (1 + q)``, where ``m = mu a (a+1) / s^2`` and
     ``G(q) = (27/4) (1 - r(q)) / (1 - q)``, ``r(q) = (1 + 2 cos((2/3) arccos q)) / 3``, falls
     smoothly from 9/4 to 2. Written as a correction to x nothing cancels, and mu = 0 returns x
-    exactly. Below float64 G is a polynomial, in float64 its closed form: with
-    ``y = sin^2(arccos(q)/3)``, ``G(q) / (1 + q) = 9 / (3 - 4y)^2``.
+    exactly. In float32 G is a polynomial; in float64 the closed form is used: with
+    ``y = sin^2(arccos(q)/3)``, ``G(q) / (1 + q) = 9 / (3 - 4y)^2``. Divided by powers of a, so
+    that neither a tiny nor a huge one overflows.
     """
-    s = magnitude + a
-    m = (a / s).mul_((a + 1) / s).mul_(mu)
-    q = (1 - (27 / 4) * m / s).clamp_(min=0).sqrt_()
-    if magnitude.dtype == torch.float64:
-        y = torch.sin(torch.arccos(q) / 3).square_()
-        return magnitude - m.mul_(9).div_((3 - 4 * y).square_())
-    g = _G[-1] * q
-    for coefficient in _G[-2:0:-1]:
-        g.add_(coefficient).mul_(q)
-    g.add_(_G[0])
-    return (magnitude - m.mul_(g).div_(q.add_(1))).clamp_(min=0)
+    a_plus_1 = 1 + 1 / a
+    m_scale, q_scale = mu * a_plus_1, mu * (27 / 4) * a_plus_1 / a
+    if not isinstance(m_scale, Tensor) and not isinstance(q_scale, Tensor):
+        m_scale, q_scale = representable(m_scale, x.dtype), representable(q_scale, x.dtype)
+    magnitude = x.abs()
+    shrink = (magnitude * representable(1 / a, x.dtype)).add_(1).reciprocal_()  # a / s
+    m = shrink * shrink
+    q = shrink.mul_(m).mul_(-q_scale).add_(1).clamp_(min=0).sqrt_()
+    m.mul_(m_scale)
+    if x.dtype == torch.float64:
+        y = torch.arccos(q).div_(3).sin_().square_()
+        u = magnitude.sub_(m.mul_(9).div_(y.mul_(-4).add_(3).square_()))
+    else:
+        g = q * _G[-1]
+        for coefficient in _G[-2:0:-1]:
+            g.add_(coefficient).mul_(q)
+        g.add_(_G[0])
+        u = magnitude.sub_(m.mul_(g).div_(q.add_(1)))
+    return u.clamp_(min=0).copysign_(x)

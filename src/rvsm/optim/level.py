@@ -1,0 +1,87 @@
+"""Levels: the step from w to u for one tensor, in pieces that stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rvsm.groups import Elements, Groups
+from rvsm.penalties.base import Penalty
+
+_PIECE = 65536
+"""Elements per piece: in the range measured best on one core, 2 times faster than whole."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What turns a w into its u: ``u = prox_{mu P}(w)``, and exact zeros under a target.
+
+    Parameters
+    ----------
+    penalty, groups : Penalty, Groups
+        Of the rule.
+    mu : float or 0-d Tensor
+        lam / beta.
+    zero : bool Tensor, one element per group, optional
+        Which groups of u are zero. The map's own threshold must then lie below theirs.
+    """
+
+    penalty: Penalty
+    groups: Groups
+    mu: float | Tensor
+    zero: Tensor | None = None
+
+    def u(self, w: Tensor) -> Tensor:
+        """Return u of `w`."""
+        return self._u(w, None if self.zero is None else self.groups.spread(self.zero, w))
+
+    def show(self, target: Tensor, w: Tensor) -> None:
+        """Write u of `w` into `target`, which may be `w` itself."""
+        for into, piece, zero in self._pieces(target, w):
+            into.copy_(self._u(piece, zero))
+
+    def add_distance(self, target: Tensor, w: Tensor, factor: float | Tensor) -> None:
+        """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
+        for into, piece, zero in self._pieces(target, w):
+            distance = piece - self._u(piece, zero)
+            if isinstance(factor, Tensor):
+                into.add_(distance.mul_(factor))
+            else:
+                into.add_(distance, alpha=factor)
+
+    def _u(self, w: Tensor, zero: Tensor | None) -> Tensor:
+        if zero is None:
+            return self.groups.prox(self.penalty, w, self.mu)
+        # The threshold just below the target's is no half-precision number.
+        wide = w.float() if w.element_size() < 4 else w
+        return self.groups.prox(self.penalty, wide, self.mu).to(w.dtype).masked_fill_(zero, 0)
+
+    def _pieces(self, target: Tensor, w: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield matching pieces of `target`, `w` and the elements to zero."""
+        zero = None if self.zero is None else self.groups.spread(self.zero, w)
+        whole = (
+            w.numel() <= _PIECE
+            or w.device.type != "cpu"
+            or not isinstance(self.groups, Elements)
+            or not (w.is_contiguous() and target.is_contiguous())
+        )
+        if whole:
+            yield target, w, zero
+            return
+        for start in range(0, w.numel(), _PIECE):
+            piece = slice(start, start + _PIECE)
+            yield (
+                target.view(-1)[piece],
+                w.view(-1)[piece],
+                None if zero is None else zero.view(-1)[piece],
+            )
+
+
+def distance_squared(w: Tensor, u: Tensor) -> Tensor:
+    """Return ``|w - u|^2`` as a 0-d tensor, in float32 for half-precision tensors."""
+    difference = w - u
+    wide = difference.float() if difference.element_size() < 4 else difference
+    return wide.square().sum()

@@ -1,0 +1,250 @@
+"""What every optimizer with rules shares: it stands on a base and matches rules to names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rvsm.errors import RuleError, RunError
+from rvsm.optim.rule import Rule, assign, clean_name
+
+NUMBERS = "rvsm"
+"""Key in every param_group of the numbers kept there: step, frozen and each rule's strengths."""
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """Where a ruled parameter stands in param_groups, and the index of its rule."""
+
+    name: str
+    rule: int
+    group: int
+    index: int
+
+
+class RuledOptimizer(Optimizer):
+    """An optimizer that shares state and groups with a base and has rules for its parameters.
+
+    It owns no state: `state`, `param_groups` and `defaults` are the base's, whatever a load
+    replaces them with, and what it must remember are plain numbers inside the groups.
+
+    Parameters
+    ----------
+    base : torch.optim.Optimizer
+        Does the descent.
+    rules : sequence of Rule
+        The last rule that matches a parameter's name holds.
+    named_parameters : iterable of (str, Tensor), optional
+        Names for a base that has none.
+
+    Raises
+    ------
+    RuleError
+        If the base or a rule cannot be used.
+    """
+
+    _own: tuple[str, ...] = ("base", "rules", "_ruled")
+    """Attributes that pickle and deepcopy keep; the rest are hooks, which torch drops too."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rules: Sequence[Rule],
+        named_parameters: Iterable[tuple[str, Tensor]] | None,
+    ) -> None:
+        if not isinstance(base, Optimizer) or isinstance(base, RuledOptimizer):
+            raise RuleError(
+                f"{type(self).__name__} needs a torch optimizer to stand on, such as "
+                f"torch.optim.SGD, not {type(base).__name__}."
+            )
+        self.base = base
+        self.rules = tuple(rules)
+        if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
+            raise RuleError(f"{type(self).__name__} needs a list of at least one rvsm.Rule.")
+        super().__setstate__({})  # the hooks that Optimizer.__init__ would make
+        if named_parameters is not None:
+            _name_groups(base, named_parameters)
+        self._ruled: list[Ruled] = []
+        self._match_rules()
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's groups; rvsm's numbers are under the key ``"rvsm"``."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base optimizer's defaults."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._own}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base's state_dict, whose param_groups hold rvsm's numbers."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self.base.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state_dict = after(self, state_dict) or state_dict
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict saved under the same rules, or one of the bare base optimizer.
+
+        The model may be loaded before or after: nothing is computed from its weights here.
+
+        Raises
+        ------
+        RuleError
+            If it was saved under other rules; nothing is loaded then.
+        """
+        state_dict = state_dict.copy()
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+        numbers = [group[NUMBERS] for group in self.param_groups]
+        for saved, own in zip(state_dict["param_groups"], numbers, strict=False):
+            if NUMBERS in saved and _keys(saved[NUMBERS]) != _keys(own):
+                raise RuleError(
+                    "The checkpoint was made under other rules; build the optimizer with the "
+                    "rules it was saved with, or load the model's weights alone."
+                )
+        self.base.load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, numbers, strict=True):
+            group.setdefault(NUMBERS, own)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base; the rules hold for its parameters too."""
+        self.base.add_param_group(param_group)
+        try:
+            self._match_rules()
+        except RuleError:
+            self.param_groups.pop()
+            raise
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return int(self.param_groups[0][NUMBERS]["step"])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the support is fixed: later steps leave the zeros zero."""
+        return bool(self.param_groups[0][NUMBERS]["frozen"])
+
+    def ruled_names(self) -> list[str]:
+        """Return the names of the parameters under a rule, in the base's order."""
+        return [r.name for r in self._ruled]
+
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            group[NUMBERS]["step"] += 1
+
+    def _freeze(self) -> None:
+        for group in self.param_groups:
+            group[NUMBERS]["frozen"] = 1
+
+    def _parameter(self, r: Ruled) -> Tensor:
+        return cast(Tensor, self.param_groups[r.group]["params"][r.index])
+
+    def _numbers(self, r: Ruled) -> dict[str, float]:
+        """Return the strengths of a parameter's rule, as its group holds them."""
+        return cast("dict[str, float]", self.param_groups[r.group][NUMBERS]["rules"][str(r.rule)])
+
+    def _match_rules(self) -> None:
+        names: list[str] = []
+        places: list[tuple[int, int]] = []
+        for g, group in enumerate(self.param_groups):
+            if "param_names" not in group:
+                raise RuleError(
+                    "The base optimizer's parameters have no names; build it from "
+                    f"model.named_parameters() or pass named_parameters= to {type(self).__name__}."
+                )
+            names += group["param_names"]
+            places += [(g, i) for i in range(len(group["params"]))]
+        found = [
+            Ruled(clean_name(name), rule, *place)
+            for name, rule, place in zip(names, assign(names, self.rules), places, strict=True)
+            if rule is not None
+        ]
+        for r in found:
+            dtype = self._parameter(r).dtype
+            if not dtype.is_floating_point:
+                raise RuleError(
+                    f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
+                    "only real weights can be penalised; narrow the pattern."
+                )
+        first = self.param_groups[0].get(NUMBERS, {"step": 0, "frozen": 0})
+        for g, group in enumerate(self.param_groups):
+            rules = sorted({r.rule for r in found if r.group == g})
+            own = {str(rule): self.rules[rule].numbers() for rule in rules}
+            group.setdefault(
+                NUMBERS, {"step": first["step"], "frozen": first["frozen"], "rules": own}
+            )
+        self._ruled[:] = found
+
+    def _check_gradients(self) -> None:
+        """Raise if a ruled parameter's gradient is sparse or, on the CPU, not finite."""
+        for r in self._ruled:
+            grad = self._parameter(r).grad
+            if grad is None:
+                continue
+            if grad.is_sparse:
+                raise RuleError(
+                    f"{r.name} has a sparse gradient, which takes no coupling; build its layer "
+                    "with sparse=False or leave it out of the rules."
+                )
+            # Elsewhere the host would have to wait. The sum costs one pass; it may overflow, so
+            # a sum that is not finite is only a reason to look.
+            if (
+                grad.device.type == "cpu"
+                and not math.isfinite(grad.sum())
+                and not bool(torch.isfinite(grad).all())
+            ):
+                raise RunError(
+                    f"The gradient of {r.name} is not finite at step {self.steps}; lower the "
+                    "learning rate, clip the gradients or look for NaN in the data."
+                )
+
+
+def _keys(numbers: dict[str, Any]) -> dict[str, set[str]]:
+    return {rule: set(strengths) for rule, strengths in numbers["rules"].items()}
+
+
+def _name_groups(base: Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Write names into the base's groups as torch does when it is given them."""
+    names = {id(p): name for name, p in named_parameters}
+    found = [[names.get(id(p)) for p in group["params"]] for group in base.param_groups]
+    missing = sum(name is None for group in found for name in group)
+    if missing:
+        raise RuleError(
+            f"named_parameters lacks {missing} of the base optimizer's parameters; pass those of "
+            "the whole model."
+        )
+    for group, named in zip(base.param_groups, found, strict=True):
+        group["param_names"] = named
