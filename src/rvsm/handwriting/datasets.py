@@ -40,8 +40,8 @@ COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_0
 """Images of each split, half of each class."""
 
 _CHUNK = 200
-_FIRST_RATIO, _RATIO_STEP, _LAST_RATIO = 1.5, 0.75, 3.75
-_GOOD_IMBALANCE = 0.03
+_FIRST_RATIO, _RATIO_STEP, _LAST_RATIO = 1.5, 0.5, 2.5
+_GOOD_IMBALANCE = 0.08
 _PER_BAND, _MOST_BANDS = 150, 8
 _NUMBERS = frozenset(f.name for f in fields(Row)) - {"file", "split", "label", "error"}
 
@@ -84,10 +84,10 @@ class Made:
             lines.append(
                 f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
                 f"{len(told['carriers'][split])} fonts or writers; "
-                f"{matched['acceptance']:.0%} of the shaky candidates accepted, "
+                f"{matched['acceptance']:.0%} of the candidates accepted, "
                 f"largest feature difference {matched['imbalance']:.3f} sd"
             )
-            if matched["imbalance"] > 3 * _GOOD_IMBALANCE:
+            if matched["imbalance"] > 2 * _GOOD_IMBALANCE:
                 lines.append(
                     f"warning: {split} is not fully matched; run `rvsm data check {self.path}`"
                 )
@@ -336,22 +336,24 @@ class _Work:
 
     def expect(self, splits: Sequence[_Split]) -> None:
         """Count what will be rendered at least."""
-        self.total = sum(s.count // 2 + _candidates(s.count // 2, _FIRST_RATIO) for s in splits)
+        self.total = sum(2 * _candidates(s.count // 2, _FIRST_RATIO) for s in splits)
 
     def split(self, split: _Split, number: int) -> tuple[list[_Candidate], list[_Candidate], Match]:
-        """Regular images and the accepted shaky ones of a split."""
+        """The accepted regular and shaky images of a split, and how they match."""
         half = split.count // 2
-        regular = self._render(split, number, False, 0, half)
+        regular: list[_Candidate] = []
         shaky: list[_Candidate] = []
         ratio = _FIRST_RATIO
         while True:
             first, wanted = len(shaky), _candidates(half, ratio)
             if first:
-                self.total += wanted - first
+                self.total += 2 * (wanted - first)
+            regular += self._render(split, number, False, first // _CHUNK, wanted - first)
             shaky += self._render(split, number, True, first // _CHUNK, wanted - first)
             matched = self._match(split, number, regular, shaky)
             if matched.imbalance <= _GOOD_IMBALANCE or ratio >= _LAST_RATIO:
-                return regular, [shaky[i] for i in matched.taken], matched
+                kept = [regular[i] for i in matched.regular], [shaky[i] for i in matched.shaky]
+                return *kept, matched
             ratio += _RATIO_STEP
 
     def _render(

@@ -1,9 +1,9 @@
 """Choose among candidate images so that both classes are alike in all but the tremor.
 
-A tremor lengthens strokes and spreads them. To leave a network nothing but the tremor itself to
-look at, more shaky images are made than needed and accepted with a probability that depends on
-their global features: the odds (1 - p)/p of a propensity p = P(shaky | features), fitted in every
-band of tremor amplitude apart, so that the accepted ones are distributed as the regular ones are.
+A tremor lengthens strokes, spreads them and makes letters touch. To leave a network nothing but
+the tremor itself to look at, more images of both classes are made than needed and accepted with a
+probability that depends on their global features, fitted for the regular ones and for every band
+of tremor amplitude apart, so that the accepted ones are distributed alike in all of them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ class Match:
 
     Attributes
     ----------
-    taken : ndarray of int
-        Indices of the accepted candidates, ascending.
+    regular, shaky : ndarray of int
+        Indices of the accepted candidates of each class, ascending.
     acceptance : float
         Accepted share of all candidates.
     imbalance : float
-        The largest difference of means between accepted and regular images over all bands and
-        features, in standard deviations, expected over the draw.
+        The largest difference between the means of a band and of the regular images over all
+        features, squares and logs, in standard deviations, expected over the draw.
     """
 
-    taken: Labels
+    regular: Labels
+    shaky: Labels
     acceptance: float
     imbalance: float
 
@@ -59,32 +60,37 @@ def match(
     *,
     regular_carriers: Labels | None = None,
     shaky_carriers: Labels | None = None,
-    ridge: float = 1.0,
+    ridge: float = 0.3,
 ) -> Match:
-    r"""Accept `count` shaky candidates whose features are distributed as the regular ones'.
+    r"""Accept `count` candidates of each class whose features are distributed alike.
 
-    In each band candidate i is accepted with probability
-    :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where :math:`\phi` are the features,
-    their squares, their logs and one indicator for each carrier. A logistic propensity has odds
-    :math:`\exp(-\theta \cdot \phi)` of just this form; instead of fitting it by likelihood and
-    iterating, theta solves the balance conditions themselves,
+    The groups are the regular candidates and the shaky ones of each band. In each group candidate
+    i is accepted with probability :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where
+    :math:`\phi` are the features, their squares, their logs and one indicator for each carrier.
+    A logistic propensity has odds (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead
+    of fitting it by likelihood and iterating, theta solves the balance conditions themselves,
 
     .. math:: \sum_i \pi_i = n, \qquad
-              \sum_i \pi_i \phi_i = n \bar\phi_{regular} - \mathrm{ridge} \cdot \theta,
+              \sum_i \pi_i \phi_i = n \phi^* - \mathrm{ridge} \cdot \theta,
 
-    which is one convex problem (the bounded, "logit" calibration of Deville and Särndal 1992,
-    entropy balancing with :math:`\pi \le 1`). Every band gets the number of candidates in
-    proportion to how many there are, so that the distribution of amplitudes stays as it was drawn.
-    The draw is systematic along the carriers, which leaves their counts almost no chance.
+    which is one convex problem a group (the bounded, "logit" calibration of Deville and Särndal
+    1992, entropy balancing with :math:`\pi \le 1`). The common target :math:`\phi^*` is the
+    centre of the smallest ball around the groups' means: a mixture of the outermost groups, so
+    that each has to give way by half of the distance only, which costs far fewer candidates than
+    to move all of them to one class.
+
+    Every band gets accepted candidates in proportion to how many there are, so that amplitudes
+    stay distributed as they were drawn. The draw is systematic along the carriers, which leaves
+    their counts almost no chance.
 
     Parameters
     ----------
     regular, shaky : ndarray of float64, shapes (n, f) and (m, f)
         Nonnegative features.
     bands : ndarray of int, shape (m,)
-        The amplitude band of each candidate.
+        The amplitude band of each shaky candidate.
     count : int
-        How many candidates to accept, at most m.
+        How many candidates of each class to accept, at most min(n, m).
     rng : numpy.random.Generator
         Decides among candidates; equal states give equal choices.
     regular_carriers, shaky_carriers : ndarray of int, shapes (n,) and (m,), optional
@@ -99,31 +105,55 @@ def match(
     Raises
     ------
     ValueError
-        `count` exceeds the number of candidates, or there are no regular images.
+        `count` exceeds the number of candidates of a class.
     """
-    if count > len(shaky) or len(regular) == 0:
-        raise ValueError("match needs regular images and at least `count` candidates")
+    if count > min(len(shaky), len(regular)):
+        raise ValueError("match needs at least `count` candidates of each class")
     phi = expand(np.vstack([regular, shaky]))
+    measured = phi.shape[1]
+    carriers = np.zeros(len(phi), dtype=np.intp)
     if regular_carriers is not None and shaky_carriers is not None:
         carriers = np.concatenate([regular_carriers, shaky_carriers])
         phi = np.hstack([phi, _indicators(carriers)])
-        order = shaky_carriers
-    else:
-        order = np.zeros(len(shaky), dtype=np.intp)
-    target, candidates = phi[: len(regular)].mean(axis=0), phi[len(regular) :]
-    taken, imbalance = [], 0.0
+    groups = [(np.arange(len(regular)), count)]
     for band, share in zip(*_shares(bands, count), strict=True):
-        members = np.flatnonzero(bands == band)
-        chance = _acceptance(candidates[members] - target, share, ridge)
-        gaps = np.abs(chance @ (candidates[members] - target)) / max(share, 1)
-        imbalance = max(imbalance, float(gaps[: 3 * regular.shape[1]].max(initial=0.0)))
+        groups.append((np.flatnonzero(bands == band) + len(regular), share))
+    groups = [(members, share) for members, share in groups if share]
+    target = _centre(phi, [members for members, _ in groups])
+    taken, means = [np.zeros(0, dtype=np.intp)], []
+    for members, share in groups:
+        chance = _acceptance(phi[members] - target, share, ridge)
+        means.append(chance @ phi[members, :measured] / share)
         # A random order within each carrier, then systematic sampling along the whole.
-        line = members[np.lexsort((rng.random(len(members)), order[members]))]
-        by_member = np.zeros(len(shaky))
-        by_member[members] = chance
-        taken.append(line[_systematic(by_member[line], share, rng)])
-    chosen = np.sort(np.concatenate(taken)) if taken else np.zeros(0, dtype=np.intp)
-    return Match(chosen, count / max(len(shaky), 1), imbalance)
+        line = np.lexsort((rng.random(len(members)), carriers[members]))
+        taken.append(members[line[_systematic(chance[line], share, rng)]])
+    gaps = [np.abs(mean - means[0]).max(initial=0.0) for mean in means]
+    chosen = np.sort(np.concatenate(taken))
+    return Match(
+        chosen[chosen < len(regular)],
+        chosen[chosen >= len(regular)] - len(regular),
+        2 * count / max(len(phi), 1),
+        float(max(gaps, default=0.0)),
+    )
+
+
+def _centre(phi: Array, groups: list[Labels]) -> Array:
+    """Centre of the smallest ball around the groups' means, in whitened directions.
+
+    The iteration of Badoiu and Clarkson (2003), a step of 1/(i + 1) towards the farthest point,
+    never leaves the convex hull: the centre is a mixture of the groups and so can be reached.
+    """
+    if not groups:
+        return np.zeros(phi.shape[1])
+    means = np.array([phi[members].mean(axis=0) for members in groups])
+    values, vectors = np.linalg.eigh(np.cov(phi, rowvar=False) + 0.1 * np.eye(phi.shape[1]))
+    white = (means - means[0]) @ (vectors / np.sqrt(values))
+    weights = np.full(len(groups), 1 / len(groups))
+    for step in range(1, 1000):
+        farthest = np.square(white - weights @ white).sum(axis=1).argmax()
+        weights *= step / (step + 1)
+        weights[farthest] += 1 / (step + 1)
+    return np.asarray(weights @ means)
 
 
 def _shares(bands: Labels, count: int) -> tuple[Labels, list[int]]:
@@ -142,8 +172,8 @@ def _indicators(labels: Labels) -> Array:
 def _acceptance(centred: Array, count: int, ridge: float) -> Array:
     """Probabilities with sum `count` and sum(pi * centred) = -ridge * theta."""
     members, width = centred.shape
-    if count in {0, members}:
-        return np.full(members, float(count > 0))
+    if count == members:
+        return np.ones(members)
 
     def dual(x: Array) -> tuple[float, Array]:
         score = x[0] + centred @ x[1:]
