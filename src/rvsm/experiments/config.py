@@ -188,8 +188,9 @@ def dump_config(config: TrainConfig) -> str:
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    """Turn pydantic's list into one sentence about its first entry."""
-    first = error.errors(include_url=False)[0]
+    """Turn pydantic's list into one sentence: on an unknown key, or else on its first entry."""
+    found = error.errors(include_url=False)
+    first = min(found, key=lambda entry: entry["type"] != "extra_forbidden")
     if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
         return f"{str(cause).rstrip('.')} (in {source})."
     place = [part for part in first["loc"] if isinstance(part, str)]

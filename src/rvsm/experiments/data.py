@@ -92,12 +92,6 @@ def load_split(
             f'{folder} has no readable images in its split "{name}" (splits found: {splits}); '
             "make a data set with `rvsm data make`, or check the folder with `rvsm data check`."
         )
-    unknown = sorted({row.label for row in usable} - set(LABELS))
-    if unknown:
-        raise DataError(
-            f'{folder} holds the class "{unknown[0]}"; name the class folders '
-            f"{LABELS[0]} and {LABELS[1]}."
-        )
     if len({row.label for row in usable}) < 2:
         raise DataError(
             f'The split "{name}" of {folder} holds only {usable[0].label} images; '
@@ -319,7 +313,7 @@ def _fingerprint(folder: Path, rows: Sequence[Row], size: tuple[int, int]) -> st
 
 def _read_cache(path: Path, key: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
             return stored["images"], stored["readable"]

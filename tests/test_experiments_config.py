@@ -1,0 +1,85 @@
+"""The configuration of a run and what it says of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rvsm.errors import ConfigError
+from rvsm.experiments.config import dump_config, load_config, make_config
+from rvsm.experiments.recipes import SPARSE_METHODS, grid, recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_dumped_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = make_config(
+        {
+            "data": "some/folder",
+            "method": "transformed-l1",
+            "network": {"channels": [4, 6, 8]},
+            "rules": [{"pattern": "fc.weight", "lam": 1e-4}],
+        }
+    )
+    path = write(tmp_path, dump_config(config))
+    assert load_config(path) == config
+    assert load_config(path, seed=3).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('data = "d"\nepoch = 3', r'Unknown key "epoch" in .*config.toml; did you mean "epochs"\?'),
+        ('data = "d"\n[splitting]\nbta = 1', r'"splitting.bta" .* did you mean "beta"\?'),
+        ('data = "d"\n[[rules]]\nlamda = 1', r'"rules.lamda" .* did you mean "lam"\?'),
+        ('data = "d"\nqqqq = 3', "valid keys: data, method"),
+        ("epochs = 3", 'The key "data" is missing'),
+        ('data = "d"\nepochs = 0', '"epochs" in .* cannot be 0'),
+        ('data = "d"\nepochs = "many"', '"epochs" in .* cannot be \'many\''),
+        ('data = "d"\nmethod = "l3"', '"method" in .* cannot be \'l3\''),
+        ('data = "d"\nepochs = ', "is not valid TOML"),
+        ('data = "d"\n[splitting]\nbeta = 0', "splitting.beta is 0"),
+        ('data = "d"\n[splitting]\nstart = 0.5\nend = 0.5', "must be larger"),
+        ('data = "d"\nrules = []', "has no"),
+        ('data = "d"\n[[rules]]\npattern = "fc.weight"\nlam = -1', "lam = -1"),
+        ('data = "d"\n[[rules]]\npattern = "fc.weight"\nlam = 1\nsparsity = 0.5', "exactly one"),
+        ('data = "d"\n[[rules]]\npattern = "fc.weight"', "exactly one"),
+        ('data = "d"\n[[rules]]\npattern = "fc.weight"\nsparsity = 1', "rules.sparsity"),
+    ],
+)
+def test_one_sentence_names_the_key_and_the_remedy(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Cannot read the configuration .*none\.toml"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_a_dense_run_needs_no_rules() -> None:
+    assert make_config({"data": "d", "method": "dense", "rules": []}).rules == ()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_recipes_meet_the_paper_s_share_of_zeros(full: bool) -> None:
+    for method in SPARSE_METHODS:
+        config = recipe(method, full=full, data="d", seed=0, start="dense")
+        assert config.method == method
+        shares = [rule.sparsity for rule in config.rules if rule.pattern == "fc.weight"]
+        assert all(share is None or share > 0.86 for share in shares)
+
+
+def test_the_grid_changes_one_rule_and_beta_only() -> None:
+    for name, config in grid("d", "start").items():
+        base = recipe(config.method, full=True, data="d", seed=0, start="start")
+        assert f"beta{config.splitting.beta:g}" in name
+        changed = {"rules": base.rules, "splitting": base.splitting}
+        assert config.model_copy(update=changed) == base

@@ -1,0 +1,196 @@
+"""Splits in memory, their cache and the batches."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawings import make_folder
+
+from rvsm.errors import DataError
+from rvsm.experiments import data as data_module
+from rvsm.experiments.config import AugmentationConfig
+from rvsm.experiments.data import (
+    Batches,
+    augment,
+    dataset_info,
+    load_split,
+    read_rows,
+    reduce_image,
+    seeded,
+    to_float,
+)
+
+SIZE = (32, 128)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("drawn"), {"train": 12, "val": 6})
+
+
+@pytest.fixture
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(drawn, tmp_path / "data", ignore=shutil.ignore_patterns(".cache"))
+
+
+def test_a_split_is_read_as_ink_on_paper(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+    assert split.images.shape == (12, *SIZE)
+    assert split.images.dtype == torch.uint8
+    assert 0 < split.images.float().mean() < 30, "paper is 0"
+    assert split.labels.bincount().tolist() == [6, 6]
+    assert [row.label == "shaky" for row in split.rows] == split.labels.bool().tolist()
+    assert split.skipped == 0
+
+
+def test_reducing_averages_blocks() -> None:
+    image = np.full((64, 256), 255, np.uint8)
+    image[0:2, 0:2] = [[0, 255], [255, 255]]
+    ink = reduce_image(image, SIZE)
+    assert ink[0, 0] == 64
+    assert ink.sum() == 64
+    assert reduce_image(image, (64, 256))[0, 0] == 255
+    with pytest.raises(DataError, match="whole fraction"):
+        reduce_image(image, (30, 128))
+
+
+def test_the_second_reading_comes_from_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_split(folder, "train", SIZE)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the images were decoded again")
+
+    monkeypatch.setattr(data_module, "read_grey", fail)
+    second = load_split(folder, "train", SIZE)
+    assert torch.equal(first.images, second.images)
+    assert first.rows == second.rows
+
+
+def test_a_changed_image_is_seen_though_the_manifest_is_the_same(folder: Path) -> None:
+    before = load_split(folder, "train", SIZE)
+    shutil.copy(folder / before.rows[1].file, folder / before.rows[0].file)
+    after = load_split(folder, "train", SIZE)
+    assert torch.equal(after.images[0], before.images[1])
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 nothing", None])
+def test_a_damaged_cache_is_not_trusted(folder: Path, damage: bytes | None) -> None:
+    first = load_split(folder, "train", SIZE)
+    (cache,) = (folder / ".cache").glob("*.npz")
+    cache.write_bytes(cache.read_bytes()[:-100] if damage is None else damage)
+    assert torch.equal(load_split(folder, "train", SIZE).images, first.images)
+
+
+def test_no_cache_is_no_obstacle(folder: Path) -> None:
+    (folder / ".cache").write_text("a file where the folder should be")
+    assert len(load_split(folder, "train", SIZE)) == 12
+
+
+def test_unreadable_images_are_counted(folder: Path) -> None:
+    file = folder / read_rows(folder)[0].file
+    file.write_bytes(file.read_bytes()[:50])
+    for _ in range(2):
+        split = load_split(folder, "train", SIZE)
+        assert (len(split), split.skipped) == (11, 1)
+        assert all((folder / row.file) != file for row in split.rows)
+
+
+def test_a_split_of_one_class(folder: Path) -> None:
+    manifest = folder / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",train,shaky,", ",train,regular,"))
+    with pytest.raises(DataError, match='"train" of .* holds only regular images'):
+        load_split(folder, "train", SIZE)
+
+
+def test_a_split_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(DataError, match=r'"test".*splits found: train, val.*rvsm data make'):
+        load_split(folder, "test", SIZE)
+
+
+def test_a_folder_without_validation_gives_some_of_its_carriers(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": 12})
+    manifest = tmp_path / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    head = lines[0].split(",").index("carrier")
+    changed = [line.split(",") for line in lines[1:]]
+    for number, line in enumerate(changed):
+        line[head] = f"writer {number % 12}"
+    manifest.write_text("\n".join([lines[0], *(",".join(line) for line in changed)]))
+    rows = read_rows(tmp_path)
+    carriers = {split: {r.carrier for r in rows if r.split == split} for split in ("train", "val")}
+    assert carriers["train"]
+    assert carriers["val"]
+    assert not carriers["train"] & carriers["val"]
+    assert rows == read_rows(tmp_path)
+
+
+def test_the_description_of_a_folder(folder: Path) -> None:
+    assert dataset_info(folder)["task"] == "pen"
+    (folder / "dataset.json").write_text("[1]")
+    with pytest.raises(DataError, match="no JSON object"):
+        dataset_info(folder)
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        dataset_info(folder)
+    (folder / "dataset.json").unlink()
+    assert dataset_info(folder) == {}
+
+
+def test_batches_depend_on_seed_and_epoch_alone(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+
+    def epoch(number: int, seed: int = 0) -> list[torch.Tensor]:
+        batches = Batches(split, 5, seed, AugmentationConfig())
+        batches.set_epoch(number)
+        return [images for images, _ in batches]
+
+    assert [len(images) for images in epoch(0)] == [5, 5, 2]
+    for first, second in zip(epoch(3), epoch(3), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(epoch(0)[0], epoch(1)[0])
+    assert not torch.equal(epoch(0)[0], epoch(0, seed=1)[0])
+
+
+def test_an_epoch_holds_every_image_once(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+    still = AugmentationConfig(
+        flip_horizontal=False, flip_vertical=False, shift_rows=0, shift_columns=0
+    )
+    seen = torch.cat([images for images, _ in Batches(split, 5, 0, still)])
+    assert sorted(seen.sum((1, 2, 3)).tolist()) == pytest.approx(
+        sorted(to_float(split.images).sum((1, 2, 3)).tolist())
+    )
+    plain = torch.cat([images for images, _ in Batches(split, 5)])
+    assert torch.equal(plain, to_float(split.images))
+    assert len(Batches(split, 5)) == 3
+
+
+def test_augmentation_is_flips_and_shifts_of_each_image() -> None:
+    images = torch.zeros(40, 8, 16, dtype=torch.uint8)
+    images[:, 3, 5] = 255
+    config = AugmentationConfig(shift_rows=1, shift_columns=2)
+    moved = augment(images, config, seeded(1))
+    assert moved.shape == (40, 1, 8, 16)
+    assert moved.sum((1, 2, 3)).tolist() == [1.0] * 40
+    places = {tuple(place[2:].tolist()) for place in moved.nonzero()}
+    rows = {base + shift for base in (3, 8 - 1 - 3) for shift in (-1, 0, 1)}
+    columns = {base + shift for base in (5, 16 - 1 - 5) for shift in range(-2, 3)}
+    assert {row for row, _ in places} == rows
+    assert {column for _, column in places} == columns
+
+
+def test_what_shifts_in_is_paper_and_contrast_stays_in_range() -> None:
+    images = torch.full((30, 8, 16), 255, dtype=torch.uint8)
+    config = AugmentationConfig(shift_rows=2, shift_columns=3, contrast=0.3)
+    moved = augment(images, config, seeded(2))
+    assert float(moved.max()) <= 1
+    assert float(moved.min()) == 0
+    inside = moved[:, 0, 2:-2, 3:-3]
+    assert float(inside.min()) >= 0.7 - 1e-6
+    assert len({round(float(value), 4) for value in inside[:, 0, 0]}) > 5
