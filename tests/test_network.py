@@ -13,8 +13,9 @@ from rvsm.handwriting.network import TremorNet, layer_table
 def test_names_and_counts_of_the_weights() -> None:
     net = TremorNet()
     assert list(net.state_dict()) == [
-        f"{layer}.{kind}" for layer in ("conv1", "conv2", "conv3", "fc") for kind in
-        ("weight", "bias")
+        f"{layer}.{kind}"
+        for layer in ("conv1", "conv2", "conv3", "fc")
+        for kind in ("weight", "bias")
     ]
     table = {row.name: row for row in layer_table(net)}
     assert {name: row.weights for name, row in table.items()} == {

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from rvsm.atomic import atomic_write
+from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.module import SparseTraining
 
@@ -37,13 +37,16 @@ class WholeFileIO(CheckpointIO):
             If it cannot be written, such as on a full disk; the one before stays.
         """
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(Path(path)) as file:
-                torch.save(checkpoint, file)
-        except (RvsmError, OSError) as error:
+            make_folder(Path(path).parent)
+            # Into memory first: torch's own writer hides the cause when a disk is full.
+            buffer = io.BytesIO()
+            torch.save(checkpoint, buffer)
+            with atomic_write(path) as file:
+                file.write(buffer.getbuffer())
+        except RvsmError as error:
             raise RunError(
-                f"{str(error).rstrip('.')}; the checkpoint of the epoch before is whole: then run "
-                "the same command again to continue from it."
+                f"{str(error).rstrip('.')}; the checkpoint of the epoch before is whole: run the "
+                "same command again to continue from it."
             ) from error
 
     def load_checkpoint(

@@ -1,0 +1,368 @@
+"""Training in a run folder: what it leaves, how it resumes, what it says when it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawings import make_folder
+
+import rvsm
+from rvsm.errors import RuleError, RunError, RvsmError
+from rvsm.experiments import train as train_module
+from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
+from rvsm.experiments.data import load_split
+from rvsm.experiments.runs import load_run, locked, result_rows
+from rvsm.experiments.train import RunResult, train
+
+EPOCHS = 4
+STEPS = 16
+
+
+def configure(folder: Path, **changes: Any) -> TrainConfig:
+    values = {
+        "data": str(folder),
+        "epochs": EPOCHS,
+        "batch_size": 16,
+        "lr": 0.01,
+        "network": {"channels": [4, 6, 6], "dropout": 0.1},
+        "splitting": {"end": 0.5, "heal": 0.75},
+    }
+    return make_config({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run that nothing disturbed."""
+    return train(configure(folder), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """Read the rows of the log without the times, which no two runs share."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def assert_same(run: Path, other: Path) -> None:
+    model = "model.safetensors"
+    assert (run / model).read_bytes() == (other / model).read_bytes()
+    assert metrics(run) == metrics(other)
+    predictions = "test_predictions.csv"
+    assert (run / predictions).read_bytes() == (other / predictions).read_bytes()
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(steps: int, action: Callable[[], None] | None = None) -> Any:
+    """Return a progress function that stops the training, or acts, after so many steps."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "training" and done == steps:
+            if action is None:
+                raise Stopped
+            action()
+
+    return progress
+
+
+def test_the_run_folder_holds_everything(whole: RunResult, folder: Path) -> None:
+    run = whole.run_dir
+    assert load_config(run / "config.toml") == configure(folder)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or (
+        environment["packages"]["torch"] == torch.__version__
+    )
+    assert {"python", "cpu", "threads", "git_commit"} <= set(environment)
+    assert len(metrics(run)) == EPOCHS
+    assert [row["step"] for row in metrics(run)] == ["4", "8", "12", "16"]
+    assert list((run / "tensorboard").glob("events.*"))
+    assert json.loads((run / "result.json").read_text()) == whole.result
+    with (run / "test_predictions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 48
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_the_zeros_are_exact_and_as_many_as_asked(whole: RunResult) -> None:
+    state = rvsm.load(whole.run_dir / "model.safetensors")
+    assert isinstance(state, dict)
+    fc = state["fc.weight"]
+    assert int((fc == 0).sum()) == round(0.9 * fc.numel())
+    assert whole.result["fc_zeros"] == pytest.approx(0.9, abs=1e-3)
+    total = sum(value.numel() for name, value in state.items() if name.endswith(".weight"))
+    nonzeros = sum(int((v != 0).sum()) for name, v in state.items() if name.endswith(".weight"))
+    assert whole.result["nonzeros"] == nonzeros
+    assert whole.result["zeros"] == pytest.approx(1 - nonzeros / total)
+    assert float(metrics(whole.run_dir)[-1]["zeros/fc"]) == pytest.approx(whole.result["fc_zeros"])
+
+
+def test_the_best_epoch_is_the_best_of_those_at_full_sparsity(whole: RunResult) -> None:
+    eligible = [row for row in metrics(whole.run_dir) if int(row["step"]) >= STEPS // 2]
+    best = max(eligible, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    assert whole.result["best_epoch"] == int(best["epoch"])
+    assert whole.result["val_accuracy"] == float(best["val_accuracy"])
+
+
+def test_the_log_tells_the_lagrangian_and_the_gap(whole: RunResult) -> None:
+    rows = metrics(whole.run_dir)
+    assert float(rows[0]["gap"]) > 0
+    assert float(rows[0]["lagrangian"]) > float(rows[0]["train_loss"])
+    assert float(rows[-1]["gap"]) == 0, "healing leaves w = u"
+
+
+def test_a_finished_run_returns_at_once(whole: RunResult, folder: Path) -> None:
+    before = (whole.run_dir / "model.safetensors").stat().st_mtime_ns
+    again = train(configure(folder), whole.run_dir)
+    assert again.result == whole.result
+    assert (whole.run_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused(whole: RunResult, folder: Path) -> None:
+    with pytest.raises(RunError, match=r"another configuration \(different: seed\)"):
+        train(configure(folder, seed=1), whole.run_dir)
+    with pytest.raises(RunError, match="already holds a run"):
+        train(configure(folder), whole.run_dir, resume=False)
+
+
+@pytest.mark.parametrize("steps", [2, 8, 11])
+def test_stopped_and_called_again_it_ends_the_same(
+    whole: RunResult, folder: Path, tmp_path: Path, steps: int
+) -> None:
+    with pytest.raises(Stopped):
+        train(configure(folder), tmp_path / "run", progress=stop_after(steps))
+    assert len(list((tmp_path / "run").glob("checkpoints/*.ckpt"))) == (steps - 1) // 4
+    train(configure(folder), tmp_path / "run")
+    assert_same(tmp_path / "run", whole.run_dir)
+
+
+def kill_worker(config: TrainConfig, run: Path, after_lines: int) -> None:
+    """Start the training in a process of its own and kill -9 it after so many steps."""
+    order = {"kind": "train", "config": config.model_dump(exclude_none=True), "run_dir": str(run)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "rvsm.experiments.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        seen = 0
+        for line in process.stdout:
+            seen += '"training"' in line
+            if seen == after_lines:
+                break
+        process.send_signal(signal.SIGKILL)
+
+
+def test_killed_and_called_again_it_ends_the_same(
+    whole: RunResult, folder: Path, tmp_path: Path
+) -> None:
+    kill_worker(configure(folder), tmp_path / "run", after_lines=10)
+    assert not (tmp_path / "run" / "result.json").exists()
+    train(configure(folder), tmp_path / "run")
+    assert_same(tmp_path / "run", whole.run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grad_at", ["w", "u"])
+def test_killed_many_times_at_random_it_ends_the_same(
+    folder: Path, tmp_path: Path, method: str, grad_at: str
+) -> None:
+    splitting = {"grad_at": grad_at, "end": 0.5, "heal": 0.75}
+    config = configure(folder, method=method, epochs=8, splitting=splitting)
+    train(config, tmp_path / "whole")
+    chance = random.Random(f"{method} {grad_at}")
+    for _ in range(5):
+        kill_worker(config, tmp_path / "killed", after_lines=chance.randint(1, 14))
+    train(config, tmp_path / "killed")
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_the_event_file_of_a_resumed_run_holds_every_epoch_once(
+    folder: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    with pytest.raises(Stopped):
+        train(configure(folder), tmp_path / "run", progress=stop_after(7))
+    train(configure(folder), tmp_path / "run")
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events.*")
+    steps = [
+        event.step
+        for event in EventFileLoader(str(events)).Load()
+        for value in event.summary.value
+        if value.tag == "val_loss"
+    ]
+    assert steps == [0, 1, 2, 3]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    whole: RunResult, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(configure(folder), run, progress=stop_after(10))
+    first, second = sorted(run.glob("checkpoints/*.ckpt"))
+    second.write_bytes(second.read_bytes()[:1000])
+    shutil.copytree(run, tmp_path / "worse")
+    train(configure(folder), run)
+    assert_same(run, whole.run_dir)
+    (tmp_path / "worse" / "checkpoints" / first.name).write_bytes(b"nothing")
+    with pytest.raises(RunError, match=r"No checkpoint in .* can be read"):
+        train(configure(folder), tmp_path / "worse")
+
+
+@contextlib.contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Let files grow no further, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_spoils_no_checkpoint(whole: RunResult, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with contextlib.ExitStack() as stack:
+        fill = stop_after(9, lambda: stack.enter_context(file_size_limit(20_000)))
+        with pytest.raises(RunError, match=r"(?s)Cannot write .*ckpt.*run the same command again"):
+            train(configure(folder), run, progress=fill)
+    assert [path.name for path in sorted(run.glob("checkpoints/*"))] == [
+        "epoch-00000.ckpt",
+        "epoch-00001.ckpt",
+    ]
+    assert not list(run.rglob("*.tmp"))
+    train(configure(folder), run)
+    assert_same(run, whole.run_dir)
+
+
+def test_a_loss_that_is_no_number(folder: Path, tmp_path: Path) -> None:
+    config = configure(folder, method="dense", lr=1e18)
+    with pytest.raises(RunError, match=r"(The loss became|not finite).*") as caught:
+        train(config, tmp_path / "run")
+    assert "lr" in str(caught.value)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_folders_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RvsmError, match="file"):
+        train(configure(folder), tmp_path / "file" / "run")
+
+
+def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with locked(run), pytest.raises(RunError, match="Another process is training"):
+        train(configure(folder), run)
+
+
+def test_a_pattern_that_matches_nothing(folder: Path, tmp_path: Path) -> None:
+    rules = [{"pattern": "fc9.weight", "sparsity": 0.5}]
+    with pytest.raises(RuleError, match=r"fc9\.weight"):
+        train(configure(folder, rules=rules), tmp_path / "run")
+
+
+def test_starting_from_another_run(whole: RunResult, folder: Path, tmp_path: Path) -> None:
+    start = str(whole.run_dir)
+    config = configure(folder, method="dense", start=start, lr=1e-12, epochs=1)
+    result = train(config, tmp_path / "run").result
+    assert result["start"] == "dense"
+    state = rvsm.load(tmp_path / "run" / "model.safetensors")
+    before = rvsm.load(whole.run_dir / "model.safetensors")
+    assert isinstance(state, dict)
+    assert isinstance(before, dict)
+    torch.testing.assert_close(state["fc.bias"], before["fc.bias"])
+    with pytest.raises(RunError, match=r"holds no model\.safetensors"):
+        train(configure(folder, start=str(tmp_path)), tmp_path / "other")
+    other_shape = {"channels": [4, 6, 8]}
+    with pytest.raises(RunError, match="do not fit"):
+        train(configure(folder, start=start, network=other_shape), tmp_path / "third")
+
+
+def test_test_splits_are_opened_after_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    trained: dict[str, bool] = {}
+
+    def watch(data: Path, name: str, *arguments: Any, **options: Any) -> Any:
+        trained[name] = (run / "model.safetensors").exists()
+        return load_split(data, name, *arguments, **options)
+
+    monkeypatch.setattr(train_module, "load_split", watch)
+    train(configure(folder, epochs=1), run)
+    assert trained == {
+        "train": False,
+        "val": False,
+        "curve": True,
+        "test-paper": True,
+        "test-unseen": True,
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_the_drawings(folder: Path, tmp_path: Path, method: str) -> None:
+    result = train(
+        configure(
+            folder,
+            method=method,
+            epochs=8,
+            network={"channels": [8, 8, 8]},
+            rules=[{"pattern": "fc.weight", "sparsity": 0.7}],
+            splitting={"end": 0.3, "heal": 0.3},
+        ),
+        tmp_path / "run",
+    ).result
+    assert result["scores"]["test-paper"]["accuracy"] >= 0.8
+    assert result["fc_zeros"] == pytest.approx(0 if method == "dense" else 0.7, abs=1e-3)
+    paper, unseen = result_rows(result, "run")
+    assert (paper["protocol"], unseen["protocol"]) == ("paper", "unseen")
+    assert paper["split_sizes"] == {"train": 64, "val": 32, "test": 16}
+    assert (paper["task"], paper["set"], paper["method"]) == ("pen", "headline", method)
+
+
+def test_strength_by_lam(folder: Path, tmp_path: Path) -> None:
+    rules = [{"pattern": "fc.weight", "lam": 1e-4}]
+    result = train(configure(folder, rules=rules, epochs=2), tmp_path / "run").result
+    assert 0 < result["fc_zeros"] < 1
+
+
+def test_bf16_trains_too(folder: Path, tmp_path: Path) -> None:
+    result = train(configure(folder, precision="bf16-mixed", epochs=1), tmp_path / "run").result
+    assert result["fc_zeros"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_run_can_be_loaded(whole: RunResult, tmp_path: Path) -> None:
+    config, net = load_run(whole.run_dir)
+    assert config.network.channels == (4, 6, 6)
+    assert not net.training
+    assert int((net.fc.weight == 0).sum()) == round(0.9 * net.fc.weight.numel())
+    with pytest.raises(RunError, match="holds no finished run"):
+        load_run(tmp_path)
