@@ -145,7 +145,7 @@ def test_says_what_the_numbers_were_measured_on(html: str) -> None:
     for part in (
         "not a diagnosis",
         "full text could not be obtained",
-        "started from the dense network",
+        "started from the dense network trained first",
         "A note on the protocol.",
         "seeds 0, 1",
         "16 test-unseen",

@@ -84,7 +84,7 @@ def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> 
         return None
     kept = [1 - r.zeros for r in [*shown, *swept]]
     lowest = min(*kept, 0.5)
-    candidates = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+    candidates = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
     ticks = tuple((1 - z, f"{100 * z:g} %") for z in candidates if 1 - z >= lowest * 0.85)
     x = Axis(1.15, lowest * 0.85, "zeros among all weights", ticks, log=True)
     y = linear_axis([r.accuracy for r in [*shown, *swept]], "", percent=True)
@@ -96,9 +96,13 @@ def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> 
             chart.point(
                 1 - row.zeros, row.accuracy, colour(method), marker(method), _tell(row), 2.6
             )
+    order = method_order(r.method for r in shown)
     for row in shown:
+        aside = 9 * (order.index(row.method) - (len(order) - 1) / 2)
         chart.point(
-            1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row), 5
+            *(1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row)),
+            size=5,
+            aside=aside if row.method != "dense" else 0,
         )
     return chart.svg()
 

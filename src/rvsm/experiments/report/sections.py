@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from rvsm import __version__
 from rvsm.errors import RvsmError
 from rvsm.experiments.report import pictures, plots
 from rvsm.experiments.report.amplitude import Detection, detection
-from rvsm.experiments.report.source import Predictions, Row, Run, Study, View, read_json
+from rvsm.experiments.report.source import Predictions, Row, Run, Study, View
 from rvsm.experiments.report.svg import legend_mark
 from rvsm.experiments.report.tables import Figure, TableRow, headline, method_order, percent
 
@@ -138,6 +138,7 @@ def context(study: Study) -> dict[str, Any]:
         "folder": study.folder.resolve().name,
         "single": study.single,
         "note": study.note,
+        "starts": _starts([row for view in study.views for row in view.rows]),
         "blocks": blocks,
         "protocols": PROTOCOLS,
         "methods": method_order(m for b in blocks for m in b.methods),
@@ -167,10 +168,10 @@ def _block(view: View) -> Block:
         methods=method_order([*(r.method for r in view.rows), *(r.method for r in view.runs)]),
         featured=run.name if run else "",
         shown_method=run.method if run else "",
-        starts=_starts(view),
-        facts=_facts(view),
+        starts=_starts(view.rows),
     )
     images = _images(view)
+    block.facts = _facts(images)
     _amplitude(block, view, images)
     for protocol in dict.fromkeys(row.protocol for row in view.rows):
         chart = plots.sparsity_chart(view.rows, view.sweep, protocol)
@@ -260,49 +261,41 @@ def _n(figure: Figure) -> str:
     return f"± {100 * figure.sd:.2f}, n = {figure.n}" if figure.n > 1 else f"n = {figure.n}"
 
 
-def _starts(view: View) -> list[str]:
-    """Which methods started from the dense network and which from scratch."""
+def _starts(rows: Sequence[Row]) -> list[str]:
+    """Which methods did not start from scratch, and from what."""
     found: dict[str, list[str]] = {}
-    for row in view.rows:
-        if row.start:
+    for row in rows:
+        if row.start and row.start != "scratch":
             found.setdefault(row.start, []).append(row.method)
     return [
-        f"{', '.join(method_order(methods))}: started from "
-        + {"dense": "the dense network trained first", "scratch": "scratch"}.get(start, start)
+        f"The networks {', '.join(method_order(methods))} started from "
+        + ("the dense network trained first" if start == "dense" else start)
+        + ", so their epochs come on top of its own"
         for start, methods in found.items()
     ]
 
 
-def _facts(view: View) -> list[dict[str, str]]:
+def _facts(images: Mapping[str, ImageRow]) -> list[dict[str, str]]:
     """One line per split of the data folder: images, carriers, texts and amplitudes."""
-    raw = read_json(view.data / "dataset.json") if view.data else None
-    counts = raw.get("counts") if isinstance(raw, dict) else None
-    if not isinstance(raw, dict) or not isinstance(counts, dict):
-        return []
     lines = []
-    for split, labels in counts.items():
-        carriers = _of_split(raw, "carriers", split)
-        amplitudes = _of_split(raw, "amplitude_mm", split)
-        texts = _of_split(raw, "texts", split)
-        images = labels if isinstance(labels, Mapping) else {}
+    for split in dict.fromkeys(row.split for row in images.values()):
+        rows = [row for row in images.values() if row.split == split]
+        carriers = {row.carrier for row in rows if row.carrier}
+        texts = {row.text for row in rows if row.text}
+        amplitudes = [row.tremor_amplitude_mm for row in rows if row.tremor_amplitude_mm]
         lines.append(
             {
-                "split": str(split),
-                "regular": f"{images.get('regular', 0):,}",
-                "shaky": f"{images.get('shaky', 0):,}",
-                "carriers": str(len(carriers)) if isinstance(carriers, list) else "–",
-                "texts": f"{texts:,}" if isinstance(texts, int) else "–",
-                "amplitude": "–".join(f"{mm:g}" for mm in amplitudes) + " mm"
-                if isinstance(amplitudes, list)
-                else "–",
+                "split": split,
+                "regular": f"{sum(row.label == 'regular' for row in rows):,}",
+                "shaky": f"{sum(row.label == 'shaky' for row in rows):,}",
+                "carriers": f"{len(carriers):,}" if carriers else "unknown",
+                "texts": f"{len(texts):,}" if texts else "unknown",
+                "amplitude": f"{min(amplitudes):.2f}–{max(amplitudes):.2f} mm"
+                if amplitudes
+                else "unknown",
             }
         )
     return lines
-
-
-def _of_split(raw: Mapping[str, Any], key: str, split: str) -> Any:
-    values = raw.get(key)
-    return values.get(split) if isinstance(values, Mapping) else None
 
 
 def _calming_line() -> str:
@@ -350,7 +343,7 @@ def _amplitude(block: Block, view: View, images: Mapping[str, ImageRow]) -> None
     )
     for method, curve in curves.items():
         reached = [curve.amplitude_at(share / 100) for share in SHARES]
-        words = [f"{mm:.2f} mm" if math.isfinite(mm) else "never" for mm in reached]
+        words = [f"{mm:.2f}" if math.isfinite(mm) else "never" for mm in reached]
         block.amplitude_table.append((method, [*words, percent(curve.false_alarm, 1)]))
     run = view.featured
     table = run.predictions if run else None
@@ -395,7 +388,12 @@ def _weights(block: Block, view: View, run: Run) -> None:
             Sheet.of(name, planes, tensor.shape[0], tensor, f"{silent} of {kernels} kernels silent")
         )
     block.layers = [
-        Layer(name, " × ".join(map(str, w.shape)), w.numel(), int((w != 0).sum()))
+        Layer(
+            name.removesuffix(".weight"),
+            " × ".join(map(str, w.shape)),
+            w.numel(),
+            int((w != 0).sum()),
+        )
         for name, w in run.weights.items()
         if name.endswith(".weight")
     ]

@@ -66,9 +66,8 @@ def log_axis(values: Iterable[float], label: str) -> Axis:
     ticks = tuple(
         (step * 10.0**e, f"{step * 10.0**e:g}") for e in exponents[::stride] for step in steps
     )
-    return Axis(
-        low, high, label, tuple(t for t in ticks if low <= t[0] * 1.0001 <= high * 1.001), True
-    )
+    inside = tuple(tick for tick in ticks if low <= tick[0] * 1.0001 <= high * 1.001)
+    return Axis(low, high, label, inside, log=True)
 
 
 def _nice_step(raw: float) -> float:
@@ -120,14 +119,15 @@ class Chart:
         marker: str = "circle",
         title: str = "",
         size: float = 4,
+        aside: float = 0,
     ) -> None:
-        """One marker with a text shown when the pointer rests on it."""
+        """One marker, moved `aside` by pixels, with a text shown when the pointer rests on it."""
         if not (math.isfinite(x) and math.isfinite(y)):
             return
         self._add(
             '<path class="dot {}" d="{}"><title>{}</title></path>',
             colour,
-            Markup(marker_path(marker, self.px(x), self.py(y), size)),
+            Markup(marker_path(marker, self.px(x) + aside, self.py(y), size)),
             title,
         )
 

@@ -11,14 +11,6 @@ from rvsm.experiments.config import METHODS
 from rvsm.experiments.report.source import Row
 
 COLUMNS = ("accuracy", "auc", "fc_zeros", "zeros", "nonzeros")
-HEADINGS = {
-    "accuracy": "Test accuracy",
-    "difference": "Against dense",
-    "auc": "ROC AUC",
-    "fc_zeros": "Zeros, FC layer",
-    "zeros": "Zeros, all weights",
-    "nonzeros": "Weights left",
-}
 
 
 @dataclass(frozen=True)
