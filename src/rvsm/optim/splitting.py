@@ -144,6 +144,7 @@ class RVSM(RuledOptimizer):
         dead = [(p, p == 0) for _, p in self._split()] if frozen else []
         losses: list[float] = []
 
+        @torch.no_grad()  # the base evaluates its closure with gradients enabled
         def prepare() -> None:
             self._check_gradients()
             if not frozen:

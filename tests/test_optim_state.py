@@ -1,0 +1,284 @@
+"""Saving, loading and copying RVSM; schedulers, scalers and hooks around it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from problems import CONVOLUTIONAL, MLP, train, weights
+from rvsm.errors import RuleError
+from rvsm.optim import RVSM, Cubic, Rule
+from rvsm.penalties import L0, L1, TransformedL1
+
+MODES = {
+    "w": {},
+    "decoupled": {"coupling": "decoupled"},
+    "u": {"grad_at": "u"},
+    "global": {"budget": "global"},
+}
+BASES = {
+    "momentum": lambda named: torch.optim.SGD(named, lr=0.05, momentum=0.9),
+    "adam": lambda named: torch.optim.Adam(named, lr=0.01, weight_decay=0.01),
+    "adamw": lambda named: torch.optim.AdamW(named, lr=0.01, amsgrad=True),
+}
+each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+each_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+
+
+def build(base=BASES["momentum"], mode=None, problem=MLP):
+    """Every phase in 24 steps: warm-up to 4, sparsify to 16, heal."""
+    model, loss_of = problem.build()
+    rules = [
+        Rule("*.weight", TransformedL1(), sparsity=0.7, schedule=Cubic(4, 12)),
+        Rule("0.*", L1(), lam=1e-3, subgradient=(L1(), 1e-4)),
+    ]
+    options = {"warmup": 4, "heal_from": 16, **(mode or {})}
+    return model, loss_of, RVSM(base(model.named_parameters()), rules, **options)
+
+
+def through_a_file(state):
+    """Save and load as a checkpoint is: tensors and plain numbers only."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@each_base
+@each_mode
+@pytest.mark.parametrize("problem", [MLP, CONVOLUTIONAL], ids=str)
+@pytest.mark.parametrize("at", [0, 2, 4, 9, 16, 20])
+@pytest.mark.parametrize("model_first", [True, False])
+def test_a_resumed_run_is_the_run_bit_for_bit(problem, base, mode, at, model_first):
+    model, loss_of, optimizer = build(base, mode, problem)
+    train(model, loss_of, optimizer, at)
+    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    train(model, loss_of, optimizer, 24 - at)
+
+    resumed, loss_of, again = build(base, mode, problem)
+    train(resumed, loss_of, again, 3)  # whatever was there before must be gone
+    loads = [
+        lambda: resumed.load_state_dict(saved["model"]),
+        lambda: again.load_state_dict(saved["optimizer"]),
+    ]
+    for load in loads if model_first else reversed(loads):
+        load()
+    assert again.steps == at
+    assert again.frozen == (at >= 16)
+    train(resumed, loss_of, again, 24 - at)
+    assert torch.equal(weights(resumed), weights(model))
+    assert again.zeros() == optimizer.zeros()
+    ours, theirs = again.state_dict(), optimizer.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    for index, state in theirs["state"].items():
+        for key, value in state.items():
+            assert torch.equal(torch.as_tensor(ours["state"][index][key]), torch.as_tensor(value))
+
+
+def test_loading_restores_the_momentum_the_base_uses():
+    model, loss_of, optimizer = build()
+    train(model, loss_of, optimizer, 6)
+    saved = optimizer.state_dict()
+    _, _, again = build()
+    again.load_state_dict(saved)
+    assert again.state is again.base.state
+    assert again.param_groups is again.base.param_groups
+    for p, q in zip(
+        optimizer.param_groups[0]["params"], again.param_groups[0]["params"], strict=True
+    ):
+        buffer = again.base.state[q]["momentum_buffer"]
+        assert torch.equal(buffer, optimizer.state[p]["momentum_buffer"])
+        assert buffer.abs().sum() > 0
+    again.param_groups[0]["lr"] = 0.123
+    assert again.base.param_groups[0]["lr"] == 0.123
+
+
+def test_only_numbers_and_names_are_added_to_the_state_dict():
+    model, loss_of, optimizer = build()
+    train(model, loss_of, optimizer, 6)
+    state = optimizer.state_dict()
+    assert state.keys() == {"state", "param_groups"}
+    assert state["param_groups"][0]["rvsm"] == {
+        "step": 6,
+        "frozen": 0,
+        "rules": {
+            "0": {"sparsity": 0.7, "beta": 0.1},
+            "1": {"lam": 1e-3, "beta": 0.1, "lam2": 1e-4},
+        },
+    }
+
+
+def test_strengths_in_the_groups_are_in_force():
+    model, loss_of, optimizer = build(mode={"warmup": 0})
+    optimizer.param_groups[0]["rvsm"]["rules"]["1"]["lam"] = 1e6
+    train(model, loss_of, optimizer, 1)
+    assert optimizer.zeros()["0.weight"] == (160, 160)
+
+
+def test_a_checkpoint_of_the_bare_base_loads():
+    model, loss_of = MLP.build()
+    base = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    train(model, loss_of, base, 3)
+    _, _, optimizer = build()
+    optimizer.load_state_dict(through_a_file(base.state_dict()))
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert optimizer.steps == 0
+    assert "momentum_buffer" in optimizer.state[optimizer.param_groups[0]["params"][0]]
+
+
+def test_a_checkpoint_of_other_rules_is_refused_whole():
+    model, loss_of, optimizer = build()
+    train(model, loss_of, optimizer, 2)
+    saved = optimizer.state_dict()
+    model, _ = MLP.build()
+    other = RVSM(BASES["momentum"](model.named_parameters()), [Rule("*.weight", L0(), lam=1.0)])
+    with pytest.raises(RuleError, match="made under other rules"):
+        other.load_state_dict(saved)
+    assert other.steps == 0
+    assert not other.state
+
+
+@each_mode
+@pytest.mark.parametrize("at", [2, 9, 20])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))]
+)
+def test_copies_go_on_alike_and_apart(mode, at, duplicate):
+    model, loss_of, optimizer = build(mode=mode)
+    train(model, loss_of, optimizer, at)
+    twin, again = duplicate((model, optimizer))
+    assert again.param_groups[0]["params"][0] is next(iter(twin.parameters()))
+    train(model, loss_of, optimizer, 5)
+    assert not torch.equal(weights(model), weights(twin))
+    train(twin, loss_of, again, 5)
+    assert torch.equal(weights(model), weights(twin))
+    with again.sparse_weights():
+        pass
+    again.register_step_post_hook(lambda *_: None)
+    again.step()
+
+
+def test_a_scheduler_drives_it_as_it_drives_the_base():
+    finals = []
+    for wrap in (False, True):
+        model, loss_of = MLP.build()
+        optimizer = BASES["momentum"](model.named_parameters())
+        if wrap:
+            optimizer = RVSM(optimizer, [Rule("*.weight", L0(), lam=0.0)])
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
+        for _ in range(20):
+            train(model, loss_of, optimizer, 1)
+            scheduler.step()
+        copy.deepcopy(optimizer)  # the scheduler has patched its step
+        finals.append(weights(model))
+    assert torch.equal(*finals)
+
+
+def test_a_scheduler_of_the_base_works_too():
+    model, loss_of, optimizer = build()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer.base, step_size=1, gamma=0.5)
+    train(model, loss_of, optimizer, 1)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.025
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_grad_scaler_unscales_before_the_coupling_and_skips(fused):
+    finals = []
+    for scale in (None, 1024.0):
+        model, loss_of = MLP.build()
+        base = torch.optim.Adam(model.named_parameters(), lr=0.01, fused=fused)
+        optimizer = RVSM(base, [Rule("*.weight", L1(), lam=1e-3)], heal_from=6)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for step in range(8):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model)).backward()
+            if step == 3 and scale:
+                model[0].weight.grad[0, 0] = float("inf")
+                before, taken = weights(model), optimizer.steps
+                scaler.step(optimizer)
+                assert torch.equal(weights(model), before)
+                assert optimizer.steps == taken
+                scaler.update()
+                optimizer.zero_grad()
+                scaler.scale(loss_of(model)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        finals.append(weights(model))
+    assert torch.allclose(*finals, atol=1e-6)
+
+
+def test_its_own_hooks_run():
+    model, loss_of, optimizer = build()
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    optimizer.register_state_dict_pre_hook(lambda *_: seen.append("saving"))
+    optimizer.register_state_dict_post_hook(lambda _, state: {**state, "extra": 1})
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: {**state, "seen": 1})
+    optimizer.register_load_state_dict_post_hook(lambda *_: seen.append("loaded"))
+    train(model, loss_of, optimizer, 1)
+    state = optimizer.state_dict()
+    assert state["extra"] == 1
+    optimizer.load_state_dict(state)
+    assert seen == ["before", "after", "saving", "loaded"]
+
+
+def test_a_group_added_later_is_ruled_and_counted():
+    model, loss_of = MLP.build()
+    base = torch.optim.SGD(model[0].named_parameters(prefix="0"), lr=0.05)
+    optimizer = RVSM(base, [Rule("*.weight", L0(), sparsity=0.5)])
+    train(model, loss_of, optimizer, 3)
+    late = {"params": list(model[2].named_parameters(prefix="2")), "lr": 0.01}
+    optimizer.add_param_group(late)
+    assert optimizer.ruled_names() == ["0.weight", "2.weight"]
+    assert optimizer.param_groups[1]["rvsm"]["step"] == 3
+    train(model, loss_of, optimizer, 3)
+    assert sum(z for z, _ in optimizer.zeros().values()) == 96
+    saved = through_a_file(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    assert optimizer.steps == 6
+
+
+def test_a_group_it_cannot_rule_is_not_added():
+    _, _, optimizer = build()
+    with pytest.raises(RuleError, match="only real weights"):
+        optimizer.add_param_group(
+            {"params": [("z.weight", torch.zeros(2, dtype=torch.complex64, requires_grad=True))]}
+        )
+    assert len(optimizer.param_groups) == 1
+    assert len(optimizer.base.param_groups) == 1
+
+
+def test_distributed_checkpoints_flatten_and_restore_it(tmp_path):
+    from torch.distributed.checkpoint.state_dict import (
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    for mode in MODES.values():
+        model, loss_of, optimizer = build(mode=mode)
+        train(model, loss_of, optimizer, 6)
+        saved = through_a_file(copy.deepcopy(get_optimizer_state_dict(model, optimizer)))
+        start = through_a_file(model.state_dict())
+        resumed, loss_of, again = build(mode=mode)
+        set_optimizer_state_dict(resumed, again, saved)
+        resumed.load_state_dict(start)
+        for pair in ((model, optimizer), (resumed, again)):
+            train(pair[0], loss_of, pair[1], 6)
+        assert torch.equal(weights(model), weights(resumed))
+
+
+def test_importing_the_package_waits_for_nothing():
+    code = (
+        "import sys, rvsm; assert 'torch' not in sys.modules; "
+        "rvsm.RVSM; heavy = {'lightning', 'matplotlib', 'scipy', 'pandas'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
