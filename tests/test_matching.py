@@ -1,9 +1,11 @@
 """rvsm.handwriting.matching: accepted candidates are distributed as the regular ones are."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from rvsm.handwriting.matching import Labels, in_band, log_bands, match
+from rvsm.handwriting.matching import Labels, log_bands, match
 
 
 def world(seed: int, n: int, amplitude: np.ndarray) -> np.ndarray:
@@ -34,77 +36,65 @@ def linear_accuracy(x: np.ndarray, y: np.ndarray, x2: np.ndarray, y2: np.ndarray
     return float(np.mean([(guess == y2)[y2 == label].mean() for label in (0, 1)]))
 
 
+def banded(shaky: np.ndarray, amplitude: np.ndarray, bands: int) -> list[np.ndarray]:
+    edges = log_bands(0.4, 1.2, bands)
+    return [shaky[(amplitude >= a) & (amplitude < b)] for a, b in pairwise(edges)]
+
+
 def test_a_linear_model_sees_the_raw_candidates_but_not_the_accepted(
     candidates: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     regular, shaky, amplitude = candidates
-    bands = in_band(amplitude, log_bands(0.4, 1.2, 5))
-    result = match(regular, shaky, bands, 2000, np.random.default_rng(0))
-    assert len(result.regular) == len(set(result.regular)) == 2000
-    assert len(result.shaky) == len(set(result.shaky)) == 2000
-    assert result.acceptance == pytest.approx(1 / 2)
-    assert result.imbalance < 0.05
+    groups = [regular, *banded(shaky, amplitude, 5)]
+    result = match(groups, [2000, *[400] * 5], np.random.default_rng(0))
+    assert [len(set(taken)) for taken in result.taken] == [2000, *[400] * 5]
+    assert max(result.gaps) < 0.05
 
-    def score(steady: np.ndarray, chosen: np.ndarray) -> float:
-        x = np.vstack([regular[steady], shaky[chosen]])
-        y = np.repeat([0, 1], [len(steady), len(chosen)])
+    def score(steady: np.ndarray, trembling: np.ndarray) -> float:
+        x = np.vstack([steady, trembling])
+        y = np.repeat([0, 1], [len(steady), len(trembling)])
         keep = np.random.default_rng(99).random(len(y)) < 0.5
         x = np.hstack([x, x**2, np.log(x)])
         return linear_accuracy(x[keep], y[keep], x[~keep], y[~keep])
 
-    assert score(np.arange(2000), np.arange(2000)) > 0.58
-    assert abs(score(result.regular, result.shaky) - 0.5) < 0.03
-    for band in range(5):
-        chosen = result.shaky[bands[result.shaky] == band]
-        gap = shaky[chosen].mean(axis=0) - regular[result.regular].mean(axis=0)
-        gap /= regular.std(axis=0)
+    accepted = [group[taken] for group, taken in zip(groups, result.taken, strict=True)]
+    assert score(regular, shaky) > 0.58
+    assert abs(score(accepted[0], np.vstack(accepted[1:])) - 0.5) < 0.03
+    for band in accepted[1:]:
+        gap = (band.mean(axis=0) - accepted[0].mean(axis=0)) / regular.std(axis=0)
         assert np.abs(gap).max() < 0.1
 
 
-def test_amplitudes_and_carriers_keep_their_shares(
+def test_carriers_keep_their_shares(
     candidates: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    regular, shaky, amplitude = candidates
-    bands = in_band(amplitude, log_bands(0.4, 1.2, 5))
+    regular, shaky, _ = candidates
     rng = np.random.default_rng(3)
     ours: Labels = rng.integers(0, 10, len(regular))
     # Heavier carriers are commoner among the candidates.
     heavy = shaky[:, 0] > np.median(shaky[:, 0])
     theirs: Labels = np.where(rng.random(len(shaky)) < 0.6, heavy * 5, 5 - heavy * 5)
     theirs += rng.integers(0, 5, len(shaky))
-    result = match(
-        regular,
-        shaky,
-        bands,
-        2000,
-        np.random.default_rng(0),
-        regular_carriers=ours,
-        shaky_carriers=theirs,
-    )
-    counts = np.bincount(bands[result.shaky], minlength=5)
-    np.testing.assert_allclose(counts / 2000, np.bincount(bands) / len(bands), atol=1e-3)
-    share = np.bincount(theirs[result.shaky], minlength=10) / 2000
-    np.testing.assert_allclose(share, 0.1, atol=0.02)
-
-
-def test_deterministic_and_complete_at_the_limits(
-    candidates: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    regular, shaky, amplitude = candidates
-    bands = in_band(amplitude[:50], log_bands(0.4, 1.2, 3))
     first, second = (
-        match(regular, shaky[:50], bands, 20, np.random.default_rng(5)) for _ in range(2)
+        match(
+            [regular, shaky], [2000, 2000], np.random.default_rng(0), carriers=[ours, theirs]
+        ).taken
+        for _ in range(2)
     )
-    np.testing.assert_array_equal(first.shaky, second.shaky)
-    np.testing.assert_array_equal(first.regular, second.regular)
-    everything = match(regular, shaky[:50], bands, 50, np.random.default_rng(5))
-    np.testing.assert_array_equal(everything.shaky, np.arange(50))
-    assert len(match(regular, shaky[:50], bands, 0, np.random.default_rng(5)).shaky) == 0
-    with pytest.raises(ValueError, match="at least `count` candidates"):
-        match(regular, shaky[:50], bands, 51, np.random.default_rng(5))
+    for part, names in zip(first, (ours, theirs), strict=True):
+        np.testing.assert_allclose(np.bincount(names[part], minlength=10) / 2000, 0.1, atol=0.02)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_bands_take_in_what_lies_beyond_the_ends() -> None:
-    edges = log_bands(0.1, 1.6, 4)
-    np.testing.assert_allclose(edges, [0.1, 0.2, 0.4, 0.8, 1.6])
-    np.testing.assert_array_equal(in_band(np.array([0.05, 0.15, 0.5, 9.0]), edges), [0, 0, 2, 3])
+def test_all_or_too_many(candidates: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    regular, shaky, _ = candidates
+    everything = match([regular, shaky[:50]], [20, 50], np.random.default_rng(5))
+    np.testing.assert_array_equal(everything.taken[1], np.arange(50))
+    for share in (0, 51):
+        with pytest.raises(ValueError, match="at least as many candidates"):
+            match([regular, shaky[:50]], [20, share], np.random.default_rng(5))
+
+
+def test_bands_have_equal_ratios() -> None:
+    np.testing.assert_allclose(log_bands(0.1, 1.6, 4), [0.1, 0.2, 0.4, 0.8, 1.6])

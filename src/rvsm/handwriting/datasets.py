@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,12 +19,10 @@ import numpy as np
 
 import rvsm
 from rvsm.errors import DataError
-from rvsm.handwriting.features import global_features
-from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
-from rvsm.handwriting.matching import Array, Match, in_band, log_bands, match
-from rvsm.handwriting.sources import Rendered, Sampler, Source
-from rvsm.handwriting.splits import CarrierInfo, Parts, cut
+from rvsm.handwriting.sources import Rendered, Source
+from rvsm.handwriting.splits import Parts, cut
 
 FORMAT_VERSION = 1
 DATASET = "dataset.json"
@@ -39,13 +34,7 @@ CURVE_MM = (0.05, 1.5)
 COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_000, "curve": 3_000}
 """Images of each split, half of each class."""
 
-_CHUNK = 200
-_FIRST_RATIO, _RATIO_STEP, _LAST_RATIO = 1.5, 0.5, 2.5
-_GOOD_IMBALANCE = 0.08
-_PER_BAND, _MOST_BANDS = 150, 8
-_NUMBERS = frozenset(f.name for f in fields(Row)) - {"file", "split", "label", "error"}
-
-Progress = Callable[[int, int], None]
+_NOTED_GAP = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,9 +74,9 @@ class Made:
                 f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
                 f"{len(told['carriers'][split])} fonts or writers; "
                 f"{matched['acceptance']:.0%} of the candidates accepted, "
-                f"largest feature difference {matched['imbalance']:.3f} sd"
+                f"features alike within {matched['gap']:.2f} sd"
             )
-            if matched["imbalance"] > 2 * _GOOD_IMBALANCE:
+            if matched["gap"] > _NOTED_GAP:
                 lines.append(
                     f"warning: {split} is not fully matched; run `rvsm data check {self.path}`"
                 )
@@ -97,36 +86,6 @@ class Made:
                 f"{self.rendered} candidates in {self.seconds:.0f} s, {speed:.0f} a second"
             )
         return lines
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """One part of the data set to be made."""
-
-    name: str
-    carriers: tuple[str, ...]
-    texts: tuple[str, ...]
-    amplitude_mm: tuple[float, float]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A chunk of candidates, rendered by one worker; a function of its entropy alone."""
-
-    source: Source
-    split: _Split
-    shaky: bool
-    count: int
-    entropy: int
-    key: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    png: bytes
-    features: Array
-    row: Row
 
 
 def make(
@@ -205,18 +164,17 @@ def make(
     infos = source.carriers()
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
     splits = _splits(parts, SETS[set], wanted)
-    with _folder(path) as folder, _pool(workers) as run:
-        work = _Work(source, seed, {c.name: c for c in infos}, run, progress)
-        work.expect(splits)
+    with _folder(path) as folder, pool(workers) as run:
+        maker = Maker(source, seed, infos, splits, run, progress)
         rows: list[Row] = []
         matching: dict[str, dict[str, float]] = {}
-        for number, split in enumerate(splits):
-            regular, shaky, matched = work.split(split, number)
-            for label, candidates in zip(LABELS, (regular, shaky), strict=True):
+        for split in splits:
+            chosen = maker.choose(split)
+            for label, candidates in zip(LABELS, (chosen.regular, chosen.shaky), strict=True):
                 rows += _write(folder, split.name, label, candidates)
             matching[split.name] = {
-                "acceptance": round(matched.acceptance, 4),
-                "imbalance": round(matched.imbalance, 4),
+                "acceptance": round(chosen.acceptance, 4),
+                "gap": round(chosen.gap, 4),
             }
         description = head | {
             "counts": {s.name: dict.fromkeys(LABELS, s.count // 2) for s in splits},
@@ -228,7 +186,7 @@ def make(
         write_manifest(folder / MANIFEST, rows)
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (folder / DATASET).write_text(text, encoding="utf-8")
-    return Made(path, description, True, time.perf_counter() - start, work.done)
+    return Made(path, description, True, time.perf_counter() - start, maker.done)
 
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -277,7 +235,7 @@ def _wanted(counts: Mapping[str, int] | None) -> dict[str, int]:
     return {name: count for name, count in wanted.items() if count}
 
 
-def _splits(parts: Parts, amplitude: tuple[float, float], wanted: dict[str, int]) -> list[_Split]:
+def _splits(parts: Parts, amplitude: tuple[float, float], wanted: dict[str, int]) -> list[Split]:
     made_of = {
         "train": (parts.train, parts.train_texts, amplitude),
         "val": (parts.val, parts.val_texts, amplitude),
@@ -285,7 +243,10 @@ def _splits(parts: Parts, amplitude: tuple[float, float], wanted: dict[str, int]
         "test-unseen": (parts.unseen, parts.test_texts, amplitude),
         "curve": (parts.unseen, parts.test_texts, CURVE_MM),
     }
-    return [_Split(name, *made_of[name], count) for name, count in wanted.items()]
+    return [
+        Split(list(COUNTS).index(name), name, *made_of[name], count)
+        for name, count in wanted.items()
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -319,109 +280,7 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-class _Work:
-    """Renders, matches and counts, split by split."""
-
-    def __init__(
-        self,
-        source: Source,
-        seed: int,
-        infos: dict[str, CarrierInfo],
-        run: Callable[[list[_Job]], Iterator[list[_Candidate]]],
-        progress: Progress | None,
-    ) -> None:
-        self.source, self.seed, self.infos = source, seed, infos
-        self.run, self.progress = run, progress
-        self.done = self.total = 0
-
-    def expect(self, splits: Sequence[_Split]) -> None:
-        """Count what will be rendered at least."""
-        self.total = sum(2 * _candidates(s.count // 2, _FIRST_RATIO) for s in splits)
-
-    def split(self, split: _Split, number: int) -> tuple[list[_Candidate], list[_Candidate], Match]:
-        """The accepted regular and shaky images of a split, and how they match."""
-        half = split.count // 2
-        regular: list[_Candidate] = []
-        shaky: list[_Candidate] = []
-        ratio = _FIRST_RATIO
-        while True:
-            first, wanted = len(shaky), _candidates(half, ratio)
-            if first:
-                self.total += 2 * (wanted - first)
-            regular += self._render(split, number, False, first // _CHUNK, wanted - first)
-            shaky += self._render(split, number, True, first // _CHUNK, wanted - first)
-            matched = self._match(split, number, regular, shaky)
-            if matched.imbalance <= _GOOD_IMBALANCE or ratio >= _LAST_RATIO:
-                kept = [regular[i] for i in matched.regular], [shaky[i] for i in matched.shaky]
-                return *kept, matched
-            ratio += _RATIO_STEP
-
-    def _render(
-        self, split: _Split, number: int, shaky: bool, first: int, count: int
-    ) -> list[_Candidate]:
-        sizes = [min(_CHUNK, count - at) for at in range(0, count, _CHUNK)]
-        jobs = [
-            _Job(self.source, split, shaky, size, self.seed, (number, int(shaky), first + i))
-            for i, size in enumerate(sizes)
-        ]
-        out: list[_Candidate] = []
-        for chunk in self.run(jobs):
-            out += [
-                replace(c, row=replace(c.row, carrier_kind=self.infos[c.row.carrier].kind))
-                for c in chunk
-            ]
-            self.done += len(chunk)
-            if self.progress is not None:
-                self.progress(self.done, self.total)
-        return out
-
-    def _match(
-        self, split: _Split, number: int, regular: list[_Candidate], shaky: list[_Candidate]
-    ) -> Match:
-        half = split.count // 2
-        amplitudes = np.array([c.row.tremor_amplitude_mm for c in shaky], dtype=np.float64)
-        bands = log_bands(*split.amplitude_mm, int(np.clip(half // _PER_BAND, 1, _MOST_BANDS)))
-        place = {name: i for i, name in enumerate(split.carriers)}
-        return match(
-            np.array([c.features for c in regular]),
-            np.array([c.features for c in shaky]),
-            in_band(amplitudes, bands),
-            half,
-            np.random.default_rng([self.seed, 0x3A7C, number]),
-            regular_carriers=np.array([place[c.row.carrier] for c in regular], dtype=np.intp),
-            shaky_carriers=np.array([place[c.row.carrier] for c in shaky], dtype=np.intp),
-        )
-
-
-def _candidates(half: int, ratio: float) -> int:
-    """Whole chunks, so that a second round goes on where the first one stopped."""
-    return -(-int(np.ceil(half * ratio)) // _CHUNK) * _CHUNK
-
-
-@lru_cache(maxsize=4)
-def _sampler(source: Source, carriers: tuple[str, ...], texts: tuple[str, ...]) -> Sampler:
-    return source.sampler(carriers, texts)
-
-
-def _render_job(job: _Job) -> list[_Candidate]:
-    rng = np.random.default_rng(np.random.SeedSequence(job.entropy, spawn_key=job.key))
-    sampler = _sampler(job.source, job.split.carriers, job.split.texts)
-    low, high = np.log(job.split.amplitude_mm)
-    out = []
-    for _ in range(job.count):
-        amplitude = float(np.exp(rng.uniform(low, high)))
-        drawn = sampler.sample(rng, shaky=job.shaky, amplitude_mm=amplitude)
-        meta: dict[str, Any] = {k: float(v) for k, v in drawn.meta.items() if k in _NUMBERS}
-        meta |= {
-            "tremor_amplitude_mm": amplitude if job.shaky else 0.0,
-            "virtual_amplitude_mm": amplitude,
-        }
-        row = Row("", job.split.name, LABELS[job.shaky], drawn.text, drawn.carrier, **meta)
-        out.append(_Candidate(encode_png(drawn.image), global_features(drawn.image), row))
-    return out
-
-
-def _write(folder: Path, split: str, label: str, candidates: Sequence[_Candidate]) -> list[Row]:
+def _write(folder: Path, split: str, label: str, candidates: Sequence[Candidate]) -> list[Row]:
     inner = folder / split / label
     inner.mkdir(parents=True)
     rows = []
@@ -430,25 +289,6 @@ def _write(folder: Path, split: str, label: str, candidates: Sequence[_Candidate
         (inner / name).write_bytes(candidate.png)
         rows.append(replace(candidate.row, file=f"{split}/{label}/{name}"))
     return rows
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[list[_Candidate]]]]:
-    if workers <= 1:
-        yield lambda jobs: map(_render_job, jobs)
-        return
-    # Spawned, not forked: the parent may hold torch's threads, which a fork would freeze.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        yield lambda jobs: pool.map(_render_job, jobs)
-    except BrokenProcessPool:
-        raise DataError(
-            "A worker process died while making the images: free some memory, or use one worker "
-            '(a script of your own also needs `if __name__ == "__main__":`).'
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -80,6 +80,25 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
     return fit(_dark_on_light(grey), size)
 
 
+def describe(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int]]:
+    """Colour mode and (width, height) of an image file as stored, without decoding it.
+
+    Raises
+    ------
+    DataError
+        The file cannot be opened as an image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                return image.mode, image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{path} cannot be opened as an image ({error}): take it out."
+            ) from None
+
+
 def fit(grey: GreyImage, size: tuple[int, int] = SIZE) -> GreyImage:
     """Scale a grey image to fit `size` with its aspect kept, and centre it on white.
 

@@ -8,6 +8,7 @@ of tremor amplitude apart, so that the accepted ones are distributed alike in al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from rvsm.handwriting.features import expand
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
 
+_MOST_EXCHANGES = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -26,19 +29,15 @@ class Match:
 
     Attributes
     ----------
-    regular, shaky : ndarray of int
-        Indices of the accepted candidates of each class, ascending.
-    acceptance : float
-        Accepted share of all candidates.
-    imbalance : float
-        The largest difference between the means of a band and of the regular images over all
-        features, squares and logs, in standard deviations, expected over the draw.
+    taken : tuple of ndarray of int
+        For each group the indices of its accepted candidates, ascending.
+    gaps : tuple of float
+        For each group the largest distance of a mean from the common target over all features,
+        squares and logs, in standard deviations.
     """
 
-    regular: Labels
-    shaky: Labels
-    acceptance: float
-    imbalance: float
+    taken: tuple[Labels, ...]
+    gaps: tuple[float, ...]
 
 
 def log_bands(low: float, high: float, count: int) -> Array:
@@ -46,29 +45,21 @@ def log_bands(low: float, high: float, count: int) -> Array:
     return np.geomspace(low, high, count + 1)
 
 
-def in_band(values: Array, edges: Array) -> Labels:
-    """Index of the band of each value; values beyond the ends belong to the outermost bands."""
-    return np.asarray(np.digitize(values, edges[1:-1]), dtype=np.intp)
-
-
 def match(
-    regular: Array,
-    shaky: Array,
-    bands: Labels,
-    count: int,
+    groups: Sequence[Array],
+    shares: Sequence[int],
     rng: np.random.Generator,
     *,
-    regular_carriers: Labels | None = None,
-    shaky_carriers: Labels | None = None,
+    carriers: Sequence[Labels] | None = None,
     ridge: float = 0.3,
 ) -> Match:
-    r"""Accept `count` candidates of each class whose features are distributed alike.
+    r"""Accept candidates of every group so that their features are distributed alike.
 
-    The groups are the regular candidates and the shaky ones of each band. In each group candidate
-    i is accepted with probability :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where
-    :math:`\phi` are the features, their squares, their logs and one indicator for each carrier.
-    A logistic propensity has odds (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead
-    of fitting it by likelihood and iterating, theta solves the balance conditions themselves,
+    In a group candidate i is accepted with probability
+    :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where :math:`\phi` are the features,
+    their squares, their logs and one indicator for each carrier. A logistic propensity has odds
+    (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead of fitting it by likelihood
+    and iterating, theta solves the balance conditions themselves,
 
     .. math:: \sum_i \pi_i = n, \qquad
               \sum_i \pi_i \phi_i = n \phi^* - \mathrm{ridge} \cdot \theta,
@@ -77,26 +68,21 @@ def match(
     1992, entropy balancing with :math:`\pi \le 1`). The common target :math:`\phi^*` is the
     centre of the smallest ball around the groups' means: a mixture of the outermost groups, so
     that each has to give way by half of the distance only, which costs far fewer candidates than
-    to move all of them to one class.
-
-    Every band gets accepted candidates in proportion to how many there are, so that amplitudes
-    stay distributed as they were drawn. The draw is systematic along the carriers, which leaves
-    their counts almost no chance.
+    to move all of them to one. The draw is systematic along the carriers, which leaves their
+    counts almost no chance; a few exchanges then take away what chance left in the means.
 
     Parameters
     ----------
-    regular, shaky : ndarray of float64, shapes (n, f) and (m, f)
-        Nonnegative features.
-    bands : ndarray of int, shape (m,)
-        The amplitude band of each shaky candidate.
-    count : int
-        How many candidates of each class to accept, at most min(n, m).
+    groups : sequence of ndarray of float64, shapes (n_g, f)
+        Nonnegative features of the candidates: of the regular ones and of each amplitude band.
+    shares : sequence of int
+        How many candidates of each group to accept, 1 to n_g.
     rng : numpy.random.Generator
         Decides among candidates; equal states give equal choices.
-    regular_carriers, shaky_carriers : ndarray of int, shapes (n,) and (m,), optional
-        Which font or writer each image has; their shares are matched too.
+    carriers : sequence of ndarray of int, shapes (n_g,), optional
+        Which font or writer each candidate has; their shares are matched too.
     ridge : float
-        Strength of the quadratic penalty on theta; it keeps small bands solvable.
+        Strength of the quadratic penalty on theta; it keeps small groups solvable.
 
     Returns
     -------
@@ -105,62 +91,45 @@ def match(
     Raises
     ------
     ValueError
-        `count` exceeds the number of candidates of a class.
+        A share is not between 1 and the number of candidates.
     """
-    if count > min(len(shaky), len(regular)):
-        raise ValueError("match needs at least `count` candidates of each class")
-    phi = expand(np.vstack([regular, shaky]))
+    if any(not 1 <= share <= len(group) for group, share in zip(groups, shares, strict=True)):
+        raise ValueError("match needs at least as many candidates in each group as it shall take")
+    phi = expand(np.vstack(groups))
     measured = phi.shape[1]
-    carriers = np.zeros(len(phi), dtype=np.intp)
-    if regular_carriers is not None and shaky_carriers is not None:
-        carriers = np.concatenate([regular_carriers, shaky_carriers])
-        phi = np.hstack([phi, _indicators(carriers)])
-    groups = [(np.arange(len(regular)), count)]
-    for band, share in zip(*_shares(bands, count), strict=True):
-        groups.append((np.flatnonzero(bands == band) + len(regular), share))
-    groups = [(members, share) for members, share in groups if share]
-    target = _centre(phi, [members for members, _ in groups])
-    taken, means = [np.zeros(0, dtype=np.intp)], []
-    for members, share in groups:
-        chance = _acceptance(phi[members] - target, share, ridge)
-        means.append(chance @ phi[members, :measured] / share)
+    carrier = np.zeros(len(phi), dtype=np.intp)
+    if carriers is not None:
+        carrier = np.concatenate(carriers)
+        phi = np.hstack([phi, _indicators(carrier)])
+    starts = np.cumsum([len(group) for group in groups])[:-1]
+    parts = np.split(phi, starts)
+    target = _centre(phi, np.array([part.mean(axis=0) for part in parts]))
+    taken, gaps = [], []
+    for part, names, share in zip(parts, np.split(carrier, starts), shares, strict=True):
+        centred = part - target
+        chance = _acceptance(centred, share, ridge)
         # A random order within each carrier, then systematic sampling along the whole.
-        line = np.lexsort((rng.random(len(members)), carriers[members]))
-        taken.append(members[line[_systematic(chance[line], share, rng)]])
-    gaps = [np.abs(mean - means[0]).max(initial=0.0) for mean in means]
-    chosen = np.sort(np.concatenate(taken))
-    return Match(
-        chosen[chosen < len(regular)],
-        chosen[chosen >= len(regular)] - len(regular),
-        2 * count / max(len(phi), 1),
-        float(max(gaps, default=0.0)),
-    )
+        line = np.lexsort((rng.random(len(part)), names))
+        chosen = _exchange(centred, line[_systematic(chance[line], share, rng)])
+        taken.append(chosen)
+        gaps.append(float(np.abs(centred[chosen, :measured].mean(axis=0)).max()))
+    return Match(tuple(taken), tuple(gaps))
 
 
-def _centre(phi: Array, groups: list[Labels]) -> Array:
+def _centre(phi: Array, means: Array) -> Array:
     """Centre of the smallest ball around the groups' means, in whitened directions.
 
     The iteration of Badoiu and Clarkson (2003), a step of 1/(i + 1) towards the farthest point,
     never leaves the convex hull: the centre is a mixture of the groups and so can be reached.
     """
-    if not groups:
-        return np.zeros(phi.shape[1])
-    means = np.array([phi[members].mean(axis=0) for members in groups])
     values, vectors = np.linalg.eigh(np.cov(phi, rowvar=False) + 0.1 * np.eye(phi.shape[1]))
     white = (means - means[0]) @ (vectors / np.sqrt(values))
-    weights = np.full(len(groups), 1 / len(groups))
+    weights = np.full(len(means), 1 / len(means))
     for step in range(1, 1000):
         farthest = np.square(white - weights @ white).sum(axis=1).argmax()
         weights *= step / (step + 1)
         weights[farthest] += 1 / (step + 1)
     return np.asarray(weights @ means)
-
-
-def _shares(bands: Labels, count: int) -> tuple[Labels, list[int]]:
-    """The bands that occur and how many to take in each: proportional, summing to `count`."""
-    names, sizes = np.unique(bands, return_counts=True)
-    ends = np.rint(np.cumsum(sizes) * (count / max(len(bands), 1))).astype(int)
-    return names, [int(n) for n in np.diff(ends, prepend=0)]
 
 
 def _indicators(labels: Labels) -> Array:
@@ -202,3 +171,22 @@ def _systematic(chance: Array, count: int, rng: np.random.Generator) -> Labels:
     ends *= count / max(ends[-1], 1e-12)
     ticks = np.arange(count) + rng.random()
     return np.minimum(np.searchsorted(ends, ticks, side="right"), len(chance) - 1)
+
+
+def _exchange(centred: Array, taken: Labels) -> Labels:
+    """Exchange a few of the taken for others, each time bringing their sum nearer to 0."""
+    inside = np.zeros(len(centred), dtype=bool)
+    inside[taken] = True
+    total = centred[taken].sum(axis=0)
+    square = np.einsum("ij,ij->i", centred, centred)
+    for _ in range(min(len(taken) // 10, _MOST_EXCHANGES)):
+        along = centred @ total
+        out = np.where(inside, square - 2 * along, np.inf).argmin()
+        along -= centred @ centred[out]
+        into = np.where(inside, np.inf, square + 2 * along).argmin()
+        moved = total - centred[out] + centred[into]
+        if inside.all() or moved @ moved >= total @ total:
+            break
+        inside[[out, into]] = False, True
+        total = moved
+    return np.flatnonzero(inside)
