@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawings import make_folder
 
+from drawings import make_folder
 from rvsm.errors import DataError
 from rvsm.experiments import data as data_module
 from rvsm.experiments.config import AugmentationConfig
@@ -104,7 +104,7 @@ def test_unreadable_images_are_counted(folder: Path) -> None:
 def test_a_split_of_one_class(folder: Path) -> None:
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",train,shaky,", ",train,regular,"))
-    with pytest.raises(DataError, match='"train" of .* holds only regular images'):
+    with pytest.raises(DataError, match=r'"train" of .* holds only regular images'):
         load_split(folder, "train", SIZE)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from drawings import make_folder
 
 import rvsm
+from drawings import make_folder
 from rvsm.errors import RuleError, RunError, RvsmError
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config

@@ -120,8 +120,9 @@ def run_jobs(
             for process in list(processes):
                 process.kill()
             raise
-    failures += [f"{job.name}: left out, it needs {' and '.join(job.needs)}" for job in waiting]
-    return failures
+    return failures + [
+        f"{job.name}: left out, as it needs {' and '.join(job.needs)}" for job in waiting
+    ]
 
 
 def _run(job: Job, bars: Progress, logs: Path, processes: set[subprocess.Popen[str]]) -> float:
@@ -167,14 +168,15 @@ def _run(job: Job, bars: Progress, logs: Path, processes: set[subprocess.Popen[s
     if "error" in last:
         raise _Failure(last["error"])
     if process.returncode != 0:
-        raise _Failure(f"its process ended with code {process.returncode}; see {log}.")
+        raise _Failure(f"its process ended with code {process.returncode}, see {log}")
     return time.monotonic() - started
 
 
 def raise_failures(failures: Sequence[str]) -> None:
-    """Raise one RunError about jobs that failed; nothing where none did."""
+    """Raise one RunError about jobs that failed, the first in words; nothing where none did."""
     if failures:
+        others = f" and {len(failures) - 1} more steps" if len(failures) > 1 else ""
         raise RunError(
-            f"{len(failures)} of the steps did not finish ({'; '.join(failures)}); correct the "
-            "cause and run the same command again: finished steps are kept."
+            f"{failures[0].rstrip('.')}{others} did not finish; correct the cause and run the same "
+            "command again: finished steps are kept."
         )

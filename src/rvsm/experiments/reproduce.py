@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.box
 from rich.console import Console
 from rich.table import Table
 
@@ -112,8 +113,8 @@ def reproduce(
         finished=finished,
     )
     results = _write_results(plan)
-    console.print(results_table(results["rows"]))
     if results["rows"]:
+        console.print(results_table(results["rows"]))
         from rvsm.experiments.report import write_report
 
         console.print(f"Report: {write_report(out)}", highlight=False)
@@ -123,11 +124,15 @@ def reproduce(
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of a reproduction: one line per task, set, protocol and method."""
-    table = Table(title="Shaky or regular: test accuracy at u, mean ± sd over n seeds")
-    for heading in ("task", "set", "protocol", "method"):
-        table.add_column(heading)
+    table = Table(
+        title="Shaky or regular: test accuracy at u, mean ± sd over n seeds",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("task, set, protocol", "method"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("n", "accuracy %", "ROC AUC", "fc zeros %", "all zeros %", "nonzeros"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=1)
     groups: dict[tuple[str, str, str, Method], list[Mapping[str, Any]]] = {}
     for row in rows:
         key = (row["task"], row["set"], row["protocol"], row["method"])
@@ -135,12 +140,14 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
     before: tuple[str, str, str] | None = None
     for key in sorted(groups, key=lambda key: (*key[:3], METHODS.index(key[3]))):
-        if before is not None and before != key[:3]:
+        first = before != key[:3]
+        if first:
             table.add_section()
         before = key[:3]
         found = groups[key]
         table.add_row(
-            *key,
+            " ".join(key[:3]) if first else "",
+            key[3],
             str(len(found)),
             _mean([row["accuracy"] for row in found], 100, 2),
             _mean([row["auc"] for row in found], 1, 4),
