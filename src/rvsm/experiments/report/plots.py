@@ -89,21 +89,15 @@ def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> 
     x = Axis(1.15, lowest * 0.85, "zeros among all weights", ticks, log=True)
     y = linear_axis([r.accuracy for r in [*shown, *swept]], "", percent=True)
     chart = Chart(x, y, f"Accuracy over sparsity, protocol {protocol}")
-    for method in method_order(r.method for r in swept):
-        line = sorted((r for r in swept if r.method == method), key=lambda r: r.zeros)
-        chart.line([1 - r.zeros for r in line], [r.accuracy for r in line], colour(method), "thin")
-        for row in line:
-            chart.point(
-                1 - row.zeros, row.accuracy, colour(method), marker(method), _tell(row), 2.6
-            )
+    for row in swept:
+        kept_share, right = 1 - row.zeros, row.accuracy
+        chart.point(kept_share, right, colour(row.method), marker(row.method), _tell(row), size=2.6)
     order = method_order(r.method for r in shown)
     for row in shown:
         aside = 9 * (order.index(row.method) - (len(order) - 1) / 2)
-        chart.point(
-            *(1 - row.zeros, row.accuracy, colour(row.method), marker(row.method), _tell(row)),
-            size=5,
-            aside=aside if row.method != "dense" else 0,
-        )
+        aside = 0 if row.method == "dense" else aside
+        kept_share, right = 1 - row.zeros, row.accuracy
+        chart.point(kept_share, right, colour(row.method), marker(row.method), _tell(row), 5, aside)
     return chart.svg()
 
 
