@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -89,18 +90,31 @@ def check(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder of images, ours or another's.")
     ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check a data set: class balance, unreadable files, overlap of splits, short cuts.
 
     A linear model on ink amount, size, position, stroke width and component count must stay near
-    chance: what it can tell, a network could tell without seeing tremor.
+    chance: what it can tell, a network could tell without seeing tremor. The exit code is 1 where
+    a fault was found.
 
     \b
     Examples:
       rvsm data check data/pen
       rvsm data check ~/scans
     """
-    raise NotImplementedError(folder)
+    from rich.console import Console
+
+    from rvsm.handwriting.check import check as examine
+
+    with Bars() as bars:
+        found = examine(folder, progress=bars.named("reading"))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        Console().print(found)
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:
