@@ -252,7 +252,7 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
     findings = []
     for what, plural in (("carrier", "fonts or writers"), ("text", "words")):
         name = f"{plural} apart"
-        if not splits or not seen[what]:
+        if not splits or not any(seen[what].values()):
             reason = "one split only" if not splits else "the manifest does not tell them"
             findings.append(Finding(name, "warning", f"cannot be checked: {reason}"))
             continue

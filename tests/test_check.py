@@ -1,0 +1,154 @@
+"""rvsm.handwriting.check: it finds the short cuts and leaks planted here, and nothing else."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from rvsm.errors import DataError
+from rvsm.handwriting.check import CheckReport, check, wilson
+from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.manifest import Row, write_manifest
+
+
+def bar(rng: np.random.Generator, thick: int = 0) -> np.ndarray:
+    image = np.full((64, 256), 255, dtype=np.uint8)
+    top, left = rng.integers(4, 20), rng.integers(4, 60)
+    image[top : top + 3 + thick + rng.integers(12), left : left + 40 + rng.integers(120)] = 0
+    # A few grey specks, so that no two files are equal by chance.
+    image[60, rng.integers(0, 256, 6)] = rng.integers(0, 100, 6)
+    return image
+
+
+def folder(root: Path, *, thick: int = 0, shared: bool = False, n: int = 100) -> Path:
+    """A data folder of bars; `thick` gives the shaky ones away, `shared` mixes the fonts."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for split in ("train", "test-paper", "test-unseen"):
+        for label in ("regular", "shaky"):
+            (root / split / label).mkdir(parents=True)
+            for i in range(n):
+                file = f"{split}/{label}/{i:06d}.png"
+                image = bar(rng, thick if label == "shaky" else 0)
+                (root / file).write_bytes(encode_png(image))
+                font = "new" if split == "test-unseen" and not shared else "old"
+                rows.append(
+                    Row(
+                        file,
+                        split,
+                        label,
+                        f"{split[-3:]}{i}",
+                        f"{font}{i % 5}",
+                        tremor_amplitude_mm=0.5 if label == "shaky" else 0.0,
+                    )
+                )
+    write_manifest(root / "manifest.csv", rows)
+    return root
+
+
+def level(report: CheckReport, name: str) -> str:
+    return next(f.level for f in report.findings if f.name == name)
+
+
+def test_a_sound_folder(tmp_path: Path) -> None:
+    report = check(folder(tmp_path))
+    assert report.ok, report.findings
+    assert report.images["train"] == {"regular": 100, "shaky": 100}
+    assert [(s.split, s.band_mm) for s in report.linear] == [
+        ("test-paper", None),
+        ("test-paper", (0.4, 0.6)),
+        ("test-unseen", None),
+        ("test-unseen", (0.4, 0.6)),
+    ]
+    for score in report.linear:
+        assert score.low < score.accuracy < score.high
+    assert {f.level for f in report.findings if f.name != "global features"} == {"fine"}
+
+
+def test_thicker_strokes_are_found(tmp_path: Path) -> None:
+    report = check(folder(tmp_path, thick=8))
+    assert not report.ok
+    assert level(report, "global features") == "fault"
+    assert min(s.accuracy for s in report.linear) > 0.7
+    assert {s.verdict for s in report.linear} == {"fault"}
+
+
+def test_fonts_shared_against_the_protocol(tmp_path: Path) -> None:
+    report = check(folder(tmp_path, shared=True, n=30))
+    assert level(report, "fonts or writers apart") == "fault"
+    text = next(f.text for f in report.findings if f.name == "fonts or writers apart")
+    assert "test-unseen shares 5 of 5 fonts or writers with train" in text
+    assert "test-paper shares" not in text
+
+
+def test_equal_files_across_splits(tmp_path: Path) -> None:
+    folder(tmp_path, n=30)
+    copy = (tmp_path / "train/shaky/000000.png").read_bytes()
+    (tmp_path / "test-paper/shaky/000003.png").write_bytes(copy)
+    assert level(check(tmp_path), "equal files") == "fault"
+    (tmp_path / "test-paper/shaky/000003.png").write_bytes(
+        (tmp_path / "test-paper/shaky/000004.png").read_bytes()
+    )
+    assert level(check(tmp_path), "equal files") == "warning"
+
+
+def test_a_folder_of_the_users_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for label in ("regular", "shaky"):
+        (tmp_path / label).mkdir()
+        for i in range(40):
+            image = Image.fromarray(bar(rng))
+            if label == "regular" and i < 12:
+                image = image.convert("RGBA")
+            if label == "shaky":
+                image = image.resize((300 + 4 * (i % 2), 75))
+            image.save(tmp_path / label / f"{i}.png")
+    (tmp_path / "shaky" / "cut.png").write_bytes(encode_png(bar(rng))[:70])
+    (tmp_path / "shaky" / "list.txt").write_text("eggs")
+    seen: list[tuple[int, int]] = []
+    report = check(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (82, 82)
+    assert sorted(report.unreadable) == ["shaky/cut.png", "shaky/list.txt"]
+    assert level(report, "readable files") == "warning"
+    assert level(report, "colour mode") == "warning"
+    assert level(report, "image size") == "warning"
+    assert level(report, "words apart") == "warning"
+    assert report.linear[0].split == "all, cross-validated"
+
+
+def test_imbalance_and_too_few(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for label, n in (("regular", 12), ("shaky", 3)):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for i in range(n):
+            (tmp_path / "train" / label / f"{i}.png").write_bytes(encode_png(bar(rng)))
+    report = check(tmp_path)
+    assert level(report, "class balance") == "warning"
+    assert level(report, "global features") == "warning"
+    assert report.linear == []
+    assert report.ok
+    for file in (tmp_path / "train" / "shaky").iterdir():
+        file.write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"fewer than two classes \(3 files cannot be read\)"):
+        check(tmp_path)
+
+
+def test_it_prints_and_serialises(tmp_path: Path) -> None:
+    report = check(folder(tmp_path / "[red]", thick=8, n=30))
+    out = io.StringIO()
+    Console(file=out, width=200).print(report)
+    assert "[red]" in out.getvalue()
+    assert "95 % interval" in out.getvalue()
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["ok"] is False
+    assert told["linear"][0]["split"] == "test-paper"
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe (1998), Table I, method 3: 81 of 263, and 0 of 20.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
