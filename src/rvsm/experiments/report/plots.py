@@ -87,17 +87,18 @@ def sparsity_chart(rows: Sequence[Row], sweep: Sequence[Row], protocol: str) -> 
     candidates = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
     ticks = tuple((1 - z, f"{100 * z:g} %") for z in candidates if 1 - z >= lowest * 0.85)
     x = Axis(1.15, lowest * 0.85, "zeros among all weights", ticks, log=True)
-    y = linear_axis([r.accuracy for r in [*shown, *swept]], "", percent=True)
+    right = [r.accuracy for r in [*shown, *swept]]
+    room = 0.04 * (max(right) - min(right))  # keeps markers off the axis
+    y = linear_axis([min(right) - room, *right], "", percent=True)
     chart = Chart(x, y, f"Accuracy over sparsity, protocol {protocol}")
-    for row in swept:
-        kept_share, right = 1 - row.zeros, row.accuracy
-        chart.point(kept_share, right, colour(row.method), marker(row.method), _tell(row), size=2.6)
     order = method_order(r.method for r in shown)
+    places = [(row, 2.6, 0.0) for row in swept]
     for row in shown:
         aside = 9 * (order.index(row.method) - (len(order) - 1) / 2)
-        aside = 0 if row.method == "dense" else aside
-        kept_share, right = 1 - row.zeros, row.accuracy
-        chart.point(kept_share, right, colour(row.method), marker(row.method), _tell(row), 5, aside)
+        places.append((row, 5.0, 0.0 if row.method == "dense" else aside))
+    for row, size, aside in places:
+        look = (colour(row.method), marker(row.method), _tell(row))
+        chart.point(1 - row.zeros, row.accuracy, *look, size=size, aside=aside)
     return chart.svg()
 
 

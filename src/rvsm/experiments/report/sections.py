@@ -210,9 +210,9 @@ def _starts(rows: Sequence[Row]) -> list[str]:
         if row.start and row.start != "scratch":
             found.setdefault(row.start, []).append(row.method)
     return [
-        f"The networks {', '.join(method_order(methods))} started from "
+        f"{', '.join(method_order(methods))} started from "
         + ("the dense network trained first" if start == "dense" else start)
-        + ", so their epochs come on top of its own"
+        + ", whose epochs come on top"
         for start, methods in found.items()
     ]
 
