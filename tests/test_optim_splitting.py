@@ -133,6 +133,7 @@ def test_the_lagrangian_is_its_definition():
     value = optimizer.lagrangian(loss)
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     assert not value.requires_grad
+    assert optimizer.lagrangian() == pytest.approx(expected.item() - loss.item(), rel=1e-5)
     with optimizer.sparse_weights():
         assert optimizer.lagrangian(loss).item() == value.item()
         assert optimizer.gap().item() > 0

@@ -358,7 +358,7 @@ class RVSM(RuledOptimizer):
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
-    def lagrangian(self, loss: Tensor | float = 0.0) -> Tensor:
+    def lagrangian(self, loss: Tensor | float | None = None) -> Tensor:
         """Return the relaxed Lagrangian at the current weights as a 0-d tensor, detached.
 
         ``loss + sum lam P(u) + sum (beta/2) |w - u|^2 + sum lam2 P2(w)``, with the strengths in
@@ -367,10 +367,10 @@ class RVSM(RuledOptimizer):
 
         Parameters
         ----------
-        loss : Tensor or float
-            f at the current weights (at u with ``grad_at="u"``).
+        loss : Tensor or float, optional
+            f at the current weights (at u with ``grad_at="u"``); 0 where it is left out.
         """
-        total = torch.as_tensor(loss).detach().clone()
+        total = torch.as_tensor(0.0 if loss is None else loss).detach().clone()
         if self.frozen:
             return total
         levels = self._levels()
