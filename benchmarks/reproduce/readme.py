@@ -1,0 +1,66 @@
+"""Rewrite the table of README.md from a results.json of `rvsm reproduce`.
+
+python benchmarks/reproduce/readme.py [RESULTS.JSON]
+"""
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+START, END = "<!-- table -->\n", "<!-- end of table -->"
+METHODS = ("dense", "l1", "l0", "transformed-l1")
+
+
+def spread(values: Sequence[float], factor: float = 100, digits: int = 2) -> str:
+    """Mean and standard deviation, the latter from two values on."""
+    mean = f"{factor * statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table: one line per task, set, protocol and method."""
+    groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["task"], row["set"], row["protocol"], row["method"]].append(row)
+    lines = [
+        "| task | set | protocol | method | test accuracy, % | ROC AUC | zeros in fc, % "
+        "| zeros in all, % | nonzeros | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key in sorted(groups, key=lambda k: (*k[:3], METHODS.index(k[3]))):
+        group = groups[key]
+        cells = [
+            *key,
+            spread([row["accuracy"] for row in group]),
+            spread([row["auc"] for row in group], 1, 4),
+            spread([row["fc_zeros"] for row in group], digits=1),
+            spread([row["zeros"] for row in group], digits=1),
+            spread([row["nonzeros"] for row in group], 1, 0),
+            str(len(group)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
+    """The README with the block between the marks replaced."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    note = f"Written by `benchmarks/reproduce/readme.py` from `{source}`."
+    note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
+    return f"{before}{START}{table(results['rows'])}\n\n{note}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results.json"
+    target = ROOT / "README.md"
+    shown = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
+    results = json.loads(path.read_text("utf-8"))
+    target.write_text(rewrite(target.read_text("utf-8"), results, str(shown)), "utf-8")
