@@ -26,15 +26,13 @@ CONTOUR_SPACING = 0.06
 WORD_SPACE = 0.9
 _SKELETON_SCALE = 32.0  # pixels an x-height
 
-# Hershey fonts that hold the Latin alphabet, by design
+# Hershey fonts that hold the Latin alphabet, by design; not the Gothic ones, whose hatched letters
+# are five lines wide and look like scribble at 2.5 mm
 HERSHEY_FAMILIES: dict[str, tuple[str, ...]] = {
     "Hershey Sans": ("futural", "futuram"),
     "Hershey Roman": ("timesr", "timesrb"),
     "Hershey Italic": ("timesi", "timesib"),
     "Hershey Script": ("scripts", "scriptc"),
-    "Hershey Gothic English": ("gothgbt",),
-    "Hershey Gothic German": ("gothgrt",),
-    "Hershey Gothic Italian": ("gothitt",),
 }
 SINGLE_STROKE = ("futural", "scripts")
 

@@ -110,11 +110,11 @@ class Generator:
             width = float(np.ptp(layout.points[:, 0]))
             if not 6.0 <= width <= _room(render.WIDTH):
                 continue
-            frequency = tremor.draw_frequency(rng)
+            frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
             steady = tremor.waviness(
-                t, rng, amplitude_mm * float(rng.uniform(0.8, 1.3)), style.speed_mm_s
+                t, rng, amplitude_mm * float(rng.uniform(0.5, 1.0)), style.speed_mm_s
             )
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.15, style.speed_mm_s)
             bounds = [layout.points + shaking + noise, layout.points + steady + noise]
@@ -148,7 +148,7 @@ class Generator:
             x_height_mm=X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3)))),
             slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
             width=float(np.exp(np.clip(rng.normal(-0.05, 0.28), -0.6, 0.5))),
-            spacing=float(rng.uniform(-0.08, 0.45)),
+            spacing=float(rng.uniform(-0.1, 0.45)),
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,

@@ -13,17 +13,23 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-FREQUENCY_MEDIAN_HZ = 5.6
-FREQUENCY_LOG_SD = 0.22
-FREQUENCY_RANGE_HZ = (4.0, 11.0)
-WAVELENGTH_MM = (6.0, 12.0)
+FREQUENCY_HZ = 6.2  # median over people at an RMS amplitude of 0.7 mm
+FREQUENCY_LOG_SD = 0.18
+FREQUENCY_FALL = -0.4  # large tremors are slow ones: f ~ amplitude^-0.4
+FREQUENCY_RANGE_HZ = (4.0, 12.0)
+WAVELENGTH_MM = (7.0, 14.0)
 PHYSIOLOGICAL_MEDIAN_MM = 0.03
 _GRID_S = 0.04
 
 
-def draw_frequency(rng: np.random.Generator) -> float:
-    """Draw one person's tremor frequency in Hz (log-normal, clipped to 4-11 Hz)."""
-    value = FREQUENCY_MEDIAN_HZ * np.exp(FREQUENCY_LOG_SD * rng.standard_normal())
+def draw_frequency(rng: np.random.Generator, amplitude_mm: float) -> float:
+    """Draw the tremor frequency in Hz of a person whose tremor has this RMS amplitude in mm.
+
+    Log-normal about 6.2 Hz (amplitude / 0.7 mm)^-0.4, clipped to 4-12 Hz, the range of kinetic
+    tremor; that the frequency falls as the amplitude grows is the common finding.
+    """
+    median = FREQUENCY_HZ * (max(amplitude_mm, 1e-3) / 0.7) ** FREQUENCY_FALL
+    value = median * np.exp(FREQUENCY_LOG_SD * rng.standard_normal())
     return float(np.clip(value, *FREQUENCY_RANGE_HZ))
 
 
@@ -57,7 +63,7 @@ def tremor(
     -------
     (n, 2) array of millimetres with mean zero.
     """
-    frequency = draw_frequency(rng) if frequency_hz is None else frequency_hz
+    frequency = draw_frequency(rng, amplitude_mm) if frequency_hz is None else frequency_hz
     if len(t) == 0:
         return np.zeros((0, 2))
     grid = _grid(t)
@@ -69,7 +75,7 @@ def tremor(
     envelope = np.interp(t, grid, envelope_grid)
     angle = np.interp(t, grid, angle_grid)
     ratio = rng.uniform(0.15, 0.7)
-    harmonic = rng.uniform(0.1, 0.3)
+    harmonic = rng.uniform(0.05, 0.2)
     shift = rng.uniform(0, 2 * np.pi)
     major = envelope * (np.cos(phase) + harmonic * np.cos(2 * phase + shift))
     minor = envelope * ratio * (np.sin(phase) + harmonic * np.sin(2 * phase + shift))
@@ -84,16 +90,18 @@ def physiological(t: Array, rng: np.random.Generator) -> Array:
 
 
 def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float) -> Array:
-    """Smooth waviness of an untrembling hand: waves of 6 to 12 mm on paper, longer than a tremor's.
+    """Smooth waviness of an untrembling hand: waves of 7 to 14 mm on paper, longer than a tremor's.
 
-    It lengthens strokes as a tremor does, so that the length of the ink tells nothing. RMS length
-    `amplitude_mm`; at the pen speed `speed_mm_s` its frequency is speed / wavelength.
+    It lengthens strokes as a tremor does, so that the length of the ink tells nothing. Two sines
+    an axis; RMS length `amplitude_mm`; at the pen speed `speed_mm_s` (mm/s) their frequencies are
+    speed / wavelength.
     """
     if len(t) == 0:
         return np.zeros((0, 2))
-    slow, fast = speed_mm_s / WAVELENGTH_MM[1], speed_mm_s / WAVELENGTH_MM[0]
-    parts = [tremor(t, rng, 1.0, frequency_hz=float(rng.uniform(slow, fast))) for _ in range(2)]
-    return _scaled(parts[0] + 0.7 * parts[1], amplitude_mm)
+    frequency = speed_mm_s / rng.uniform(*WAVELENGTH_MM, size=4)
+    shift = rng.uniform(0, 2 * np.pi, size=4)
+    waves = np.sin(2 * np.pi * t[:, None] * frequency + shift) * [1.0, 1.0, 0.7, 0.7]
+    return _scaled(waves[:, :2] + waves[:, 2:], amplitude_mm)
 
 
 def _scaled(displacement: Array, amplitude_mm: float) -> Array:
