@@ -19,6 +19,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -83,9 +84,10 @@ def run_jobs(
     """
     make_folder(logs)
     waiting, done = list(jobs), set[str]()
-    running: dict[Future[float], Job] = {}
+    running: dict[Future[float], tuple[Job, _Worker]] = {}
     failures: list[str] = []
-    processes: set[subprocess.Popen[str]] = set()
+    idle = [_Worker(logs / f"worker-{number}.log") for number in range(workers)]
+    everyone = tuple(idle)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,14 +100,15 @@ def run_jobs(
         overall = bars.add_task("all steps", total=len(jobs))
         try:
             while waiting or running:
-                for job in [job for job in waiting if done.issuperset(job.needs)]:
-                    if len(running) < workers:
-                        waiting.remove(job)
-                        running[pool.submit(_run, job, bars, logs, processes)] = job
+                for job in [job for job in waiting if done.issuperset(job.needs)][: len(idle)]:
+                    waiting.remove(job)
+                    worker = idle.pop()
+                    running[pool.submit(worker.run, job, bars)] = (job, worker)
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
+                    job, worker = running.pop(future)
+                    idle.append(worker)
                     try:
                         seconds = future.result()
                     except _Failure as error:
@@ -116,60 +119,90 @@ def run_jobs(
                     bars.advance(overall)
                     told = finished(job)
                     console.print(f"{job.name} [dim]{seconds:.0f} s[/] {told}", highlight=False)
-        except BaseException:
-            for process in list(processes):
-                process.kill()
-            raise
+        finally:
+            for worker in everyone:
+                worker.kill()
+    for worker in everyone:
+        worker.end()
     return failures + [
         f"{job.name}: left out, as it needs {' and '.join(job.needs)}" for job in waiting
     ]
 
 
-def _run(job: Job, bars: Progress, logs: Path, processes: set[subprocess.Popen[str]]) -> float:
-    """Run one job to its end and pass its progress on; return the seconds it took."""
-    started = time.monotonic()
-    log = logs / f"{job.name.replace('/', '-')}.log"
-    bar = bars.add_task(job.name, total=None)
-    last: dict[str, Any] = {}
-    shown = 0.0
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rvsm.experiments.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-        processes.add(process)
+class _Worker:
+    """A worker process: started with the first job, kept for the next, replaced if it dies."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, job: Job, bars: Progress) -> float:
+        """Have one job done and pass its progress on; return the seconds it took."""
+        started = time.monotonic()
+        bar = bars.add_task(job.name, total=None)
+        try:
+            last = self._converse(job, bars, bar)
+        finally:
+            bars.remove_task(bar)
+        if "error" in last:
+            raise _Failure(last["error"])
+        if "finished" not in last:
+            raise _Failure(f"its process ended with code {self.end()}, see {self._log}")
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        """Stop the process, and the job in it."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _converse(self, job: Job, bars: Progress, bar: TaskID) -> dict[str, Any]:
+        """Send the job, read to its outcome or the end of the process, return the last line."""
+        process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job.order) + "\n")
-                process.stdin.flush()
-            for line in process.stdout:
-                last = json.loads(line)
-                if "done" in last and time.monotonic() - shown > _SHOWN_EVERY_S:
-                    shown = time.monotonic()
-                    bars.update(
-                        bar,
-                        description=f"{job.name}: {last['what']}",
-                        completed=last["done"],
-                        total=last["total"],
-                    )
-            process.wait()
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            process.stdout.close()
-            processes.discard(process)
-            bars.remove_task(bar)
-    if "error" in last:
-        raise _Failure(last["error"])
-    if process.returncode != 0:
-        raise _Failure(f"its process ended with code {process.returncode}, see {log}")
-    return time.monotonic() - started
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(job.order) + "\n")
+            process.stdin.flush()
+        last: dict[str, Any] = {}
+        shown = 0.0
+        for line in process.stdout:
+            last = json.loads(line)
+            if "done" not in last:
+                break
+            if time.monotonic() - shown > _SHOWN_EVERY_S:
+                shown = time.monotonic()
+                bars.update(
+                    bar,
+                    description=f"{job.name}: {last['what']}",
+                    completed=last["done"],
+                    total=last["total"],
+                )
+        return last
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            with self._log.open("a", encoding="utf-8") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "rvsm.experiments.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                )
+        return self._process
+
+    def end(self) -> int | None:
+        """Wait for the process to end and forget it; return its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return code
 
 
 def raise_failures(failures: Sequence[str]) -> None:

@@ -1,33 +1,36 @@
-"""One job in a process of its own: ``python -m rvsm.experiments.worker``.
+"""Jobs in a process of their own: ``python -m rvsm.experiments.worker``.
 
-The job is one line of JSON on standard input; progress, and the outcome as the last line, go to
-standard output, a line of JSON each. When standard input closes, whoever asked is gone, and the
-process ends.
+A job is one line of JSON on standard input; its progress, and its outcome as the last line, go to
+standard output, a line of JSON each. When standard input closes, whoever asked is gone or has no
+more jobs, and the process ends, in the middle of a job if need be.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
 from rvsm.errors import RvsmError
 
 
-def main() -> int:
-    """Do the job; return 0, or 1 after an error that was told in the last line."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _do(job)
-    except RvsmError as error:
-        _tell({"error": str(error)})
-        return 1
-    _tell({"finished": True})
-    return 0
+def main() -> None:
+    """Do the jobs as they come; an error a user can cause is told and ends only its job."""
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    while True:
+        job = json.loads(lines.get())
+        try:
+            _do(job)
+        except RvsmError as error:
+            _tell({"error": str(error)})
+        else:
+            _tell({"finished": True})
 
 
 def _do(job: dict[str, Any]) -> None:
@@ -55,13 +58,17 @@ def _tell(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
+def _read(lines: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    # os._exit: a thread blocked on standard input would make a normal exit wait for it.
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # A normal exit would wait for the thread that reads standard input.
+        os._exit(1)

@@ -1,0 +1,136 @@
+"""The whole experiment in worker processes, on drawings in place of rendered writing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from drawings import make_folder
+from rvsm.errors import ConfigError, RunError
+from rvsm.experiments import recipes
+from rvsm.experiments import reproduce as reproduce_module
+from rvsm.experiments.config import Method
+from rvsm.experiments.jobs import Job, raise_failures, run_jobs
+from rvsm.experiments.reproduce import reproduce, results_table
+
+TINY: dict[str, Any] = {"epochs": 2, "batch_size": 16, "network": {"channels": [2, 3, 4]}}
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(record=True, width=120)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Short recipes, and drawings where the data would be made."""
+    for method, values in recipes.QUICK.items():
+        monkeypatch.setitem(recipes.QUICK, method, {**values, **TINY})
+    for task in ("fonts", "pen"):
+        make_folder(tmp_path / "out" / "data" / f"{task}-headline", seed=len(task))
+    without_data = run_jobs
+
+    def skip_data(jobs: list[Job], **options: Any) -> list[str]:
+        names = {job.name for job in jobs if job.order["kind"] == "train"}
+        return without_data(
+            [
+                Job(job.name, job.order, tuple(need for need in job.needs if need in names))
+                for job in jobs
+                if job.name in names
+            ],
+            **options,
+        )
+
+    monkeypatch.setattr(reproduce_module, "run_jobs", skip_data)
+    monkeypatch.setattr("rvsm.experiments.report.write_report", lambda out: out / "report.html")
+    return tmp_path / "out"
+
+
+def test_every_method_on_every_task_and_again_at_once(tiny: Path, console: Console) -> None:
+    methods: list[Method] = ["dense", "l0"]
+    results = reproduce(tiny, methods=methods, console=console)
+    keys = {(r["task"], r["protocol"], r["set"], r["method"], r["seed"]) for r in results["rows"]}
+    # The drawings' own description says pen for both.
+    assert keys == {
+        ("pen", protocol, "headline", method, 0)
+        for protocol in ("paper", "unseen")
+        for method in methods
+    }
+    assert len(results["rows"]) == 8
+    needed = {"accuracy", "auc", "fc_zeros", "zeros", "nonzeros", "epochs", "seconds", "start"}
+    for row in results["rows"]:
+        assert needed <= set(row)
+        assert set(row["split_sizes"]) == {"train", "val", "test"}
+        assert (tiny / row["run"] / "model.safetensors").exists()
+        assert row["start"] == ("scratch" if row["method"] == "dense" else "dense")
+    assert json.loads((tiny / "results.json").read_text()) == results
+    assert len(results["curves"]) == 4
+    shown = console.export_text()
+    assert "pen headline unseen" in shown
+    assert "fonts-headline-l0-s0" in shown
+    times = {p: p.stat().st_mtime_ns for p in tiny.glob("*/model.safetensors")}
+    assert len(times) == 4
+    again = reproduce(tiny, methods=methods, console=console)
+    assert again["rows"] == results["rows"]
+    assert times == {p: p.stat().st_mtime_ns for p in tiny.glob("*/model.safetensors")}
+
+
+def test_a_failed_step_leaves_the_others_whole(tiny: Path, console: Console) -> None:
+    shutil.rmtree(tiny / "data" / "pen-headline" / "val")
+    with pytest.raises(RunError, match=r"pen-headline-dense-s0.* did not finish.*same command"):
+        reproduce(tiny, methods=["dense"], workers=1, console=console)
+    rows = json.loads((tiny / "results.json").read_text())["rows"]
+    assert {row["run"] for row in rows} == {"fonts-headline-dense-s0"}
+    recipes.QUICK["dense"] = {**recipes.QUICK["dense"], "lr": 0.5}
+    with pytest.raises(RunError, match=r"different: lr"):
+        reproduce(tiny, methods=methods, console=console)
+
+
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='no method "l7"'):
+        reproduce(tmp_path, methods=["l7"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="no seeds"):
+        reproduce(tmp_path, seeds=[])
+
+
+def test_a_worker_that_dies_is_told_with_its_log(tmp_path: Path, console: Console) -> None:
+    jobs = [
+        Job(
+            "bad", {"kind": "train", "config": {"data": "nowhere"}, "run_dir": str(tmp_path / "r")}
+        ),
+        Job("worse", {"kind": "train"}),
+        Job("after", {"kind": "train"}, needs=("bad",)),
+    ]
+    failures = run_jobs(
+        jobs, workers=1, logs=tmp_path / "logs", console=console, finished=lambda job: ""
+    )
+    assert [failure.partition(":")[0] for failure in failures] == ["bad", "worse", "after"]
+    assert "nowhere" in failures[0]
+    assert "worker-0.log" in failures[1]
+    assert "KeyError" in (tmp_path / "logs" / "worker-0.log").read_text()
+    assert "needs bad" in failures[2]
+    with pytest.raises(RunError, match="and 2 more steps did not finish"):
+        raise_failures(failures)
+
+
+def test_the_table_shows_mean_and_spread() -> None:
+    row = {
+        "task": "pen",
+        "set": "headline",
+        "protocol": "paper",
+        "method": "l0",
+        "auc": None,
+        "fc_zeros": 0.9,
+        "zeros": 0.7,
+        "nonzeros": 100,
+    }
+    console = Console(record=True, width=120)
+    console.print(results_table([{**row, "accuracy": 0.98}, {**row, "accuracy": 1.0}]))
+    text = console.export_text()
+    assert "99.00 ± 1.41" in text
+    assert "–" in text
