@@ -1,0 +1,361 @@
+"""Real handwritten words made shaky: their ink moved along a tremor path.
+
+A folder of word images is read in the layout of the German handwriting set DHSD (Riaz et al.,
+CC BY 4.0, Zenodo 18743313): `data.csv` with the columns file_name, text, writer_id. The images
+carry no scale, so the height of small letters is measured and taken for 2.5 mm.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from rvsm.errors import DataError
+from rvsm.handwriting import kinematics, tremor
+from rvsm.handwriting.images import SIZE, GreyImage, read_grey
+from rvsm.handwriting.skeleton import pen_paths
+from rvsm.handwriting.sources import Sampler, fingerprint
+from rvsm.handwriting.splits import CarrierInfo
+from rvsm.handwriting.synthesis import SPEED_MM_S, X_HEIGHT_MM, Sample
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+INDEX = "data.csv"
+_INK_SHARE = 0.4
+_RULE_ASPECT, _RULE_THICK, _EDGE = 7, 5, 7
+_X_HEIGHT_RANGE = (6.0, 36.0)
+_MARGIN = 2
+_FINE, _GRID = 5, 2
+_TRIES = 60
+
+
+@dataclass(frozen=True)
+class Words:
+    """Source of images: the words in `folder`, split by writer and by text.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds data.csv and the images it names.
+    """
+
+    folder: Path
+
+    def carriers(self) -> list[CarrierInfo]:
+        """The writers."""
+        writers = dict.fromkeys(word.writer for word in _index(self.folder))
+        return [CarrierInfo(writer, writer, "words") for writer in writers]
+
+    def texts(self) -> list[str]:
+        """All different texts."""
+        return list(dict.fromkeys(word.text for word in _index(self.folder)))
+
+    def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
+        """Draws from the images that these writers wrote of these texts."""
+        writers, allowed = set(carriers), set(texts)
+        return WordSampler(
+            [w for w in _index(self.folder) if w.writer in writers and w.text in allowed]
+        )
+
+    def identity(self) -> dict[str, object]:
+        """What the folder holds, by names and sizes of its files."""
+        _index(self.folder)
+        return {"task": "words", "files": [fingerprint(self.folder)]}
+
+
+@dataclass(frozen=True, slots=True)
+class WordFile:
+    """One image of the folder."""
+
+    path: Path
+    text: str
+    writer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A word taken apart: its ink and the pen path through it.
+
+    Attributes
+    ----------
+    pixels : ndarray of int, shape (n, 2)
+        Column and row of every pixel with ink.
+    darkness : ndarray of float, shape (n,)
+        0 to 1.
+    nearest : ndarray of int, shape (n,)
+        The point of the path nearest to each pixel.
+    path : ndarray of float, shape (m, 2)
+        Pixels (x, y), strokes one after the other in writing order.
+    stroke : ndarray of int, shape (m,)
+        Number of the stroke of each point.
+    x_height : float
+        Height of small letters, pixels.
+    """
+
+    pixels: npt.NDArray[np.intp]
+    darkness: Array
+    nearest: npt.NDArray[np.intp]
+    path: Array
+    stroke: npt.NDArray[np.intp]
+    x_height: float
+
+
+class WordSampler:
+    """Draws words at random and lets the hand tremble or not.
+
+    Parameters
+    ----------
+    words : sequence of WordFile
+        All equally often; those that cannot be traced are passed over.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+
+    def __init__(self, words: Sequence[WordFile]) -> None:
+        if not words:
+            raise DataError(
+                "No word image is left for one of the splits: give a folder in which every "
+                "writer wrote many different words."
+            )
+        self.words = words
+
+    def sample(self, rng: np.random.Generator, *, shaky: bool, amplitude_mm: float) -> Sample:
+        """Draw one image.
+
+        The ink is moved by a tremor of RMS `amplitude_mm` if `shaky`, else by smooth waviness of
+        that size, which lengthens strokes alike; both carry physiological noise, and both are
+        scaled down, by the same rule, until either would fit.
+
+        Raises
+        ------
+        DataError
+            No image drawn in 60 tries could be read and traced.
+        """
+        for _ in range(_TRIES):
+            word = self.words[int(rng.integers(len(self.words)))]
+            traced = trace(word.path)
+            if traced is not None:
+                return _move(word, traced, rng, shaky, amplitude_mm)
+        raise DataError(
+            f"None of {_TRIES} word images such as {self.words[0].path} shows writing that can be "
+            "traced: check the folder."
+        )
+
+
+def _move(
+    word: WordFile, traced: Traced, rng: np.random.Generator, shaky: bool, amplitude_mm: float
+) -> Sample:
+    mm = X_HEIGHT_MM / traced.x_height
+    up = np.array([mm, -mm])
+    speed = SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal()))
+    t = kinematics.pen_times(traced.path * up, traced.stroke, speed)
+    frequency = tremor.draw_frequency(rng, amplitude_mm)
+    shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
+    steady = tremor.waviness(t, rng, amplitude_mm * float(rng.uniform(0.6, 1.1)), speed)
+    noise = tremor.physiological(t, rng)
+    moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
+    room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
+    size = np.max([np.ptp(m, axis=0) for m in moved], axis=0) + 1
+    scale = float(min(rng.uniform(0.8, 1.15), (room / size).min()))
+    corner = _MARGIN + rng.random(2) * (room - scale * size)
+    ink = moved[0] if shaky else moved[1]
+    offset = corner + scale * (size / 2 - (ink.min(axis=0) + ink.max(axis=0)) / 2)
+    displacement = ((shaking if shaky else steady) + noise) / up
+    image = splat(traced, displacement, scale, offset)
+    meta = {
+        "tremor_frequency_hz": frequency if shaky else 0.0,
+        "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
+        "virtual_amplitude_mm": amplitude_mm,
+        "x_height_mm": X_HEIGHT_MM,
+        "speed_mm_s": speed,
+    }
+    return Sample(image, word.text, word.writer, meta)
+
+
+def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> GreyImage:
+    """Draw the ink of a word, each pixel moved with the path point nearest to it.
+
+    The ink is moved forwards: a tremor folds a word over itself, and a picture pulled backwards
+    through a folded map tears. Every pixel is moved as 5 x 5 parts on a grid twice as fine, where
+    the darkest part wins; cracks where the ink was stretched are closed.
+
+    Parameters
+    ----------
+    traced : Traced
+    displacement : ndarray of float, shape (m, 2)
+        Of the points of the path, pixels (x, y) of the source.
+    scale : float
+        Size of the result relative to the source.
+    offset : ndarray of float, shape (2,)
+        Where the source's origin comes to lie, pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (64, 256)
+    """
+    height, width = SIZE
+    left, top = traced.pixels.min(axis=0)
+    shape = np.ptp(traced.pixels, axis=0)[::-1] + 1
+    at = (traced.pixels[:, 1] - top, traced.pixels[:, 0] - left)
+    known = np.zeros(shape)
+    known[at] = 1.0
+    weight = np.maximum(ndimage.gaussian_filter(known, 1.0), 1e-6)
+    steps = (np.arange(_FINE) + 0.5) / _FINE - 0.5
+    parts = []
+    for axis in (0, 1):
+        field = np.zeros(shape)
+        field[at] = displacement[traced.nearest, axis]
+        # Averaged over the ink, so that strokes that cross do not tear each other apart.
+        field = ndimage.gaussian_filter(field, 1.0) / weight
+        slope_y, slope_x = np.gradient(field) if min(shape) > 1 else (0 * field, 0 * field)
+        base = traced.pixels[:, axis] + field[at]
+        along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None, None] * steps[None, None, :]
+        along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None, None] * steps[None, :, None]
+        place = (base[:, None, None] + along_x + along_y) * scale + offset[axis]
+        parts.append(np.rint((place + 0.5) * _GRID - 0.5).astype(np.intp))
+    inside = (
+        (parts[0] >= 0) & (parts[0] < width * _GRID) & (parts[1] >= 0) & (parts[1] < height * _GRID)
+    )
+    fine = np.zeros(height * width * _GRID * _GRID, dtype=np.float32)
+    flat = (parts[1] * (width * _GRID) + parts[0])[inside]
+    dark = np.broadcast_to(traced.darkness[:, None, None], inside.shape)[inside]
+    np.maximum.at(fine, flat, dark.astype(np.float32))
+    closed = ndimage.grey_closing(fine.reshape(height * _GRID, width * _GRID), size=(3, 3))
+    coarse = closed.reshape(height, _GRID, width, _GRID).mean(axis=(1, 3))
+    return np.asarray(np.rint(255 * (1 - coarse)), dtype=np.uint8)
+
+
+@lru_cache(maxsize=6000)
+def trace(path: Path) -> Traced | None:
+    """Take a word apart: clean it, measure its x-height, follow its strokes.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Traced or None
+        None where the file cannot be read or shows no writing.
+    """
+    try:
+        grey = read_grey(path)
+    except DataError:
+        return None
+    darkness = np.clip((float(np.median(grey)) - grey) / 255.0, 0.0, 1.0)
+    darkness = np.where(darkness > 0.06, darkness, 0.0)
+    strong = darkness > 0
+    if strong.sum() < 50:
+        return None
+    ink = darkness > _INK_SHARE * np.quantile(darkness[strong], 0.9)
+    rules = ruled_lines(ink)
+    ink &= ~rules
+    if ink.sum() < 50:
+        return None
+    height = x_height(ink)
+    paths = [p for p in pen_paths(ink, min_spur=0.25 * height) if len(p) >= 2]
+    if not paths:
+        return None
+    points = np.concatenate(paths)
+    stroke = np.repeat(np.arange(len(paths)), [len(p) for p in paths])
+    # The faint rim of the strokes belongs to them; specks and rules farther off do not.
+    belongs = ndimage.binary_dilation(ink, iterations=2) & strong & ~rules
+    rows, columns = np.nonzero(belongs)
+    from scipy.spatial import KDTree
+
+    pixels = np.stack([columns, rows], axis=1)
+    nearest = np.asarray(KDTree(points).query(pixels)[1], dtype=np.intp)
+    return Traced(pixels, darkness[belongs], nearest, points, stroke, height)
+
+
+def ruled_lines(ink: Mask) -> Mask:
+    """The pixels of printed rules: long thin pieces near an edge, or upright ones of full height.
+
+    Parameters
+    ----------
+    ink : ndarray of bool, shape (h, w)
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+    """
+    height, width = ink.shape
+    labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
+    rules = [False]
+    for rows, columns in ndimage.find_objects(labels, count):
+        tall, wide = rows.stop - rows.start, columns.stop - columns.start
+        outside = rows.stop <= height // 4 or rows.start >= height - height // 4
+        level = outside and tall <= _RULE_THICK and wide >= _RULE_ASPECT * tall
+        cut_off = (rows.start == 0 or rows.stop > height - _EDGE) and tall <= _RULE_THICK
+        beside = columns.start < _EDGE or columns.stop > width - _EDGE
+        upright = wide <= _RULE_THICK and tall >= (0.5 if beside else 0.75) * height
+        rules.append(level or cut_off or upright)
+    return np.asarray(np.array(rules)[labels], dtype=np.bool_)
+
+
+def x_height(ink: Mask) -> float:
+    """Height of small letters in pixels, from how the ink is spread over the rows.
+
+    Small letters fill the rows between baseline and mean line more densely than ascenders and
+    descenders fill theirs: the height is that of the rows around the fullest one that hold at
+    least half as much ink, less the thickness that a pen adds.
+
+    Parameters
+    ----------
+    ink : ndarray of bool, shape (h, w)
+
+    Returns
+    -------
+    float
+        Kept between 6 and 36.
+    """
+    profile = ndimage.uniform_filter1d(ink.sum(axis=1).astype(np.float64), 3)
+    full = profile >= 0.5 * profile.max()
+    centre = int(profile.argmax())
+    start, stop = centre, centre
+    # One sparse row between two full ones belongs to the letters.
+    while start > 0 and full[max(start - 2, 0) : start].any():
+        start -= 1
+    while stop < len(full) - 1 and full[stop + 1 : stop + 3].any():
+        stop += 1
+    return float(np.clip(stop - start + 1, *_X_HEIGHT_RANGE))
+
+
+@lru_cache(maxsize=4)
+def _index(folder: Path) -> tuple[WordFile, ...]:
+    path = folder / INDEX
+    if not folder.is_dir():
+        raise DataError(f"There is no folder of words {folder}: check the name.")
+    if not path.is_file():
+        raise DataError(
+            f"{folder} has no {INDEX}: the folder of words needs one with the columns file_name, "
+            "text and writer_id."
+        )
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            absent = {"file_name", "text", "writer_id"} - set(reader.fieldnames or ())
+            if absent:
+                raise DataError(f"{path} lacks the column {', '.join(sorted(absent))}: add it.")
+            records = [(r["file_name"], r["text"], r["writer_id"]) for r in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}): save it as one.") from None
+    words = tuple(
+        WordFile(folder / name, text, f"writer{writer}")
+        for name, text, writer in records
+        if name and text and writer and (folder / name).is_file()
+    )
+    if not words:
+        raise DataError(f"None of the images that {path} names exists: unpack the whole set.")
+    return words

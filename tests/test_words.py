@@ -1,0 +1,150 @@
+"""rvsm.handwriting.words: real words are cleaned, measured, traced and shaken."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from rvsm.errors import DataError
+from rvsm.handwriting import datasets
+from rvsm.handwriting.features import global_features
+from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.manifest import read_manifest
+from rvsm.handwriting.words import Words, WordSampler, ruled_lines, splat, trace, x_height
+
+DHSD = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dhsd"
+
+
+def zigzag(small: int = 16, wave: int = 12, letters: int = 8) -> np.ndarray:
+    """A row of letters like m, `small` pixels high, with one ascender."""
+    image = Image.new("L", (256, 64), 255)
+    draw = ImageDraw.Draw(image)
+    points = [(20 + wave * i, 40 - (small if i % 2 else 0)) for i in range(2 * letters + 1)]
+    draw.line(points, fill=40, width=3, joint="curve")
+    draw.line([(20, 40), (20, 10)], fill=40, width=3)
+    return np.asarray(image)
+
+
+def folder(root: Path, writers: int = 12, words: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    lines = ["file_name,text,writer_id"]
+    for writer in range(writers):
+        (root / f"writer{writer}").mkdir(parents=True)
+        for word in range(words):
+            name = f"writer{writer}/{word}.png"
+            image = zigzag(int(rng.integers(12, 18)), int(rng.integers(8, 13)))
+            (root / name).write_bytes(encode_png(image))
+            lines.append(f"{name},Ort {word},{writer}")
+    (root / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def test_x_height_leaves_ascenders_out() -> None:
+    for small in (10, 16, 22):
+        assert x_height(zigzag(small) < 128) == pytest.approx(small + 1, abs=3)
+
+
+def test_ruled_lines_go_and_writing_stays() -> None:
+    ink = zigzag() < 128
+    ruled = ink.copy()
+    ruled[61:63, 30:200] = True  # a rule below
+    ruled[5, 100:160] = True  # one above
+    ruled[2:60, 250] = True  # a margin line
+    np.testing.assert_array_equal(ruled & ~ruled_lines(ruled), ink)
+    assert not ruled_lines(ink).any()
+
+
+def test_a_word_that_does_not_move_stays_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(zigzag()))
+    traced = trace(tmp_path / "a.png")
+    assert traced is not None
+    still = splat(traced, np.zeros_like(traced.path), 1.0, np.zeros(2))
+    assert np.abs(still.astype(int) - zigzag()).mean() < 1.5
+    moved = splat(traced, np.full_like(traced.path, 3.0), 1.0, np.zeros(2))
+    np.testing.assert_array_equal(moved[3:, 3:], still[:-3, :-3])
+
+
+def test_shaky_words_wander_as_far_as_they_should(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(zigzag()))
+    (tmp_path / "data.csv").write_text("file_name,text,writer_id\na.png,mmm,1\n")
+    sampler = Words(tmp_path).sampler(["writer1"], ["mmm"])
+    for shaky in (False, True):
+        first, second = (
+            sampler.sample(np.random.default_rng(3), shaky=shaky, amplitude_mm=0.8)
+            for _ in range(2)
+        )
+        np.testing.assert_array_equal(first.image, second.image)
+        assert first.image.shape == (64, 256)
+        assert first.carrier == "writer1"
+        assert first.meta["tremor_amplitude_mm"] == (0.8 if shaky else 0.0)
+    boxes = np.array(
+        [
+            global_features(
+                sampler.sample(np.random.default_rng(i), shaky=i % 2 == 1, amplitude_mm=1.0).image
+            )[1:5]
+            for i in range(20)
+        ]
+    )
+    assert boxes[:, :2].min() >= 1
+    assert (boxes[:, 0] + boxes[:, 2]).max() <= 255
+    assert (boxes[:, 1] + boxes[:, 3]).max() <= 63
+
+
+def test_splits_are_by_writer_and_by_word(tmp_path: Path) -> None:
+    made = datasets.make(
+        tmp_path / "set",
+        words_dir=folder(tmp_path / "words"),
+        counts={"train": 12, "val": 4, "test-paper": 4, "test-unseen": 4, "curve": 0},
+        workers=1,
+    )
+    assert made.description["task"] == "words"
+    rows = read_manifest(made.path)
+    writers = {s: {r.carrier for r in rows if r.split == s} for s in ("train", "test-unseen")}
+    assert not writers["train"] & writers["test-unseen"]
+    texts = {s: {r.text for r in rows if r.split == s} for s in ("train", "test-paper")}
+    assert not texts["train"] & texts["test-paper"]
+    assert {r.carrier_kind for r in rows} == {"words"}
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder of words"):
+        Words(tmp_path / "absent").identity()
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match=r"has no data\.csv"):
+        Words(tmp_path / "a").carriers()
+    (tmp_path / "a" / "data.csv").write_text("file,text\nx,y\n")
+    with pytest.raises(DataError, match="lacks the column file_name, writer_id"):
+        Words(tmp_path / "a").carriers()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data.csv").write_text("file_name,text,writer_id\nx.png,y,1\n")
+    with pytest.raises(DataError, match="None of the images"):
+        Words(tmp_path / "b").texts()
+    with pytest.raises(DataError, match="No word image is left"):
+        WordSampler([])
+    (tmp_path / "b" / "x.png").write_bytes(encode_png(np.full((64, 256), 255, dtype=np.uint8)))
+    blank = Words(tmp_path / "b")
+    from rvsm.handwriting.words import _index
+
+    _index.cache_clear()
+    with pytest.raises(DataError, match="can be traced"):
+        blank.sampler(["writer1"], ["y"]).sample(
+            np.random.default_rng(0), shaky=True, amplitude_mm=0.5
+        )
+
+
+@pytest.mark.skipif(
+    not DHSD.is_dir(),
+    reason=f"the DHSD words are not at {DHSD} (set RVSM_DATA to the folder above)",
+)
+def test_real_words() -> None:
+    source = Words(DHSD)
+    assert len(source.carriers()) == 30
+    writers = [c.name for c in source.carriers()][:2]
+    sampler = source.sampler(writers, source.texts())
+    rng = np.random.default_rng(0)
+    for shaky in (False, True) * 3:
+        features = global_features(sampler.sample(rng, shaky=shaky, amplitude_mm=0.8).image)
+        assert 0.002 < features[0] < 0.3
+        assert features[3] > 40
