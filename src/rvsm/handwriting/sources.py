@@ -70,12 +70,13 @@ class Rendered:
     omniglot: Path | None = None
 
     def carriers(self) -> list[CarrierInfo]:
-        """The fonts and writers that draw at least a fifth of the words."""
+        """The fonts that draw at least a fifth of the words, and all recorded writers."""
         return [CarrierInfo(c.name, c.family, c.kind) for c in _carriers(self).values()]
 
     def texts(self) -> list[str]:
-        """The built-in words."""
-        return texts.words()
+        """The built-in words and what was recorded as a whole."""
+        own = (text for carrier in _recorded(self) for text in carrier.letters if len(text) > 2)
+        return list(dict.fromkeys([*texts.words(), *own]))
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """A generator that draws from these carriers and texts alone."""
@@ -95,13 +96,21 @@ def _carriers(source: Rendered) -> dict[str, Carrier]:
     by_name: dict[str, Carrier] = {}
     for carrier in found:
         drawn = sum(carrier.draws(word) for word in words)
-        if drawn >= max(1, _DRAWS_LEAST * len(words)):
+        # A person who recorded few texts still counts: those texts are among the words.
+        if drawn >= max(1, _DRAWS_LEAST * len(words)) or isinstance(carrier, RecordedCarrier):
             by_name.setdefault(carrier.name, carrier)
     return by_name
 
 
-def _recorded(source: Rendered) -> list[RecordedCarrier]:
-    return []
+@lru_cache(maxsize=2)
+def _recorded(source: Rendered) -> tuple[RecordedCarrier, ...]:
+    from rvsm.handwriting.omniglot import read_omniglot
+    from rvsm.handwriting.strokefiles import read_strokes
+
+    found = [carrier for path in source.stroke_files for carrier in read_strokes(path)]
+    if source.omniglot is not None:
+        found += read_omniglot(source.omniglot)
+    return tuple(found)
 
 
 def fingerprint(path: Path) -> str:
