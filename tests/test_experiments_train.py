@@ -20,7 +20,7 @@ import torch
 
 import rvsm
 from drawings import make_folder
-from rvsm.errors import RuleError, RunError, RvsmError
+from rvsm.errors import ConfigError, RuleError, RunError, RvsmError
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
 from rvsm.experiments.data import load_split
@@ -260,6 +260,23 @@ def test_a_full_disk_spoils_no_checkpoint(whole: RunResult, folder: Path, tmp_pa
     assert not list(run.rglob("*.tmp"))
     train(configure(folder), run)
     assert_same(run, whole.run_dir)
+
+
+def test_ctrl_c_stays_ctrl_c(folder: Path, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(folder), tmp_path / "run", progress=stop_after(5, interrupt))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tmp_path / "run" / "checkpoints" / "epoch-00000.ckpt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='set it to "cpu"'):
+        train(configure(folder, accelerator="gpu"), tmp_path / "run")
 
 
 def test_a_loss_that_is_no_number(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
-from rvsm.errors import RunError
+from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
 from rvsm.experiments.config import TrainConfig, dump_config
 from rvsm.experiments.data import Batches, Split, dataset_info, load_split, read_rows
@@ -135,6 +136,8 @@ def _fit(
     config: TrainConfig, run_dir: Path, train_split: Split, val_split: Split, progress: Any
 ) -> tuple[Recorder, TremorNet]:
     """Run Lightning's trainer from the last checkpoint on and return the chosen model."""
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError('accelerator is "gpu" but torch finds none; set it to "cpu".')
     device = "cuda" if config.accelerator == "gpu" else "cpu"
     batches = Batches(train_split, config.batch_size, config.seed, config.augmentation, device)
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
@@ -146,7 +149,7 @@ def _fit(
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     # A resumed run writes its event file anew from the rows of the checkpoint.
     shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    with _quiet_lightning():
+    with _quiet_lightning(), _plain_interrupt():
         logger = TensorBoardLogger(run_dir, name="tensorboard", version="")
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -245,6 +248,19 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Let Ctrl-C be Ctrl-C: Lightning ignores every further one and ends the process instead."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from stop
 
 
 def _part(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
