@@ -25,8 +25,8 @@ from rvsm.handwriting.splits import CarrierInfo
 Progress = Callable[[int, int], None]
 
 _CHUNK = 50
-_FIRST_RATIO, _RATIO_STEP, _LAST_RATIO = 1.25, 0.5, 4.0
-_GOOD_GAP = 0.03
+_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.35, 7.0
+_GOOD_GAP = 0.07
 _PER_BAND, _MOST_BANDS = 150, 8
 
 
@@ -58,8 +58,8 @@ class Candidate:
 class Chosen:
     """The images of a split.
 
-    `acceptance` is their share of all candidates; `gap` is the largest distance, over amplitude
-    bands and features, of a mean from the common target, in standard deviations.
+    `acceptance` is their share of all candidates; `gap` is the largest Mahalanobis distance,
+    over the regular images and the amplitude bands, of mean features from the common target.
     """
 
     regular: list[Candidate]
@@ -131,8 +131,8 @@ class Maker:
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
 
-        Groups that cannot be brought to the common target get more candidates, up to four times
-        their share.
+        Groups that cannot be brought to the common target get more candidates, up to about seven
+        times their share.
         """
         groups = _groups(split)
         while True:
@@ -146,7 +146,7 @@ class Maker:
             if not poor:
                 break
             for group in poor:
-                group.ratio += _RATIO_STEP
+                group.ratio *= _GROWTH
                 self.total += group.missing()
         kept = [[g.candidates[i] for i in t] for g, t in zip(groups, matched.taken, strict=True)]
         # Bands in turn would tell the amplitude by the file's number.

@@ -34,7 +34,7 @@ CURVE_MM = (0.05, 1.5)
 COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_000, "curve": 3_000}
 """Images of each split, half of each class."""
 
-_NOTED_GAP = 0.1
+_NOTED_GAP = 0.2
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ FEATURES = (
     "box_width",
     "box_height",
     "stroke_width",
-    "core_fraction",
     "components",
-    "ink_darkness",
 )
 """Names of the columns of `global_features`, in order."""
 
@@ -44,10 +42,9 @@ def global_features(image: GreyImage) -> Array:
       perimeter 2 L however it bends (Steiner), so a trembling line does not read as a thicker
       one; grey levels make it finer than a pixel. A skeleton is 20 times slower and grows spurs on
       rough edges;
-    - ``core_fraction``: the share of ink pixels whose eight neighbours are all ink, a second view
-      of thickness that weighs blots and crossings;
-    - ``components``: connected pieces of ink, diagonals joined;
-    - ``ink_darkness``: mean d of the ink pixels.
+    - ``components``: connected pieces of ink, diagonals joined.
+
+    Roughness of the edges and blots at crossings are left out: they are the tremor itself.
 
     Parameters
     ----------
@@ -56,7 +53,7 @@ def global_features(image: GreyImage) -> Array:
 
     Returns
     -------
-    ndarray of float64, shape (9,)
+    ndarray of float64, shape (7,)
         In the order of `FEATURES`; all zero for a blank image.
     """
     ink = image < _INK_BELOW
@@ -69,11 +66,8 @@ def global_features(image: GreyImage) -> Array:
     inside = np.pad(ink[top:bottom, left:right], 1)
     dx, dy = np.diff(dark, axis=1)[:-1], np.diff(dark, axis=0)[:, :-1]
     perimeter = float(np.sqrt(dx * dx + dy * dy).sum(dtype=np.float64))
-    three = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
-    core = int(np.count_nonzero(three[:-2] & three[1:-1] & three[2:]))
     pieces = ndimage.label(inside, structure=_EIGHT)[1]
     area = float(dark.sum(dtype=np.float64))
-    pixels = int(np.count_nonzero(inside))
     total = float((255 - image).sum(dtype=np.int64)) / 255
     return np.array(
         [
@@ -83,9 +77,7 @@ def global_features(image: GreyImage) -> Array:
             right - left,
             bottom - top,
             2 * area / max(perimeter, 1e-9),
-            core / pixels,
             pieces,
-            float(dark[inside].sum(dtype=np.float64)) / pixels,
         ]
     )
 
