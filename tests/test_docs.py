@@ -1,6 +1,7 @@
 """What the documents say works: Python runs, commands and options exist, links lead somewhere."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -83,3 +84,9 @@ def test_table_of_layers(channels: tuple[int, int, int], size: tuple[int, int]) 
         output = " x ".join(map(str, row.output))
         line = f"| {row.name} | {row.kind} | {output} | {row.weights:,} | {row.biases} |"
         assert line in text
+
+
+def test_example_of_any_model() -> None:
+    found = runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](epochs=4)
+    assert abs(found["zeros"] - 0.9) < 0.01
+    assert found["sparse"] > 0.7

@@ -2,12 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.box import HEAVY_HEAD, SIMPLE
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -94,40 +96,43 @@ class Report:
             },
         }
 
-    def __rich__(self) -> Table:
-        """Return the table that `rvsm inspect` prints."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table that `rvsm inspect` prints, with fewer columns where it is too wide."""
+        table = self._table()
+        unbounded = options.update(max_width=10_000)
+        wanted = Measurement.get(console, unbounded, table).maximum
+        yield table if wanted <= options.max_width else self._table(short=True)
+
+    def _table(self, short: bool = False) -> Table:
         total = self.to_dict()["total"]
-        with_macs = total["macs"] is not None
-        table = Table(show_footer=True)
+        columns: list[tuple[str, str, Callable[[Layer], str]]] = [
+            ("weights", f"{self.weights:,}", lambda layer: f"{layer.weights:,}"),
+            ("nonzeros", f"{self.nonzeros:,}", lambda layer: f"{layer.nonzeros:,}"),
+            ("zeros", _percent(self.zeros), lambda layer: _percent(layer.zeros)),
+        ]
+        if not short:
+            columns += [
+                ("zero outputs", "", lambda layer: _share(layer.zero_filters, layer.filters)),
+                ("zero inputs", "", lambda layer: _share(layer.zero_inputs, layer.inputs)),
+            ]
+        if total["macs"] is not None:
+            columns += [
+                ("MACs", _count(total["macs"]), lambda layer: _count(layer.macs)),
+                ("kept", _count(total["effective_macs"]), lambda x: _count(x.effective_macs)),
+            ]
+        columns += [
+            ("bytes", f"{total['dense_bytes']:,}", lambda layer: f"{layer.dense_bytes:,}"),
+            ("sparse", f"{total['sparse_bytes']:,}", lambda layer: f"{layer.sparse_bytes:,}"),
+        ]
+        box = SIMPLE if short else HEAVY_HEAD
+        table = Table(show_footer=True, box=box, pad_edge=not short, collapse_padding=short)
         table.add_column("tensor", footer="all", overflow="fold")
         table.add_column("shape", overflow="fold")
-        for title, footer in (
-            ("weights", f"{self.weights:,}"),
-            ("nonzeros", f"{self.nonzeros:,}"),
-            ("zeros", _percent(self.zeros)),
-            ("zero outputs", ""),
-            ("zero inputs", ""),
-        ):
-            table.add_column(title, footer=footer, justify="right")
-        if with_macs:
-            table.add_column("MACs", footer=f"{total['macs']:,}", justify="right")
-            table.add_column("effective", footer=f"{total['effective_macs']:,}", justify="right")
-        table.add_column("bytes", footer=f"{total['dense_bytes']:,}", justify="right")
-        table.add_column("sparse", footer=f"{total['sparse_bytes']:,}", justify="right")
+        for title, footer, _ in columns:
+            table.add_column(title, footer=footer, justify="right", no_wrap=True)
         for layer in self.layers:
-            cells = [
-                layer.name,
-                "x".join(map(str, layer.shape)) or "-",
-                f"{layer.weights:,}",
-                f"{layer.nonzeros:,}",
-                _percent(layer.zeros),
-                _share(layer.zero_filters, layer.filters),
-                _share(layer.zero_inputs, layer.inputs),
-            ]
-            if with_macs:
-                cells += [_count(layer.macs), _count(layer.effective_macs)]
-            cells += [f"{layer.dense_bytes:,}", f"{layer.sparse_bytes:,}"]
-            table.add_row(*cells)
+            shape = "x".join(map(str, layer.shape)) or "-"
+            table.add_row(layer.name, shape, *(cell(layer) for *_, cell in columns))
         return table
 
     def __str__(self) -> str:

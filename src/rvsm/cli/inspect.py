@@ -39,4 +39,5 @@ def inspect(
     else:
         from rich.console import Console
 
-        Console().print(account)
+        console = Console()
+        console.print(account if console.is_terminal else str(account), soft_wrap=True)

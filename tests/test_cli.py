@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import rvsm
+from commandline import Run, make_folder, run_apart, run_here
+from rvsm.cli.guard import Bars, explain_error
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    return lambda *arguments: run_here(capfd, *arguments)
+
+
+def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
+    """Every command of a run, in the order a person gives them."""
+    data, folder = make_folder(tmp_path / "data"), tmp_path / "run"
+    command = ("train", data, "--out", folder, "--epochs", 2, "--sparsity", "fc.weight=0.9")
+    trained = run(*command, "--set", "splitting.heal=1.0")
+    assert trained.code == 0, trained.err
+    assert "90.0% of the fully connected weights" in trained.out
+    assert (rvsm.load(folder / "model.safetensors")["fc.weight"] == 0).float().mean() > 0.89
+
+    evaluated = run("evaluate", folder)
+    assert evaluated.code == 0, evaluated.err
+    assert "test" in evaluated.out
+    scored = json.loads(run("evaluate", folder, data, "--split", "val", "--json").out)
+    assert list(scored["scores"]) == ["val"]
+
+    image = data / "test" / "shaky" / "000000.png"
+    predicted = run("predict", folder, image)
+    assert predicted.code == 0
+    assert predicted.out.rstrip().endswith(str(image))
+    assert predicted.out.split()[0] in ("shaky", "regular")
+    rows = json.loads(run("predict", folder, data / "test", "--json").out)
+    assert len(rows) == 16
+
+    inspected = run("inspect", folder, "--json")
+    layers = {row["name"]: row for row in json.loads(inspected.out)["layers"]}
+    assert layers["fc.weight"]["macs"] == layers["fc.weight"]["weights"]
+    assert "fc.weight" in run("inspect", folder / "model.safetensors").out
+
+    reported = run("report", folder)
+    assert reported.code == 0, reported.err
+    assert str(folder / "report.html") in reported.out
+
+    again = run(*command, "--set", "splitting.heal=1.0")
+    assert again.out == trained.out
+    changed = run(*command, "--seed", 3)
+    assert "another configuration" in changed.sentence()
+    assert "already holds a run" in run(*command, "--no-resume").sentence()
+
+
+def test_data_make_and_check(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    splits = ("train", "val", "test-paper", "test-unseen", "curve")
+    counts = [word for split in splits for word in ("--count", f"{split}=20")]
+    made = run("data", "make", folder, "--task", "pen", "--seed", 5, *counts)
+    assert made.code == 0, made.err
+    assert "seed 5" in made.out
+    assert len((folder / "manifest.csv").read_text().splitlines()) == 101
+    assert "already there" in run("data", "make", folder, "--task", "pen", "--seed", 5, *counts).out
+    checked = run("data", "check", folder, "--json")
+    assert checked.code in (0, 1)
+    assert json.loads(checked.out)["images"]["train"] == {"regular": 10, "shaky": 10}
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out.strip() == f"rvsm {rvsm.__version__}"
+    for command in ("train", "evaluate", "predict", "report", "reproduce", "inspect"):
+        shown = run(command, "--help")
+        assert shown.code == 0
+        assert "Examples:" in shown.out
+    assert "rvsm reproduce" in run("--help").out
+
+
+def test_help_needs_no_torch() -> None:
+    done = run_apart("train", "--help", before="sys.modules['torch'] = None")
+    assert done.code == 0, done.err
+
+
+def test_a_path_that_starts_like_an_option(run: Run, tmp_path: Path) -> None:
+    rvsm.save({"w": torch.ones(3)}, tmp_path / "--debug")
+    assert run("inspect", "--", tmp_path / "--debug").code == 0
+
+
+def test_faults_of_our_own_keep_their_traceback() -> None:
+    assert explain_error(ZeroDivisionError())[0] is None
+    assert explain_error(ModuleNotFoundError(name="rvsm.missing"))[0] is None
+
+
+def test_sentences_for_the_systems_errors() -> None:
+    sentence, code = explain_error(PermissionError(13, "Permission denied", "/x/y"))
+    assert (sentence, code) == (
+        "Error: Cannot use /x/y: permission denied: choose a folder you may write to.",
+        1,
+    )
+    assert "memory" in str(explain_error(MemoryError())[0])
+    assert explain_error(KeyboardInterrupt())[1] == 130
+
+
+def test_progress_without_a_terminal_is_one_line_each(capfd: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        for done in range(1, 6):
+            bars("reading", done, 5)
+        bars.named("writing")(1, 1)
+    assert capfd.readouterr().err == "reading: 5\nwriting: 1\n"
