@@ -120,10 +120,11 @@ class Report:
                 ("MACs", _count(total["macs"]), lambda layer: _count(layer.macs)),
                 ("kept", _count(total["effective_macs"]), lambda x: _count(x.effective_macs)),
             ]
-        columns += [
-            ("bytes", f"{total['dense_bytes']:,}", lambda layer: f"{layer.dense_bytes:,}"),
-            ("sparse", f"{total['sparse_bytes']:,}", lambda layer: f"{layer.sparse_bytes:,}"),
-        ]
+        if not short:
+            footer = f"{total['dense_bytes']:,}"
+            columns.append(("bytes", footer, lambda layer: f"{layer.dense_bytes:,}"))
+        footer = f"{total['sparse_bytes']:,}"
+        columns.append(("sparse bytes", footer, lambda layer: f"{layer.sparse_bytes:,}"))
         box = SIMPLE if short else HEAVY_HEAD
         table = Table(show_footer=True, box=box, pad_edge=not short, collapse_padding=short)
         table.add_column("tensor", footer="all", overflow="fold")
