@@ -113,10 +113,8 @@ class Generator:
             frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
-            steady = tremor.waviness(
-                t, rng, amplitude_mm * float(rng.uniform(0.5, 1.0)), style.speed_mm_s
-            )
-            noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.15, style.speed_mm_s)
+            steady = tremor.waviness(t, rng, float(rng.uniform(0.15, 0.6)), style.speed_mm_s)
+            noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             bounds = [layout.points + shaking + noise, layout.points + steady + noise]
             size = np.max([np.ptp(b, axis=0) for b in bounds], axis=0) + style.pen_mm
             if size[0] > _room(render.WIDTH) or size[1] > _room(render.HEIGHT):
@@ -147,12 +145,12 @@ class Generator:
         return _Style(
             x_height_mm=X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3)))),
             slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
-            width=float(np.exp(np.clip(rng.normal(-0.05, 0.28), -0.6, 0.5))),
+            width=float(np.exp(np.clip(rng.normal(-0.05, 0.35), -0.7, 0.6))),
             spacing=float(rng.uniform(-0.1, 0.45)),
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
-            speed_mm_s=SPEED_MM_S * float(np.exp(0.18 * rng.standard_normal())),
+            speed_mm_s=SPEED_MM_S * float(np.exp(0.15 * rng.standard_normal())),
             pen_mm=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
         )
 
