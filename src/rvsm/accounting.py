@@ -124,7 +124,7 @@ class Report:
             footer = f"{total['dense_bytes']:,}"
             columns.append(("bytes", footer, lambda layer: f"{layer.dense_bytes:,}"))
         footer = f"{total['sparse_bytes']:,}"
-        columns.append(("sparse bytes", footer, lambda layer: f"{layer.sparse_bytes:,}"))
+        columns.append(("sparse", footer, lambda layer: f"{layer.sparse_bytes:,}"))
         box = SIMPLE if short else HEAVY_HEAD
         table = Table(show_footer=True, box=box, pad_edge=not short, collapse_padding=short)
         table.add_column("tensor", footer="all", overflow="fold")
