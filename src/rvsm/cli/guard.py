@@ -40,13 +40,6 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except SystemExit as exit_:
-            # Lightning answers ctrl-C with exit(1).
-            if not isinstance(exit_.__context__, KeyboardInterrupt):
-                raise
-            sentence, code = explain_error(exit_.__context__)
-            print(sentence, file=sys.stderr)
-            raise typer.Exit(code) from None
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.startswith(("typer", "click")):
                 raise  # wrong usage, or an exit that was meant
