@@ -158,7 +158,9 @@ def test_a_font_without_the_glyphs(run: Run, tmp_path: Path) -> None:
     (tmp_path / "fonts").mkdir()
     builder.save(tmp_path / "fonts" / "OnlyQ.ttf")
     counts = [word for split in COUNTS for word in ("--count", f"{split}=20")]
-    made = run("data", "make", tmp_path / "data", "--fonts", tmp_path / "fonts", *counts)
+    made = run(
+        "data", "make", tmp_path / "data", "--fonts", tmp_path / "fonts", "--workers", 1, *counts
+    )
     assert "OnlyQ" in made.sentence()
     assert not (tmp_path / "data").exists()
 
