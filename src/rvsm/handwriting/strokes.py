@@ -32,7 +32,7 @@ HERSHEY_FAMILIES: dict[str, tuple[str, ...]] = {
     "Hershey Sans": ("futural", "futuram"),
     "Hershey Roman": ("timesr", "timesrb"),
     "Hershey Italic": ("timesi", "timesib"),
-    "Hershey Script": ("scripts", "scriptc"),
+    "Hershey Script": ("scripts",),
 }
 SINGLE_STROKE = ("futural", "scripts")
 

@@ -113,7 +113,7 @@ class Generator:
             frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
-            steady = tremor.waviness(t, rng, float(rng.uniform(0.15, 0.6)), style.speed_mm_s)
+            steady = tremor.waviness(t, rng, float(rng.uniform(0.15, 0.5)), style.speed_mm_s)
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             bounds = [layout.points + shaking + noise, layout.points + steady + noise]
             size = np.max([np.ptp(b, axis=0) for b in bounds], axis=0) + style.pen_mm

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-FREQUENCY_HZ = 6.8  # median over people at an RMS amplitude of 0.7 mm
+FREQUENCY_HZ = 7.0  # median over people at an RMS amplitude of 0.7 mm
 FREQUENCY_LOG_SD = 0.15
-FREQUENCY_FALL = -0.25  # large tremors are slow ones: f ~ amplitude^-0.25
+FREQUENCY_FALL = -0.45  # large tremors are slow ones: f ~ amplitude^-0.45
 FREQUENCY_RANGE_HZ = (4.0, 12.0)
 WAVELENGTH_MM = (7.0, 14.0)
 PHYSIOLOGICAL_MEDIAN_MM = 0.03
@@ -25,7 +25,7 @@ _GRID_S = 0.04
 def draw_frequency(rng: np.random.Generator, amplitude_mm: float) -> float:
     """Draw the tremor frequency in Hz of a person whose tremor has this RMS amplitude in mm.
 
-    Log-normal about 6.8 Hz (amplitude / 0.7 mm)^-0.25, clipped to 4-12 Hz, the range of kinetic
+    Log-normal about 7 Hz (amplitude / 0.7 mm)^-0.45, clipped to 4-12 Hz, the range of kinetic
     tremor; that the frequency falls as the amplitude grows is the common finding.
     """
     median = FREQUENCY_HZ * (max(amplitude_mm, 1e-3) / 0.7) ** FREQUENCY_FALL
@@ -69,12 +69,12 @@ def tremor(
     grid = _grid(t)
     wander = 1.0 + 0.06 * _slow_noise(len(grid), 0.6, rng)
     phase_grid = 2.0 * np.pi * np.cumsum(frequency * wander) * _GRID_S + rng.uniform(0, 2 * np.pi)
-    envelope_grid = np.exp(0.35 * _slow_noise(len(grid), 0.5, rng))
+    envelope_grid = np.exp(0.3 * _slow_noise(len(grid), 0.5, rng))
     angle_grid = rng.uniform(0, np.pi) + 0.35 * _slow_noise(len(grid), 1.0, rng)
     phase = np.interp(t, grid, phase_grid)
     envelope = np.interp(t, grid, envelope_grid)
     angle = np.interp(t, grid, angle_grid)
-    ratio = rng.uniform(0.15, 0.7)
+    ratio = rng.uniform(0.3, 0.9)
     harmonic = rng.uniform(0.05, 0.2)
     shift = rng.uniform(0, 2 * np.pi)
     major = envelope * (np.cos(phase) + harmonic * np.cos(2 * phase + shift))
