@@ -141,9 +141,10 @@ class Generator:
     def _style(self, rng: np.random.Generator) -> _Style:
         pen = self.task == "pen"
         micrographia = rng.random() < 0.3
-        low, high = (0.2, 0.9) if pen else (0.1, 0.6)
+        x_height = X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3))))
+        thin, thick = (0.2, 0.28 * x_height) if pen else (0.1, 0.2 * x_height)
         return _Style(
-            x_height_mm=X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3)))),
+            x_height_mm=x_height,
             slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
             width=float(np.exp(np.clip(rng.normal(-0.05, 0.35), -0.7, 0.6))),
             spacing=float(rng.uniform(-0.1, 0.45)),
@@ -151,7 +152,7 @@ class Generator:
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
             speed_mm_s=SPEED_MM_S * float(np.exp(0.15 * rng.standard_normal())),
-            pen_mm=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
+            pen_mm=float(np.exp(rng.uniform(np.log(thin), np.log(thick)))),
         )
 
 

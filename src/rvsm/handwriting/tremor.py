@@ -74,7 +74,7 @@ def tremor(
     phase = np.interp(t, grid, phase_grid)
     envelope = np.interp(t, grid, envelope_grid)
     angle = np.interp(t, grid, angle_grid)
-    ratio = rng.uniform(0.3, 0.9)
+    ratio = rng.uniform(0.2, 0.75)
     harmonic = rng.uniform(0.05, 0.2)
     shift = rng.uniform(0, 2 * np.pi)
     major = envelope * (np.cos(phase) + harmonic * np.cos(2 * phase + shift))
