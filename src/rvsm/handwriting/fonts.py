@@ -112,11 +112,12 @@ class FontFile:
     @cached_property
     def _unit(self) -> float:
         vertices = self._raw_contours("x")
-        if not vertices:
+        height = max((float(contour[:, 1].max()) for contour in vertices), default=0.0)
+        if height <= 0:
             raise DataError(
                 f"the font {self.path} has no letter x to take its size from; remove it"
             )
-        return max(float(np.concatenate(vertices)[:, 1].max()), 1e-9)
+        return height
 
     def draws(self, text: str) -> bool:
         """Whether the font has a glyph with ink for every character of `text` but the space."""
@@ -130,8 +131,7 @@ class FontFile:
 
     def advance(self, char: str) -> float:
         """Horizontal distance to the next letter, in x-heights."""
-        self._load(char)
-        return self._advance / self._unit
+        return float(self._load(char).linearHoriAdvance) / 65536 / self._unit
 
     def contours(self, char: str) -> list[Array]:
         """Closed contours of a glyph as polylines, curves flattened, in x-heights."""
@@ -140,18 +140,23 @@ class FontFile:
     def _load(self, char: str) -> Any:
         from matplotlib.ft2font import LoadFlags
 
-        glyph = self._face.load_char(ord(char), LoadFlags.NO_HINTING)
-        self._advance = glyph.linearHoriAdvance / 65536
-        return self._face.get_path()
+        try:
+            return self._face.load_char(ord(char), LoadFlags.NO_HINTING)
+        except RuntimeError as error:
+            raise DataError(
+                f"the font {self.path} has a damaged letter {char!r} ({error}); remove it"
+            ) from error
 
     def _raw_contours(self, char: str) -> list[Array]:
         from matplotlib.path import Path as Outline
 
-        vertices, codes = self._load(char)
+        self._load(char)
+        vertices, codes = self._face.get_path()
         if len(vertices) == 0:
             return []
         polygons = Outline(vertices, codes).to_polygons(closed_only=True)
-        return [np.asarray(p, dtype=float) for p in polygons if len(p) >= 4]
+        contours = [np.asarray(polygon, dtype=float) for polygon in polygons]
+        return [contour for contour in contours if len(contour) >= 4]
 
 
 def bundled_fonts() -> list[FontFile]:

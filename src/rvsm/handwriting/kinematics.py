@@ -65,4 +65,4 @@ def _end_slowing(same: NDArray[np.bool_], length: Array) -> Array:
     bounds = np.concatenate([[0.0], edges, [float(length.sum())]])
     i = np.clip(np.searchsorted(bounds, walked), 1, len(bounds) - 1)
     distance = np.minimum(walked - bounds[i - 1], bounds[i] - walked)
-    return 0.5 + np.clip(distance, 0.0, 0.5)
+    return np.asarray(0.5 + np.clip(distance, 0.0, 0.5))

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 HEIGHT, WIDTH = 64, 256
 PIXELS_PER_MM = 8.0
 _CLOSE, _LINE, _MOVE = 79, 2, 1
+_SIMPLIFY_PX = 1 / 9
 
 
 def draw_strokes(points: Array, stroke: NDArray[np.intp], pen: float) -> NDArray[np.uint8]:
@@ -81,7 +82,8 @@ class _Agg:
         from matplotlib.backends.backend_agg import RendererAgg
         from matplotlib.transforms import IdentityTransform
 
-        self._canvas: Any = RendererAgg(shape[1], shape[0], 72)
+        canvas: Any = RendererAgg(shape[1], shape[0], 72)  # type: ignore[no-untyped-call]
+        self._canvas = canvas
         self._identity = IdentityTransform()
 
     def draw(
@@ -95,7 +97,9 @@ class _Agg:
         context.set_capstyle("round")
         context.set_joinstyle("round")
         context.set_antialiased(True)
-        path = Outline._fast_from_codes_and_verts(points, codes)
+        path = Outline(points, codes)
+        # set here, so that a user's matplotlibrc cannot change the images
+        path.should_simplify, path.simplify_threshold = True, _SIMPLIFY_PX
         face = (0.0, 0.0, 0.0) if fill else None
         self._canvas.draw_path(context, path, self._identity, face)
         return np.array(np.asarray(self._canvas.buffer_rgba())[..., 3])

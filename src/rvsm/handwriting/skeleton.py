@@ -32,7 +32,7 @@ def pen_paths(ink: NDArray[np.bool_], min_spur: float) -> list[Array]:
     """
     from skimage.morphology import skeletonize
 
-    thin = skeletonize(ink)
+    thin = skeletonize(ink)  # type: ignore[no-untyped-call]
     pixels = {(int(r), int(c)) for r, c in zip(*np.nonzero(thin), strict=True)}
     edges = _prune(_edges(pixels), min_spur)
     paths = [_oriented(_smoothed(np.array(path, dtype=float)[:, ::-1])) for path in _merged(edges)]
@@ -158,9 +158,12 @@ def _smoothed(path: Array) -> Array:
     if len(path) < 5:
         return path
     padded = np.concatenate([path[:1], path[:1], path, path[-1:], path[-1:]])
-    out = sum(padded[k : k + len(path)] for k in range(5)) / 5.0
+    out = np.zeros_like(path)
+    for k in range(5):
+        out += padded[k : k + len(path)]
+    out /= 5.0
     out[0], out[-1] = path[0], path[-1]
-    return np.asarray(out)
+    return out
 
 
 def _oriented(path: Array) -> Array:

@@ -15,7 +15,7 @@ from rvsm.errors import DataError
 from rvsm.handwriting import texts
 from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.splits import CarrierInfo
-from rvsm.handwriting.strokes import Carrier, RecordedCarrier, carriers
+from rvsm.handwriting.strokes import Carrier, FontCarrier, RecordedCarrier, carriers
 from rvsm.handwriting.synthesis import Generator
 
 _DRAWS_LEAST = 0.2
@@ -70,7 +70,13 @@ class Rendered:
     omniglot: Path | None = None
 
     def carriers(self) -> list[CarrierInfo]:
-        """The fonts that draw at least a fifth of the words, and all recorded writers."""
+        """The fonts that draw at least a fifth of the words, and all recorded writers.
+
+        Raises
+        ------
+        DataError
+            A font of `font_dirs` is damaged or draws fewer words.
+        """
         return [CarrierInfo(c.name, c.family, c.kind) for c in _carriers(self).values()]
 
     def texts(self) -> list[str]:
@@ -99,7 +105,17 @@ def _carriers(source: Rendered) -> dict[str, Carrier]:
         # A person who recorded few texts still counts: those texts are among the words.
         if drawn >= max(1, _DRAWS_LEAST * len(words)) or isinstance(carrier, RecordedCarrier):
             by_name.setdefault(carrier.name, carrier)
+        elif isinstance(carrier, FontCarrier) and _is_given(carrier.file.path, source):
+            raise DataError(
+                f"the font {carrier.file.path} draws only {drawn} of {len(words)} words; move it "
+                "out of the folder of --fonts, or name a folder of fonts with Latin letters"
+            )
     return by_name
+
+
+def _is_given(font: Path, source: Rendered) -> bool:
+    """Whether the user named the font; one that comes along may be left out silently."""
+    return any(font.is_relative_to(folder) for folder in source.font_dirs)
 
 
 @lru_cache(maxsize=2)

@@ -160,12 +160,18 @@ class RecordedCarrier:
     kind: str = "recorded"
 
     def draws(self, text: str) -> bool:
-        return text in self.letters or all(c == " " or c in self.letters for c in text)
+        return text in self.letters or all(
+            word in self.letters or all(c in self.letters for c in word) for word in text.split(" ")
+        )
 
     def glyphs(self, text: str) -> list[Glyph]:
         if text in self.letters:
             return [self.letters[text]]
-        return [_SPACE if c == " " else self.letters[c] for c in text]
+        found: list[Glyph] = []
+        for place, word in enumerate(text.split(" ")):
+            pieces = [word] if word in self.letters else word
+            found += [_SPACE] * (place > 0) + [self.letters[piece] for piece in pieces]
+        return found
 
 
 _SPACE = Glyph((), WORD_SPACE)

@@ -85,7 +85,7 @@ class Generator:
         self.task = task
         self._drawable: list[tuple[Carrier, list[str]]] = []
         for carrier in carriers:
-            drawable = [text for text in texts if carrier.draws(text)]
+            drawable = [text for text in texts if text.strip() and carrier.draws(text)]
             if drawable:
                 self._drawable.append((carrier, drawable))
         if not self._drawable:
@@ -207,7 +207,7 @@ def _frame(style: _Style) -> Array:
     slant = np.array([[1.0, 0.0], [np.tan(np.deg2rad(style.slant_deg)), 1.0]])
     a = np.deg2rad(style.turn_deg)
     turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
-    return style.x_height_mm * slant @ turn
+    return np.asarray(style.x_height_mm * slant @ turn)
 
 
 def _path_length(points: Array, stroke: Index) -> float:

@@ -105,7 +105,7 @@ def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s
 
 
 def _scaled(displacement: Array, amplitude_mm: float) -> Array:
-    centred = displacement - displacement.mean(axis=0)
+    centred: Array = displacement - displacement.mean(axis=0)
     size = rms(centred)
     return centred * (amplitude_mm / size) if size > 0 else centred
 
