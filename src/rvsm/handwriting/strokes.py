@@ -26,15 +26,9 @@ CONTOUR_SPACING = 0.06
 WORD_SPACE = 0.9
 _SKELETON_SCALE = 32.0  # pixels an x-height
 
-# Hershey fonts that hold the Latin alphabet, by design; not the Gothic ones, whose hatched letters
-# are five lines wide and look like scribble at 2.5 mm
-HERSHEY_FAMILIES: dict[str, tuple[str, ...]] = {
-    "Hershey Sans": ("futural", "futuram"),
-    "Hershey Roman": ("timesr", "timesrb"),
-    "Hershey Italic": ("timesi", "timesib"),
-    "Hershey Script": ("scripts",),
-}
-SINGLE_STROKE = ("futural", "scripts")
+# Hershey fonts that hold the Latin alphabet and draw each line once, by design. The others build
+# bold and serifed letters from parallel lines, which a trembling pen would scatter.
+HERSHEY_FAMILIES = {"Hershey Sans": "futural", "Hershey Script": "scripts"}
 
 
 @dataclass(frozen=True)
@@ -196,23 +190,13 @@ def carriers(
         If the task is unknown or recorded strokes are given to the task "fonts".
     """
     files = bundled_fonts() + fonts_in(font_dirs)
+    hershey = [HersheyCarrier(font, family) for family, font in HERSHEY_FAMILIES.items()]
     if task == "fonts":
         if recorded:
             raise DataError("recorded strokes belong to --task pen; leave them out of --task fonts")
-        hershey = [
-            HersheyCarrier(font, family)
-            for family, fonts in HERSHEY_FAMILIES.items()
-            for font in fonts
-        ]
         return [*hershey, *(FontCarrier(f, outline=True) for f in files)]
     if task == "pen":
-        single = [
-            HersheyCarrier(font, family)
-            for family, fonts in HERSHEY_FAMILIES.items()
-            for font in fonts
-            if font in SINGLE_STROKE
-        ]
-        return [*single, *(FontCarrier(f, outline=False) for f in files), *recorded]
+        return [*hershey, *(FontCarrier(f, outline=False) for f in files), *recorded]
     raise DataError(f"unknown task {task!r}; choose fonts or pen")
 
 
