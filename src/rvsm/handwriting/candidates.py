@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from rvsm.handwriting.splits import CarrierInfo
 Progress = Callable[[int, int], None]
 
 _CHUNK = 50
-_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.35, 12.0
+_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 9.0
 _GOOD_GAP = 0.07
 _PER_BAND, _MOST_BANDS = 150, 8
 
@@ -131,7 +134,7 @@ class Maker:
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
 
-        Groups that cannot be brought to the common target get more candidates, up to about seven
+        Groups that cannot be brought to the common target get more candidates, up to about ten
         times their share.
         """
         groups = _groups(split)
@@ -225,6 +228,20 @@ def render(job: Job) -> list[Candidate]:
     return out
 
 
+def _end_with_parent() -> None:
+    """Leave with the parent even where it is killed: its workers would wait for jobs forever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def pool(workers: int) -> Iterator[Run]:
     """What runs jobs: worker processes, or this one with `workers` 1 or less.
@@ -239,7 +256,7 @@ def pool(workers: int) -> Iterator[Run]:
         return
     # Spawned, not forked: the parent may hold torch's threads, which a fork would freeze.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         yield lambda jobs: executor.map(render, jobs)
     except BrokenProcessPool:

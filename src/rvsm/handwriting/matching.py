@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
 
 _MOST_EXCHANGES = 200
+_CARRIER_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,11 @@ def _centre(means: Array, whiten: Array, shares: Array) -> Array:
 
 
 def _indicators(labels: Labels) -> Array:
-    """One column a label, each scaled to standard deviation 1."""
+    """One column a label, of standard deviation `_CARRIER_WEIGHT`."""
     hot = (labels[:, None] == np.unique(labels)[None, :]).astype(np.float64)
-    return np.asarray(hot / np.maximum(hot.std(axis=0), 1e-9)) if hot.shape[1] > 1 else hot[:, :0]
+    if hot.shape[1] < 2:
+        return hot[:, :0]
+    return np.asarray(_CARRIER_WEIGHT * hot / np.maximum(hot.std(axis=0), 1e-9))
 
 
 def _acceptance(centred: Array, count: int, ridge: float) -> Array:
