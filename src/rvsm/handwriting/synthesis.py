@@ -151,7 +151,7 @@ class Generator:
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
-            speed_mm_s=SPEED_MM_S * float(np.exp(0.15 * rng.standard_normal())),
+            speed_mm_s=SPEED_MM_S * float(np.exp(0.12 * rng.standard_normal())),
             pen_mm=float(np.exp(rng.uniform(np.log(thin), np.log(thick)))),
         )
 
