@@ -28,7 +28,7 @@ from rvsm.handwriting.splits import CarrierInfo
 Progress = Callable[[int, int], None]
 
 _CHUNK = 50
-_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 9.0
+_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 12.0
 _GOOD_GAP = 0.07
 _PER_BAND, _MOST_BANDS = 150, 8
 
@@ -134,7 +134,7 @@ class Maker:
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
 
-        Groups that cannot be brought to the common target get more candidates, up to about ten
+        Groups that cannot be brought to the common target get more candidates, up to fifteen
         times their share.
         """
         groups = _groups(split)

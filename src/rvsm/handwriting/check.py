@@ -155,7 +155,8 @@ def check(
       cross-validated fivefold. Within 5 points of chance is fine; beyond, with the 95 % interval
       excluding chance, a fault. The intervals are Wilson's for each class, combined by
       Newcombe's square-and-add.
-    - Fonts, writers and words that splits share against their protocol; equal files.
+    - Fonts, writers and words that splits share against their protocol; fonts or writers that go
+      with a class; equal files.
     - Files that cannot be read; classes out of balance; colour modes or sizes of images that go
       with the class.
 
@@ -191,6 +192,7 @@ def check(
         _unreadable(unreadable, len(rows)),
         _balance(counts),
         *_overlaps([image.row for image in images]),
+        _carrier_cue([image.row for image in images]),
         _duplicates(images),
         _cue("colour mode", [(i.mode, i.row.label) for i in images]),
         _cue("image size", [(i.size, i.row.label) for i in images]),
@@ -276,6 +278,24 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
             fine += f", but for {', '.join(allowed)}, where the protocol shares them"
         findings.append(Finding(name, level, "; ".join(told) or fine))
     return findings
+
+
+def _carrier_cue(rows: Sequence[Row]) -> Finding:
+    """Whether the font or writer tells the class: the commoner one in training, tried elsewhere."""
+    name = "fonts and classes"
+    tally: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row.split == "train" and row.carrier:
+            tally[row.carrier] += 1 if row.label == "shaky" else -1
+    hits: dict[str, list[bool]] = {label: [] for label in LABELS}
+    for row in rows:
+        if row.split != "train" and tally.get(row.carrier):
+            hits[row.label].append((tally[row.carrier] > 0) == (row.label == "shaky"))
+    if min(len(of) for of in hits.values()) < _LEAST_TO_FIT:
+        return Finding(name, "fine", "no other split has fonts or writers of train to try this on")
+    accuracy = float(np.mean([np.mean(of) for of in hits.values()]))
+    text = f"the font or writer alone tells the class with {accuracy:.1%} balanced accuracy"
+    return Finding(name, "fault" if accuracy > 0.5 + WITHIN else "fine", text)
 
 
 def _duplicates(images: Iterable[_Image]) -> Finding:

@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
 
 _MOST_EXCHANGES = 200
-_CARRIER_WEIGHT = 0.3
+_CARRIER_WEIGHT = 0.6
 
 
 @dataclass(frozen=True, slots=True)
