@@ -77,7 +77,7 @@ def make_run(
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
 
     torch.manual_seed(seed)
-    network = TremorNet(**config.network.model_dump())
+    network = TremorNet(**config.network.model_dump()).folded().eval()
     if method != "dense":
         for name, weight in network.named_parameters():
             share = {"fc.weight": 0.95, "conv2.weight": 0.7, "conv3.weight": 0.8}.get(name, 0.0)

@@ -15,16 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import rvsm
 from drawings import make_folder
 from rvsm.errors import ConfigError, RuleError, RunError, RvsmError
+from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
 from rvsm.experiments.data import load_split
-from rvsm.experiments.runs import load_run, locked, result_rows
+from rvsm.experiments.evaluate import count_zeros, evaluate_network
+from rvsm.experiments.runs import load_into, load_run, locked, make_network, result_rows
 from rvsm.experiments.train import RunResult, train
 
 EPOCHS = 4
@@ -311,12 +314,10 @@ def test_starting_from_another_run(whole: RunResult, folder: Path, tmp_path: Pat
     config = configure(folder, method="dense", start=start, lr=1e-12, epochs=1)
     result = train(config, tmp_path / "run").result
     assert result["start"] == "dense"
-    state = rvsm.load(tmp_path / "run" / "model.safetensors")
-    before = rvsm.load(whole.run_dir / "model.safetensors")
-    assert isinstance(state, dict)
-    assert isinstance(before, dict)
-    torch.testing.assert_close(state["fc.bias"], before["fc.bias"])
-    with pytest.raises(RunError, match=r"holds no model\.safetensors"):
+    for name in ("model.safetensors", "training.safetensors"):
+        state, before = rvsm.load(tmp_path / "run" / name), rvsm.load(whole.run_dir / name)
+        torch.testing.assert_close(state, before)
+    with pytest.raises(RunError, match=r"holds no training\.safetensors"):
         train(configure(folder, start=str(tmp_path)), tmp_path / "other")
     other_shape = {"channels": [4, 6, 8]}
     with pytest.raises(RunError, match="do not fit"):
@@ -369,6 +370,47 @@ def test_strength_by_lam(folder: Path, tmp_path: Path) -> None:
     rules = [{"pattern": "fc.weight", "lam": 1e-4}]
     result = train(configure(folder, rules=rules, epochs=2), tmp_path / "run").result
     assert 0 < result["fc_zeros"] < 1
+
+
+def test_the_saved_model_is_the_folded_one(whole: RunResult, folder: Path) -> None:
+    config, folded = load_run(whole.run_dir)
+    net = make_network(config)
+    load_into(net, whole.run_dir / "training.safetensors")
+    split = load_split(folder, "val", (32, 128))
+    unfolded = evaluate_network(net, split)
+    score = evaluate_network(folded, split)
+    np.testing.assert_allclose(unfolded.probabilities, score.probabilities, rtol=0, atol=1e-5)
+    assert score.correct.mean() == whole.result["val_accuracy"], "validated is what is saved"
+    assert torch.equal(folded.fc.weight, net.fc.weight)
+    assert count_zeros(folded)["zeros"] == count_zeros(net)["zeros"] == whole.result["zeros"]
+
+
+def test_without_normalisation(folder: Path, tmp_path: Path, whole: RunResult) -> None:
+    network = {"channels": [4, 6, 6], "norm": False}
+    train(configure(folder, network=network, epochs=1), tmp_path / "run")
+    contents = [rvsm.load(tmp_path / "run" / f"{n}.safetensors") for n in ("model", "training")]
+    torch.testing.assert_close(*contents, rtol=0, atol=0)
+    config = configure(folder, network=network, start=str(whole.run_dir))
+    with pytest.raises(RunError, match=r"the same \[network\] section"):
+        train(config, tmp_path / "other")
+
+
+def test_automatic_precision_is_settled_when_the_run_begins(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = configure(folder, precision="auto", epochs=2)
+    monkeypatch.setattr(runs, "_cpu_has_bf16", lambda: True)
+    with pytest.raises(Stopped):
+        train(config, run, progress=stop_after(5))
+    assert load_config(run / "config.toml").precision == "bf16-mixed"
+    monkeypatch.setattr(runs, "_cpu_has_bf16", lambda: False)
+    assert runs.resolve(config).precision == "32"
+    train(config, run)
+    train(configure(folder, precision="bf16-mixed", epochs=2), tmp_path / "other")
+    assert_same(run, tmp_path / "other")
+    with pytest.raises(RunError, match=r"different: precision"):
+        train(configure(folder, epochs=2), run)
 
 
 def test_bf16_trains_too(folder: Path, tmp_path: Path) -> None:

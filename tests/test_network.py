@@ -11,12 +11,19 @@ from rvsm.handwriting.network import TremorNet, layer_table
 
 
 def test_names_and_counts_of_the_weights() -> None:
-    net = TremorNet()
+    net = TremorNet(norm=False)
     assert list(net.state_dict()) == [
         f"{layer}.{kind}"
         for layer in ("conv1", "conv2", "conv3", "fc")
         for kind in ("weight", "bias")
     ]
+    assert list(net.children()) == [net.conv1, net.conv2, net.conv3, net.fc], "nothing else"
+    normalised = TremorNet()
+    assert {name for name, _ in normalised.named_parameters()} == {
+        *(f"{layer}.weight" for layer in ("conv1", "conv2", "conv3", "fc")),
+        *(f"{layer}.bias" for layer in ("norm1", "norm2", "norm3", "fc")),
+    }
+    assert layer_table(normalised) == layer_table(net)
     table = {row.name: row for row in layer_table(net)}
     assert {name: row.weights for name, row in table.items()} == {
         "conv1": 108,
@@ -42,7 +49,7 @@ def test_full_size_images_are_averaged_first() -> None:
 
 
 def test_pooling_before_relu_is_relu_before_pooling() -> None:
-    net = TremorNet().eval()
+    net = TremorNet(norm=False).eval()
     images = torch.rand(2, 1, 32, 128)
     maps = images
     for layer, pool in zip((net.conv1, net.conv2, net.conv3), net.pools, strict=True):
@@ -56,6 +63,75 @@ def test_dropout_only_while_training() -> None:
     assert not torch.equal(net(images), net(images))
     net.eval()
     assert torch.equal(net(images), net(images))
+
+
+def trained(seed: int = 0) -> TremorNet:
+    """Return a network in float64 with statistics, biases and zeros that are not those of birth."""
+    torch.manual_seed(seed)
+    net = TremorNet((4, 5, 6)).double()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.normal_()
+            if name.endswith("weight"):
+                parameter[torch.rand_like(parameter) < 0.6] = 0
+        net.conv2.weight[1] = 0  # a filter that is dead has variance 0
+        net.conv1.weight[0, 0, 0, 0] = -0.0
+    net.measure_statistics([torch.rand(20, 1, 32, 128, dtype=torch.float64)])
+    return net.eval()
+
+
+def test_folded_it_computes_the_same_with_the_same_zeros() -> None:
+    net = trained()
+    images = torch.rand(7, 1, 64, 256, dtype=torch.float64)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    folded = net.folded()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not folded.training
+    assert list(folded.state_dict()) == list(TremorNet(norm=False).state_dict())
+    torch.testing.assert_close(folded(images), net(images), rtol=1e-10, atol=1e-10)
+    for layer in ("conv1", "conv2", "conv3", "fc"):
+        zeros = getattr(folded, layer).weight == 0
+        assert torch.equal(zeros, getattr(net, layer).weight == 0)
+        assert zeros.any()
+    again = folded.folded()
+    assert torch.equal(again(images), folded(images))
+
+
+def test_the_statistics_are_those_of_the_given_images() -> None:
+    net = trained()
+    assert net.norm1 is not None
+    net.norm1.running_mean.fill_(1e6)
+    first, second = torch.rand(2, 5, 1, 32, 128, dtype=torch.float64)
+    net.train().measure_statistics([first, second])
+    maps = [F.max_pool2d(net.conv1(part), 2) for part in (first, second)]
+    means = torch.stack([part.mean((0, 2, 3)) for part in maps])
+    variances = torch.stack([part.var((0, 2, 3)) for part in maps])
+    torch.testing.assert_close(net.norm1.running_mean, means.mean(0))
+    torch.testing.assert_close(net.norm1.running_var, variances.mean(0))
+    assert net.training
+    assert net.norm1.training
+    assert net.norm1.momentum == 0.1
+    alone = TremorNet(norm=False)
+    alone.measure_statistics([first.float()])
+
+
+def test_features_are_normalised_while_training() -> None:
+    net = TremorNet()
+    images = torch.rand(8, 1, 32, 128)
+    assert net.norm1 is not None
+    maps = net.norm1(F.max_pool2d(net.conv1(images), 2))
+    torch.testing.assert_close(maps.mean((0, 2, 3)), torch.zeros(12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(maps.std((0, 2, 3)), torch.ones(12), atol=1e-2, rtol=0)
+
+
+def test_weights_at_birth() -> None:
+    torch.manual_seed(0)
+    net = TremorNet((12, 24, 48), norm=False)
+    assert float(net.conv3.weight.detach().std()) == pytest.approx((2 / (24 * 9)) ** 0.5, rel=0.05)
+    assert float(net.fc.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+    assert not any(p.any() for n, p in net.named_parameters() if n.endswith("bias"))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ class NetworkConfig(_Strict):
     pools: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((2, 2), (2, 2), (1, 2))
     size: tuple[int, int] = (32, 128)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    norm: bool = True
 
 
 class AugmentationConfig(_Strict):
@@ -90,6 +91,9 @@ class TrainConfig(_Strict):
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity.
+    precision
+        ``auto`` becomes, when the run starts, ``bf16-mixed`` on a machine that computes with
+        bfloat16 in hardware, otherwise ``32``.
     """
 
     data: str
@@ -103,7 +107,7 @@ class TrainConfig(_Strict):
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["val-accuracy", "val-loss"] = "val-accuracy"
-    precision: Literal["32", "bf16-mixed"] = "32"
+    precision: Literal["32", "bf16-mixed", "auto"] = "32"
     accelerator: Literal["cpu", "gpu"] = "cpu"
     threads: int = Field(default=1, ge=1)
     network: NetworkConfig = NetworkConfig()

@@ -268,6 +268,12 @@ class Batches:
             picked = chosen.to(self.images.device)
             yield augment(self.images[picked], self.augmentation, generator), self.labels[picked]
 
+    def sample(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Yield batches of `count` images (all, if fewer), unchanged; always the same ones."""
+        order = torch.randperm(len(self.split), generator=seeded(self.seed))[:count]
+        for chosen in torch.tensor_split(order, -(-len(order) // batch_size)):
+            yield to_float(self.images[chosen.to(self.images.device)])
+
 
 def seed_of(*numbers: int) -> int:
     """Mix whole numbers (seed, epoch, batch) into one 63-bit seed."""

@@ -18,6 +18,10 @@ from rvsm.handwriting.network import TremorNet
 from rvsm.optim import Cubic
 from rvsm.penalties import L0, L1, Penalty, TransformedL1
 
+STATISTICS_IMAGES = 1000
+STATISTICS_BATCH = 250
+"""Over which images the statistics of u are measured, and how many at a time."""
+
 
 class SparseTraining(LightningModule):
     """Cross entropy minimised by Adam, inside RVSM unless the method is dense.
@@ -33,8 +37,10 @@ class SparseTraining(LightningModule):
 
     Notes
     -----
-    Validation takes place at u, the weights with exact zeros. The weights in the module are w
-    with ``grad_at="w"`` and u with ``grad_at="u"``.
+    Validation takes place at u, the weights with exact zeros, and with the normalisation's
+    statistics measured at u on training images: what is validated is what would be saved.
+    Training itself never reads those statistics, so nothing has to be put back. The weights in
+    the module are w with ``grad_at="w"`` and u with ``grad_at="u"``.
     """
 
     def __init__(self, net: TremorNet, config: TrainConfig, steps_per_epoch: int) -> None:
@@ -127,6 +133,12 @@ class SparseTraining(LightningModule):
             )
         self._add("train_loss", loss.detach() * len(labels), len(labels))
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure the statistics of the normalisation at u."""
+        batches = cast(Batches, self.trainer.train_dataloader)
+        with self.sparse_weights():
+            self.net.measure_statistics(batches.sample(STATISTICS_IMAGES, STATISTICS_BATCH))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracy at u."""

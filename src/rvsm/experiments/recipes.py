@@ -30,7 +30,7 @@ FULL_COUNTS = {
 }
 FULL_SEEDS = (0, 1, 2, 3, 4)
 
-_COMMON: dict[str, Any] = {"batch_size": 100, "threads": 1}
+_COMMON: dict[str, Any] = {"batch_size": 100, "threads": 1, "precision": "auto"}
 
 _RULES = [
     {"pattern": "conv2.weight", "sparsity": 0.9},

@@ -22,17 +22,22 @@ from rvsm.handwriting.network import TremorNet
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
 """Which split of a data folder measures which protocol."""
 
+TRAINING_FILE = "training.safetensors"
+"""The chosen weights as they were trained, with the normalisation: where another run starts."""
+
 
 def make_network(config: TrainConfig) -> TremorNet:
-    """Build the network a configuration describes, its weights drawn from the seed."""
+    """Build the network a configuration trains, its weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
         shape = config.network
-        return TremorNet(shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout)
+        return TremorNet(
+            shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout, shape.norm
+        )
 
 
 def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
-    """Read the network of a finished run, in evaluation mode.
+    """Read the network of a finished run, folded and in evaluation mode.
 
     Raises
     ------
@@ -47,7 +52,7 @@ def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
                 "or finish it with `rvsm train`."
             )
     config = load_config(run_dir / "config.toml")
-    net = make_network(config)
+    net = make_network(config).folded()
     load_into(net, run_dir / "model.safetensors")
     return config, net.eval()
 
@@ -109,33 +114,55 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_has_bf16": _cpu_has_bf16(),
         "git_commit": _git_commit(),
         "packages": packages,
     }
 
 
-def check_same(config: TrainConfig, run_dir: Path) -> None:
-    """Raise RunError where a run folder holds a run with another configuration."""
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Put in the place of ``precision = "auto"`` what suits this machine."""
+    if config.precision != "auto":
+        return config
+    if config.accelerator == "gpu":
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    else:
+        fast = _cpu_has_bf16()
+    return config.model_copy(update={"precision": "bf16-mixed" if fast else "32"})
+
+
+def check_same(config: TrainConfig, run_dir: Path) -> TrainConfig:
+    """Return the resolved configuration of the run in a folder, if it is the given one.
+
+    Raises
+    ------
+    RunError
+        If the folder holds a run with another configuration.
+    """
     try:
-        there = load_config(run_dir / "config.toml").model_dump()
+        there = load_config(run_dir / "config.toml")
     except ConfigError as error:
         raise RunError(
             f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."
         ) from error
-    wanted = config.model_dump()
-    if different := [name for name in wanted if there[name] != wanted[name]]:
+    wanted = config
+    if config.precision == "auto":  # what it became when the run began
+        wanted = config.model_copy(update={"precision": there.precision})
+    found, asked = there.model_dump(), wanted.model_dump()
+    if different := [name for name in asked if found[name] != asked[name]]:
         raise RunError(
             f"{run_dir} holds a run with another configuration (different: "
             f"{', '.join(different)}); name a new folder for this one, or restore those values."
         )
+    return there
 
 
 def start_file(start: str) -> Path:
-    """Return the model file of the run a configuration starts from, or raise RunError."""
-    path = Path(start) / "model.safetensors"
+    """Return the weights a configuration starts from, not folded, or raise RunError."""
+    path = Path(start) / TRAINING_FILE
     if not path.is_file():
         raise RunError(
-            f"start names {start}, which holds no model.safetensors; name the folder of a "
+            f"start names {start}, which holds no {TRAINING_FILE}; name the folder of a "
             "finished run."
         )
     return path
@@ -157,6 +184,14 @@ def locked(run_dir: Path) -> Iterator[None]:
                 f"Another process is training in {run_dir}; wait for it or name another folder."
             ) from error
         yield
+
+
+def _cpu_has_bf16() -> bool:
+    """Say whether the CPU multiplies bfloat16 itself (AVX512-BF16 or AMX), not by emulation."""
+    supported = (
+        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
+    )
+    return any(ask is not None and ask() for ask in supported)
 
 
 def _cpu_name() -> str:

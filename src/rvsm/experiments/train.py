@@ -27,11 +27,13 @@ from rvsm.experiments.data import Batches, Split, dataset_info, load_split, read
 from rvsm.experiments.evaluate import count_zeros, evaluate_network, write_predictions
 from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.runs import (
+    TRAINING_FILE,
     check_same,
     environment,
     load_into,
     locked,
     make_network,
+    resolve,
     start_file,
 )
 from rvsm.handwriting.manifest import Row
@@ -102,9 +104,10 @@ def train(
     if (run_dir / "config.toml").exists():
         if not resume:
             raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
-        check_same(config, run_dir)
+        config = check_same(config, run_dir)
         if (run_dir / "result.json").exists():
             return RunResult(run_dir, json.loads((run_dir / "result.json").read_text("utf-8")))
+    config = resolve(config)
     data = Path(config.data)
     rows = read_rows(data)
     size = config.network.size
@@ -121,6 +124,8 @@ def train(
                 atomic_text(run_dir / "environment.json", json.dumps(environment(), indent=2))
                 atomic_text(run_dir / "config.toml", dump_config(config))
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], progress)
+            save(net, run_dir / TRAINING_FILE)
+            net = net.folded()
             save(net, run_dir / "model.safetensors")
             result = _score(config, run_dir, net, recorder, splits, rows, progress)
             atomic_text(run_dir / "result.json", json.dumps(result, indent=2))
@@ -141,6 +146,7 @@ def _fit(
     device = "cuda" if config.accelerator == "gpu" else "cpu"
     batches = Batches(train_split, config.batch_size, config.seed, config.augmentation, device)
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
+    assert config.precision != "auto", "resolved before the run began"
     net = make_network(config)
     if config.start:
         load_into(net, start_file(config.start))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,11 +16,56 @@ IMAGE_SIZE = (64, 256)
 """Rows and columns of the images a data folder holds."""
 
 
+class FixedScaleNorm(nn.Module):
+    r"""Batch normalisation whose scale stays 1: ``(x - mean) / sqrt(var + eps) + bias``.
+
+    Mean and variance are those of the batch while training and the running ones otherwise. The
+    scale being positive, the map commutes with max pooling and ReLU can follow it, so it can
+    always be folded into the convolution before them (:meth:`TremorNet.folded`).
+
+    Parameters
+    ----------
+    channels
+        Maps to normalise, each by itself.
+
+    References
+    ----------
+    Ioffe and Szegedy 2015, arXiv 1502.03167.
+    """
+
+    momentum = 0.1
+    eps = 1e-5
+    scale: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        # No parameter: a learned scale says nothing that the convolution's weights do not.
+        self.register_buffer("scale", torch.ones(channels), persistent=False)
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the normalised maps ``(B, channels, h, w)``."""
+        return F.batch_norm(
+            maps,
+            self.running_mean,
+            self.running_var,
+            self.scale,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
 class TremorNet(nn.Module):
     """Shaky or regular: (convolution -> max pooling -> ReLU) three times, then one linear layer.
 
-    Parameters are named ``conv1.weight`` ... ``conv3.weight`` and ``fc.weight`` (and their
-    biases). There is no batch normalisation, so zeroing weights leaves no statistics to repair.
+    Parameters are named ``conv1.weight`` ... ``conv3.weight`` and ``fc.weight``, with
+    ``fc.bias`` and the biases of the maps: ``norm1.bias`` ... with `norm`, else ``conv1.bias``.
 
     Parameters
     ----------
@@ -35,6 +80,9 @@ class TremorNet(nn.Module):
         first.
     dropout
         Share of the features dropped before the linear layer while training.
+    norm
+        Normalise the pooled maps over the batch, before the ReLU: far faster to train. The
+        trained network needs none of it: :meth:`folded` returns the same function without.
 
     Raises
     ------
@@ -58,6 +106,7 @@ class TremorNet(nn.Module):
         pools: Sequence[tuple[int, int]] = ((2, 2), (2, 2), (1, 2)),
         size: tuple[int, int] = (32, 128),
         dropout: float = 0.0,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0:
@@ -76,10 +125,19 @@ class TremorNet(nn.Module):
                 "image; give smaller pools."
             )
         first, second, third = channels
-        self.conv1 = nn.Conv2d(1, first, kernel, padding=kernel // 2)
-        self.conv2 = nn.Conv2d(first, second, kernel, padding=kernel // 2)
-        self.conv3 = nn.Conv2d(second, third, kernel, padding=kernel // 2)
+        self.conv1 = nn.Conv2d(1, first, kernel, padding=kernel // 2, bias=not norm)
+        self.conv2 = nn.Conv2d(first, second, kernel, padding=kernel // 2, bias=not norm)
+        self.conv3 = nn.Conv2d(second, third, kernel, padding=kernel // 2, bias=not norm)
+        self.norm1 = FixedScaleNorm(first) if norm else None
+        self.norm2 = FixedScaleNorm(second) if norm else None
+        self.norm3 = FixedScaleNorm(third) if norm else None
         self.fc = nn.Linear(third * height * width, 2)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
         # mypy knows no overload of Module.to that takes a memory format alone
         cast(Any, self).to(memory_format=torch.channels_last)
 
@@ -88,8 +146,9 @@ class TremorNet(nn.Module):
         if images.shape[-2:] == (2 * self.size[0], 2 * self.size[1]):
             images = F.avg_pool2d(images, 2)
         maps = images.contiguous(memory_format=torch.channels_last)
-        for layer, pool in zip((self.conv1, self.conv2, self.conv3), self.pools, strict=True):
-            maps = F.relu(F.max_pool2d(layer(maps), pool))
+        for conv, norm, pool in self._layers():
+            maps = F.max_pool2d(conv(maps), pool)
+            maps = F.relu(maps if norm is None else norm(maps))
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,6 +156,64 @@ class TremorNet(nn.Module):
         flat = self.features(images).flatten(1)
         logits: Tensor = self.fc(F.dropout(flat, self.dropout, self.training))
         return logits
+
+    @torch.no_grad()
+    def measure_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Set the running means and variances to their average over these batches alone.
+
+        The running statistics of training belong to the weights it went through; those of u,
+        which it never ran, have to be measured. Does nothing without `norm`.
+
+        Parameters
+        ----------
+        batches
+            Images ``(B, 1, H, W)``, each batch counting the same.
+        """
+        norms = [norm for _, norm, _ in self._layers() if norm is not None]
+        if not norms:
+            return
+        modes = [norm.training for norm in norms]
+        try:
+            for number, images in enumerate(batches, start=1):
+                for norm in norms:
+                    norm.train()
+                    norm.momentum = 1 / number  # the first batch leaves nothing of before
+                self.features(images)
+        finally:
+            for norm, mode in zip(norms, modes, strict=True):
+                norm.train(mode)
+                norm.momentum = FixedScaleNorm.momentum
+
+    @torch.no_grad()
+    def folded(self) -> TremorNet:
+        """Return a network without normalisation that computes what this one does to evaluate.
+
+        Convolution weights are divided by ``sqrt(var + eps)`` of their channel, which keeps
+        every zero exactly; the means go into the biases. A network without `norm` is copied.
+        """
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
+            net = TremorNet(
+                [conv.out_channels for conv, _, _ in self._layers()],
+                self.conv1.kernel_size[0],
+                self.pools,
+                self.size,
+                self.dropout,
+                norm=False,
+            ).to(self.fc.weight)
+        for (conv, norm, _), (into, _, _) in zip(self._layers(), net._layers(), strict=True):
+            assert into.bias is not None
+            if norm is None:
+                into.load_state_dict(conv.state_dict())
+                continue
+            scale = (norm.running_var.double() + norm.eps).rsqrt()
+            into.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+            into.bias.copy_(norm.bias - norm.running_mean * scale)
+        net.fc.load_state_dict(self.fc.state_dict())
+        return net.train(self.training)
+
+    def _layers(self) -> list[tuple[nn.Conv2d, FixedScaleNorm | None, tuple[int, int]]]:
+        convs = (self.conv1, self.conv2, self.conv3)
+        return list(zip(convs, (self.norm1, self.norm2, self.norm3), self.pools, strict=True))
 
 
 @dataclass(frozen=True)
@@ -114,6 +231,8 @@ class LayerRow:
 def layer_table(net: TremorNet) -> list[LayerRow]:
     """Describe every layer: what it is, the shape it puts out, its weights and their share.
 
+    Of a network with normalisation this is what is left when it is folded.
+
     Parameters
     ----------
     net
@@ -124,11 +243,10 @@ def layer_table(net: TremorNet) -> list[LayerRow]:
     list of LayerRow
         One row per layer in order; ``share`` is its part of all weights (biases not counted).
     """
+    net = net.folded()
     layers: list[tuple[str, str, tuple[int, ...], nn.Conv2d | nn.Linear]] = []
     height, width = net.size
-    for number, (layer, (rows, columns)) in enumerate(
-        zip((net.conv1, net.conv2, net.conv3), net.pools, strict=True), start=1
-    ):
+    for number, (layer, _, (rows, columns)) in enumerate(net._layers(), start=1):
         height, width = height // rows, width // columns
         side = layer.kernel_size[0]
         kind = f"convolution {side}x{side}, max pooling {rows}x{columns}, ReLU"
