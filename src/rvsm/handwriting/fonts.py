@@ -111,7 +111,7 @@ class FontFile:
 
     @cached_property
     def _unit(self) -> float:
-        vertices = self._raw_contours("x")
+        vertices = self._raw_contours("x") if self.draws("x") else []
         height = max((float(contour[:, 1].max()) for contour in vertices), default=0.0)
         if height <= 0:
             raise DataError(

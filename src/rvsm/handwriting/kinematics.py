@@ -14,9 +14,10 @@ AIR_SPEED_FACTOR = 2.5
 def pen_times(points: Array, stroke: NDArray[np.intp], speed_mm_s: float) -> Array:
     """Times at which a pen passes the points of its strokes.
 
-    The speed along a stroke follows the two-thirds power law, v ~ curvature^(-1/3), slows down
-    at both ends, and is scaled so that the mean speed on paper is `speed_mm_s`. Between strokes
-    the pen travels through the air 2.5 times as fast and takes 0.06 s to lift and land.
+    The speed along a stroke follows the two-thirds power law, v ~ (0.3 + curvature)^(-1/3) with
+    the curvature in 1/mm, slows down at both ends, and is scaled so that the mean speed on paper
+    is `speed_mm_s`. Between strokes the pen travels through the air 2.5 times as fast and takes
+    0.06 s to lift and land.
 
     Parameters
     ----------
@@ -59,7 +60,11 @@ def _smooth(values: Array) -> Array:
 
 
 def _end_slowing(same: NDArray[np.bool_], length: Array) -> Array:
-    """Factor 0.5 at the ends of each stroke, rising to 1 within 0.5 mm."""
+    """Factor 0.5 at the ends of each stroke, rising to 1 within 0.5 mm.
+
+    Between strokes the distance counts from half way through the air: a pen that flies far
+    arrives, and leaves, at speed.
+    """
     walked = np.cumsum(length) - 0.5 * length
     edges = walked[~same]
     bounds = np.concatenate([[0.0], edges, [float(length.sum())]])

@@ -28,7 +28,7 @@ def pen_paths(ink: NDArray[np.bool_], min_spur: float) -> list[Array]:
     Returns
     -------
     List of (n, 2) arrays of (x, y) pixel positions, ordered from left to right by where the
-    path begins, each path starting at its left (or upper) end.
+    path begins, each path starting at its left end, or at its low row if it is upright.
     """
     from skimage.morphology import skeletonize
 
