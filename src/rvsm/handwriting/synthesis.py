@@ -1,15 +1,18 @@
 """One image of one text: written or printed, by a steady or a trembling hand.
 
-Both classes are drawn from the same texts, styles, sizes and positions. A regular text gets a
-virtual tremor of the same amplitude distribution, which decides where the text is put and how
-wide the pen is, and which is then replaced by smooth waviness of the same size: so neither
-room, length of stroke nor amount of ink says to which class an image belongs.
+Both classes are drawn from the same texts, styles and positions. A regular text gets a virtual
+tremor of the same amplitude distribution, and a shaky one a virtual steady hand: both are laid
+out, and what the tremor changes for the whole picture is shared out between them. Letters stand
+closer in regular texts by as much as they stand apart in shaky ones, which would touch; letters are
+taller in regular texts, pens wider or narrower, and smooth waves lengthen regular strokes. So
+neither room, ink, width of strokes nor their number says to which class an image belongs.
+`rvsm.handwriting.matching` removes what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +28,10 @@ X_HEIGHT_MM = 2.5
 SPEED_MM_S = 14.0
 _MARGIN_MM = 0.25
 _TRIES = 60
-_PEN_BALANCE = 0.15  # how far the pen makes up for longer strokes; more would show in its width
+_TOUCH = 0.55
+# Exponent of the pen's width against the length of the strokes: the pen of "pen" makes up for
+# longer strokes; outlines keep their ink by themselves, their rims do the opposite.
+_PEN_BALANCE = {"fonts": -0.3, "pen": 0.1}
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Generator:
         for _ in range(_TRIES):
             carrier, texts = self._drawable[rng.integers(len(self._drawable))]
             text = _pick_text(rng, texts)
-            style = self._style(rng)
+            style = _spaced(self._style(rng), shaky, amplitude_mm)
             layout = _lay_out(carrier, text, style, rng)
             width = float(np.ptp(layout.points[:, 0]))
             if not 6.0 <= width <= _room(render.WIDTH):
@@ -115,21 +121,25 @@ class Generator:
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
             steady = tremor.waviness(t, rng, float(rng.uniform(0.15, 0.5)), style.speed_mm_s)
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
-            bounds = [layout.points + shaking + noise, layout.points + steady + noise]
-            size = np.max([np.ptp(b, axis=0) for b in bounds], axis=0) + style.pen_mm
+            shaken, steadied = layout.points + shaking + noise, layout.points + steady + noise
+            taller = float(np.ptp(shaken[:, 1]) / np.ptp(steadied[:, 1]))
+            scale = _scale(style.x_height_mm, taller, shaky)
+            layout = replace(layout, points=scale * layout.points, outline=scale * layout.outline)
+            size = np.maximum(np.ptp(shaken, axis=0), np.ptp(steadied, axis=0)) + style.pen_mm
             if size[0] > _room(render.WIDTH) or size[1] > _room(render.HEIGHT):
                 continue
             displacement = (shaking if shaky else steady) + noise
-            ratio = _path_length(bounds[0], layout.stroke) / _path_length(bounds[1], layout.stroke)
-            pen = style.pen_mm * ratio ** (-_PEN_BALANCE if shaky else _PEN_BALANCE)
+            longer = _path_length(shaken, layout.stroke) / _path_length(steadied, layout.stroke)
+            balance = _PEN_BALANCE[self.task]
+            pen = style.pen_mm * longer ** (-balance if shaky else balance)
             image = _draw(layout, displacement, pen, size, rng)
             meta = {
                 "tremor_frequency_hz": frequency if shaky else 0.0,
                 "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
                 "virtual_amplitude_mm": amplitude_mm,
-                "x_height_mm": style.x_height_mm,
+                "x_height_mm": scale * style.x_height_mm,
                 "pen_mm": pen,
-                "speed_mm_s": style.speed_mm_s,
+                "speed_mm_s": scale * style.speed_mm_s,
                 "slant_deg": style.slant_deg,
             }
             return Sample(image, text, carrier.name, meta)
@@ -154,6 +164,18 @@ class Generator:
             speed_mm_s=SPEED_MM_S * float(np.exp(0.12 * rng.standard_normal())),
             pen_mm=float(np.exp(rng.uniform(np.log(thin), np.log(thick)))),
         )
+
+
+def _spaced(style: _Style, shaky: bool, amplitude_mm: float) -> _Style:
+    """Move letters apart where a tremor will make them touch, and together where it will not."""
+    shift = _TOUCH * amplitude_mm / style.x_height_mm
+    return replace(style, spacing=style.spacing + (shift if shaky else -shift))
+
+
+def _scale(x_height_mm: float, taller: float, shaky: bool) -> float:
+    """Factor that makes both classes equally tall, keeping the x-height within its 30 %."""
+    wanted = x_height_mm * taller ** (-0.5 if shaky else 0.5)
+    return float(np.clip(wanted, 0.7 * X_HEIGHT_MM, 1.3 * X_HEIGHT_MM)) / x_height_mm
 
 
 def _room(pixels: int) -> float:
