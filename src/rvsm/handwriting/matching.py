@@ -22,6 +22,7 @@ Labels = npt.NDArray[np.intp]
 
 _MOST_EXCHANGES = 200
 _CARRIER_WEIGHT = 0.6
+_SHAPE_WEIGHT = 0.3  # of squares and logs, where not everything can be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,10 @@ def match(
         raise ValueError("match needs at least as many candidates in each group as it shall take")
     phi = expand(np.vstack(groups))
     width = groups[0].shape[1]
-    whiten = _whitening(phi[:, :width], 1e-3)
+    # Whitened: what a linear model sees is a distance along any direction, however little of the
+    # spread lies there (ink over stroke width, which is the length of the strokes, has little).
+    phi[:, :width] = phi[:, :width] @ _whitening(phi[:, :width], 1e-3)
+    phi[:, width:] *= _SHAPE_WEIGHT
     carrier = np.zeros(len(phi), dtype=np.intp)
     if carriers is not None:
         carrier = np.concatenate(carriers)
@@ -117,7 +121,7 @@ def match(
         line = np.lexsort((rng.random(len(part)), names))
         chosen = _exchange(centred, line[_systematic(chance[line], share, rng)])
         taken.append(chosen)
-        gaps.append(float(np.linalg.norm(centred[chosen, :width].mean(axis=0) @ whiten)))
+        gaps.append(float(np.linalg.norm(centred[chosen, :width].mean(axis=0))))
     return Match(tuple(taken), tuple(gaps))
 
 
