@@ -27,11 +27,12 @@ Index = NDArray[np.intp]
 X_HEIGHT_MM = 2.5
 SPEED_MM_S = 14.0
 _MARGIN_MM = 0.25
+_ROOM = np.array([render.WIDTH, render.HEIGHT]) / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 _TRIES = 60
-_TOUCH = 0.55
+_TOUCH = {"fonts": 0.55, "pen": 0.7}
 # Exponent of the pen's width against the length of the strokes: the pen of "pen" makes up for
 # longer strokes; outlines keep their ink by themselves, their rims do the opposite.
-_PEN_BALANCE = {"fonts": -0.3, "pen": 0.1}
+_PEN_BALANCE = {"fonts": -0.3, "pen": 0.2}
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ class Generator:
         for _ in range(_TRIES):
             carrier, texts = self._drawable[rng.integers(len(self._drawable))]
             text = _pick_text(rng, texts)
-            style = _spaced(self._style(rng), shaky, amplitude_mm)
+            touch = _TOUCH[self.task] * amplitude_mm
+            style = _spaced(self._style(rng), touch if shaky else -touch)
             layout = _lay_out(carrier, text, style, rng)
             width = float(np.ptp(layout.points[:, 0]))
-            if not 6.0 <= width <= _room(render.WIDTH):
+            if not 6.0 <= width <= _ROOM[0]:
                 continue
             frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
@@ -125,14 +127,15 @@ class Generator:
             taller = float(np.ptp(shaken[:, 1]) / np.ptp(steadied[:, 1]))
             scale = _scale(style.x_height_mm, taller, shaky)
             layout = replace(layout, points=scale * layout.points, outline=scale * layout.outline)
-            size = np.maximum(np.ptp(shaken, axis=0), np.ptp(steadied, axis=0)) + style.pen_mm
-            if size[0] > _room(render.WIDTH) or size[1] > _room(render.HEIGHT):
-                continue
             displacement = (shaking if shaky else steady) + noise
             longer = _path_length(shaken, layout.stroke) / _path_length(steadied, layout.stroke)
             balance = _PEN_BALANCE[self.task]
             pen = style.pen_mm * longer ** (-balance if shaky else balance)
-            image = _draw(layout, displacement, pen, size, rng)
+            ink = _displaced(layout, displacement, pen)
+            spare = _ROOM - np.ptp(ink.points, axis=0) - ink.pen_mm
+            if spare.min() < 0:
+                continue
+            image = _draw(ink, spare * rng.random(2))
             meta = {
                 "tremor_frequency_hz": frequency if shaky else 0.0,
                 "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
@@ -166,20 +169,15 @@ class Generator:
         )
 
 
-def _spaced(style: _Style, shaky: bool, amplitude_mm: float) -> _Style:
+def _spaced(style: _Style, shift_mm: float) -> _Style:
     """Move letters apart where a tremor will make them touch, and together where it will not."""
-    shift = _TOUCH * amplitude_mm / style.x_height_mm
-    return replace(style, spacing=style.spacing + (shift if shaky else -shift))
+    return replace(style, spacing=style.spacing + shift_mm / style.x_height_mm)
 
 
 def _scale(x_height_mm: float, taller: float, shaky: bool) -> float:
     """Factor that makes both classes equally tall, keeping the x-height within its 30 %."""
     wanted = x_height_mm * taller ** (-0.5 if shaky else 0.5)
     return float(np.clip(wanted, 0.7 * X_HEIGHT_MM, 1.3 * X_HEIGHT_MM)) / x_height_mm
-
-
-def _room(pixels: int) -> float:
-    return pixels / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 
 
 def _pick_text(rng: np.random.Generator, texts: list[str]) -> str:
@@ -237,21 +235,31 @@ def _path_length(points: Array, stroke: Index) -> float:
     return float(np.hypot(step[:, 0], step[:, 1])[stroke[1:] == stroke[:-1]].sum())
 
 
-def _draw(
-    layout: _Layout, displacement: Array, pen_mm: float, size: Array, rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """Draw with the box of `size` mm, alike for both classes, put anywhere it fits."""
-    moved = layout.points + displacement
-    spare = np.array([_room(render.WIDTH), _room(render.HEIGHT)]) - size
-    corner = _MARGIN_MM + rng.random(2) * np.maximum(spare, 0.0)
-    offset = corner + size / 2 - (moved.min(axis=0) + moved.max(axis=0)) / 2
+@dataclass(frozen=True)
+class _Ink:
+    """What will be drawn: millimetres, strokes or, if `filled`, contours by number."""
+
+    points: Array
+    part: Index
+    pen_mm: float
+    filled: bool
+
+
+def _displaced(layout: _Layout, displacement: Array, pen_mm: float) -> _Ink:
     if len(layout.outline) == 0:
-        pixels = (moved + offset) * render.PIXELS_PER_MM
-        return render.draw_strokes(pixels, layout.stroke, pen_mm * render.PIXELS_PER_MM)
+        return _Ink(layout.points + displacement, layout.stroke, pen_mm, filled=False)
     shift = _smooth_along(displacement[layout.nearest], layout.contour)
-    pixels = (layout.outline + shift + offset) * render.PIXELS_PER_MM
-    grow = 0.25 * pen_mm * render.PIXELS_PER_MM
-    return render.draw_outline(pixels, layout.contour, grow)
+    return _Ink(layout.outline + shift, layout.contour, 0.5 * pen_mm, filled=True)
+
+
+def _draw(ink: _Ink, corner: Array) -> NDArray[np.uint8]:
+    """Draw with the lower left corner of the ink `corner` mm from the margins."""
+    offset = _MARGIN_MM + 0.5 * ink.pen_mm + corner - ink.points.min(axis=0)
+    pixels = (ink.points + offset) * render.PIXELS_PER_MM
+    pen = ink.pen_mm * render.PIXELS_PER_MM
+    if ink.filled:
+        return render.draw_outline(pixels, ink.part, 0.5 * pen)
+    return render.draw_strokes(pixels, ink.part, pen)
 
 
 def _smooth_along(shift: Array, contour: Index) -> Array:
