@@ -60,14 +60,11 @@ def _smooth(values: Array) -> Array:
 
 
 def _end_slowing(same: NDArray[np.bool_], length: Array) -> Array:
-    """Factor 0.5 at the ends of each stroke, rising to 1 within 0.5 mm.
-
-    Between strokes the distance counts from half way through the air: a pen that flies far
-    arrives, and leaves, at speed.
-    """
-    walked = np.cumsum(length) - 0.5 * length
-    edges = walked[~same]
-    bounds = np.concatenate([[0.0], edges, [float(length.sum())]])
+    """Factor 0.5 at the ends of each stroke, rising to 1 within 0.5 mm."""
+    on_paper = np.where(same, length, 0.0)
+    end = np.cumsum(on_paper)
+    walked = end - 0.5 * on_paper
+    bounds = np.concatenate([[0.0], end[~same], [end[-1]]])
     i = np.clip(np.searchsorted(bounds, walked), 1, len(bounds) - 1)
     distance = np.minimum(walked - bounds[i - 1], bounds[i] - walked)
     return np.asarray(0.5 + np.clip(distance, 0.0, 0.5))
