@@ -52,13 +52,18 @@ def test_blank_paper_measures_zero() -> None:
     assert (global_features(np.full((64, 256), 255, dtype=np.uint8)) == 0).all()
 
 
-def test_expand_scales_and_survives_constant_columns() -> None:
+def test_expand_whitens_and_survives_constant_columns() -> None:
     rng = np.random.default_rng(0)
-    x = np.column_stack([rng.uniform(1, 5, 200), np.full(200, 0.1)])
-    wide = expand(x)
-    assert wide.shape == (200, 6)
+    x = rng.uniform(1, 5, 400)
+    features = np.column_stack([x, x + rng.random(400), np.full(400, 0.1)])
+    wide = expand(features)
+    assert wide.shape == (400, 3 + 6 + 3)
     np.testing.assert_allclose(wide.mean(axis=0), 0, atol=1e-9)
-    np.testing.assert_allclose(wide.std(axis=0), [1, 0, 1, 0, 1, 0], atol=1e-9)
+    varying = wide.std(axis=0) > 0.5
+    np.testing.assert_allclose(wide.std(axis=0), varying, atol=0.5)
+    assert np.count_nonzero(varying) == 2 + 3 + 2
+    first = wide[:, :3][:, varying[:3]]
+    assert abs(np.corrcoef(first, rowvar=False)[0, 1]) < 1e-6
 
 
 def test_under_a_millisecond_an_image() -> None:

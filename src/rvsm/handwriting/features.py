@@ -83,7 +83,12 @@ def global_features(image: GreyImage) -> Array:
 
 
 def expand(features: Array) -> Array:
-    """Features, their squares and their logs, each scaled to mean 0 and standard deviation 1.
+    """Functions of the features whose means, if equal, leave a linear model next to nothing.
+
+    First the features whitened: along any direction, however little of the spread lies there, a
+    difference of means is what a linear model sees (ink over stroke width, which is the length of
+    the strokes, has little spread). Then the products of all pairs of them, for a linear score
+    also tells classes apart that differ in its variance. Then the logs, for skewness.
 
     Parameters
     ----------
@@ -92,10 +97,25 @@ def expand(features: Array) -> Array:
 
     Returns
     -------
-    ndarray of float64, shape (n, 3 f)
-        A column that never varies is all zero.
+    ndarray of float64, shape (n, f + f (f + 1) / 2 + f)
+        Columns of mean 0 and standard deviation about 1; one that never varies is all zero. The
+        products are those of the pairs of `numpy.triu_indices`, in that order.
     """
-    columns = np.hstack([features, features**2, np.log1p(features)])
+    white = _scaled(features)
+    white = white @ whitening(white, 1e-3)
+    i, j = np.triu_indices(white.shape[1])
+    products = white[:, i] * white[:, j]
+    return np.hstack([white, products - products.mean(axis=0), _scaled(np.log1p(features))])
+
+
+def whitening(columns: Array, ridge: float) -> Array:
+    """Matrix that turns rows into ones of unit covariance, `ridge` added to all variances."""
+    covariance = np.atleast_2d(np.cov(columns, rowvar=False))
+    values, vectors = np.linalg.eigh(covariance + ridge * np.eye(columns.shape[1]))
+    return np.asarray(vectors / np.sqrt(values))
+
+
+def _scaled(columns: Array) -> Array:
     spread = columns.std(axis=0)
     # A constant column has a spread of rounding error, not of zero.
     flat = spread <= 1e-9 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), 1e-12)

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from rvsm.handwriting.features import expand
+from rvsm.handwriting.features import expand, whitening
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
 
 _MOST_EXCHANGES = 200
 _CARRIER_WEIGHT = 0.6
-_SHAPE_WEIGHT = 0.3  # of squares and logs, where not everything can be had
+_SHAPE_WEIGHT = 0.5  # of products and logs, where not everything can be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ def match(
     r"""Accept candidates of every group so that their features are distributed alike.
 
     In a group candidate i is accepted with probability
-    :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where :math:`\phi` are the features,
-    their squares, their logs and one indicator for each carrier. A logistic propensity has odds
-    (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead of fitting it by likelihood
-    and iterating, theta solves the balance conditions themselves,
+    :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where :math:`\phi` are functions of
+    the features (see `features.expand`) and one indicator for each carrier. A logistic propensity
+    has odds (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead of fitting it by
+    likelihood and iterating, theta solves the balance conditions themselves,
 
     .. math:: \sum_i \pi_i = n, \qquad
               \sum_i \pi_i \phi_i = n \phi^* - \mathrm{ridge} \cdot \theta,
@@ -101,9 +101,6 @@ def match(
         raise ValueError("match needs at least as many candidates in each group as it shall take")
     phi = expand(np.vstack(groups))
     width = groups[0].shape[1]
-    # Whitened: what a linear model sees is a distance along any direction, however little of the
-    # spread lies there (ink over stroke width, which is the length of the strokes, has little).
-    phi[:, :width] = phi[:, :width] @ _whitening(phi[:, :width], 1e-3)
     phi[:, width:] *= _SHAPE_WEIGHT
     carrier = np.zeros(len(phi), dtype=np.intp)
     if carriers is not None:
@@ -112,7 +109,12 @@ def match(
     starts = np.cumsum([len(group) for group in groups])[:-1]
     parts = np.split(phi, starts)
     means = np.array([part.mean(axis=0) for part in parts])
-    target = _centre(means, _whitening(phi, 0.1), np.asarray(shares, dtype=np.float64))
+    weights = _centre(means, whitening(phi, 0.1), np.asarray(shares, dtype=np.float64))
+    target = weights @ means
+    # The mixture varies more than its parts: the products shall be those of one part in its place.
+    i, j = np.triu_indices(width)
+    between = weights @ (means[:, i] * means[:, j]) - target[i] * target[j]
+    target[width : width + len(i)] -= _SHAPE_WEIGHT * between
     taken, gaps = [], []
     for part, names, share in zip(parts, np.split(carrier, starts), shares, strict=True):
         centred = part - target
@@ -125,14 +127,8 @@ def match(
     return Match(tuple(taken), tuple(gaps))
 
 
-def _whitening(phi: Array, ridge: float) -> Array:
-    """Matrix that turns rows into ones of unit covariance, `ridge` added to all variances."""
-    values, vectors = np.linalg.eigh(np.cov(phi, rowvar=False) + ridge * np.eye(phi.shape[1]))
-    return np.asarray(vectors / np.sqrt(values))
-
-
 def _centre(means: Array, whiten: Array, shares: Array) -> Array:
-    """Centre of the smallest ball around the groups' means, in whitened directions.
+    """Weights of the groups in the centre of the smallest ball around their means.
 
     The iteration of Badoiu and Clarkson (2003), a step of 1/(i + 1) towards the farthest point,
     never leaves the convex hull: the centre is a mixture of the groups and so can be reached.
@@ -143,12 +139,12 @@ def _centre(means: Array, whiten: Array, shares: Array) -> Array:
         farthest = (np.square(white - weights @ white).sum(axis=1) * shares).argmax()
         weights *= step / (step + 1)
         weights[farthest] += 1 / (step + 1)
-    return np.asarray(weights @ means)
+    return weights
 
 
 def _indicators(labels: Labels) -> Array:
     """One column a label, of standard deviation `_CARRIER_WEIGHT`."""
-    hot = (labels[:, None] == np.unique(labels)[None, :]).astype(np.float64)
+    hot: Array = np.asarray(labels[:, None] == np.unique(labels)[None, :], dtype=np.float64)
     if hot.shape[1] < 2:
         return hot[:, :0]
     return np.asarray(_CARRIER_WEIGHT * hot / np.maximum(hot.std(axis=0), 1e-9))
