@@ -16,76 +16,65 @@ SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
 QUICK_COUNTS = {
     "train": 12_000,
-    "val": 1_500,
+    "val": 1_200,
     "test-paper": 1_500,
     "test-unseen": 1_500,
-    "curve": 1_500,
+    "curve": 1_200,
 }
 FULL_COUNTS = {
-    "train": 40_000,
-    "val": 4_000,
-    "test-paper": 4_000,
-    "test-unseen": 4_000,
-    "curve": 6_000,
+    "train": 24_000,
+    "val": 2_000,
+    "test-paper": 3_000,
+    "test-unseen": 3_000,
+    "curve": 3_000,
 }
 FULL_SEEDS = (0, 1, 2, 3, 4)
 
-_COMMON: dict[str, Any] = {"batch_size": 100, "threads": 1, "precision": "auto"}
+# Mirrored writing is no writing: without flips 98.1 % after 8 epochs, with them 94 % (validation).
+# Batches of 32 rather than 100: three times the steps for a tenth more time.
+_COMMON: dict[str, Any] = {
+    "batch_size": 32,
+    "threads": 1,
+    "precision": "auto",
+    "augmentation": {"flip_horizontal": False, "flip_vertical": False},
+}
 
 _RULES = [
-    {"pattern": "conv2.weight", "sparsity": 0.9},
-    {"pattern": "conv3.weight", "sparsity": 0.95},
-    {"pattern": "fc.weight", "sparsity": 0.98},
+    {"pattern": "conv1.weight", "sparsity": 0.4},
+    {"pattern": "conv2.weight", "sparsity": 0.91},
+    {"pattern": "conv3.weight", "sparsity": 0.945},
+    {"pattern": "fc.weight", "sparsity": 0.981},
 ]
 _QUICK_RULES = [
     {"pattern": "conv2.weight", "sparsity": 0.5},
     {"pattern": "conv3.weight", "sparsity": 0.6},
     {"pattern": "fc.weight", "sparsity": 0.9},
 ]
+_QUICK_SPARSE: dict[str, Any] = {"epochs": 5, "lr": 3e-3, "rules": _QUICK_RULES}
+# At these shares of zeros w leads away from u; taking the gradient at u keeps the loss at u low.
+_FULL_SPARSE: dict[str, Any] = {"epochs": 20, "lr": 4e-3, "rules": _RULES}
+_QUICK_SPLITTING: dict[str, Any] = {"beta": 0.1, "start": 0.0, "end": 0.4, "heal": 0.5}
+_FULL_SPLITTING: dict[str, Any] = {
+    "beta": 0.01,
+    "grad_at": "u",
+    "start": 0.0,
+    "end": 0.5,
+    "heal": 0.65,
+}
 
 QUICK: dict[Method, dict[str, Any]] = {
-    "dense": {"epochs": 12, "lr": 6e-3},
-    "l1": {
-        "epochs": 6,
-        "lr": 3e-3,
-        "rules": _QUICK_RULES,
-        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.4, "heal": 0.4},
-    },
-    "l0": {
-        "epochs": 6,
-        "lr": 3e-3,
-        "rules": _QUICK_RULES,
-        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.6, "heal": 0.6},
-    },
-    "transformed-l1": {
-        "epochs": 6,
-        "lr": 3e-3,
-        "rules": _QUICK_RULES,
-        "splitting": {"beta": 0.1, "a": 1.0, "start": 0.0, "end": 0.6, "heal": 0.6},
-    },
+    "dense": {"epochs": 12, "lr": 4e-3},
+    "l1": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
+    "l0": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
+    "transformed-l1": {**_QUICK_SPARSE, "splitting": {**_QUICK_SPLITTING, "a": 1.0}},
 }
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {"epochs": 30, "lr": 6e-3},
-    "l1": {
-        "epochs": 30,
-        "lr": 6e-3,
-        "rules": _RULES,
-        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.5, "heal": 0.5},
-    },
-    "l0": {
-        "epochs": 30,
-        "lr": 6e-3,
-        "rules": _RULES,
-        "splitting": {"beta": 0.1, "start": 0.0, "end": 0.6, "heal": 0.6},
-    },
-    "transformed-l1": {
-        "epochs": 30,
-        "lr": 6e-3,
-        "rules": _RULES,
-        "splitting": {"beta": 0.1, "a": 1.0, "start": 0.0, "end": 0.6, "heal": 0.6},
-    },
+    "dense": {"epochs": 20, "lr": 4e-3},
+    "l1": {**_FULL_SPARSE, "splitting": _FULL_SPLITTING},
+    "l0": {**_FULL_SPARSE, "splitting": _FULL_SPLITTING},
+    "transformed-l1": {**_FULL_SPARSE, "splitting": {**_FULL_SPLITTING, "a": 1.0}},
 }
 """``rvsm reproduce --full``: the sparse networks start from the dense one of the same seed."""
 
