@@ -50,7 +50,7 @@ _QUICK_RULES = [
     {"pattern": "conv3.weight", "sparsity": 0.6},
     {"pattern": "fc.weight", "sparsity": 0.9},
 ]
-_QUICK_SPARSE: dict[str, Any] = {"epochs": 5, "lr": 3e-3, "rules": _QUICK_RULES}
+_QUICK_SPARSE: dict[str, Any] = {"epochs": 6, "lr": 3e-3, "rules": _QUICK_RULES}
 # At these shares of zeros w leads away from u; taking the gradient at u keeps the loss at u low.
 _FULL_SPARSE: dict[str, Any] = {"epochs": 20, "lr": 4e-3, "rules": _RULES}
 _QUICK_SPLITTING: dict[str, Any] = {"beta": 0.1, "start": 0.0, "end": 0.4, "heal": 0.5}
@@ -63,7 +63,7 @@ _FULL_SPLITTING: dict[str, Any] = {
 }
 
 QUICK: dict[Method, dict[str, Any]] = {
-    "dense": {"epochs": 12, "lr": 4e-3},
+    "dense": {"epochs": 16, "lr": 6e-3},
     "l1": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "l0": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "transformed-l1": {**_QUICK_SPARSE, "splitting": {**_QUICK_SPLITTING, "a": 1.0}},
