@@ -159,31 +159,41 @@ def test_stopped_and_called_again_it_ends_the_same(
     assert_same(tmp_path / "run", whole.run_dir)
 
 
-def kill_worker(config: TrainConfig, run: Path, after_lines: int) -> None:
-    """Start the training in a process of its own and kill -9 it after so many steps."""
-    order = {"kind": "train", "config": config.model_dump(exclude_none=True), "run_dir": str(run)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "rvsm.experiments.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        seen = 0
-        for line in process.stdout:
-            seen += '"training"' in line
-            if seen == after_lines:
-                break
-        process.send_signal(signal.SIGKILL)
+KILLED = """
+import json, os, signal, sys, threading
+from pathlib import Path
+from rvsm.experiments.config import make_config
+from rvsm.experiments.train import train
+
+config, run, after_steps, delay = json.loads(sys.argv[1])
+steps = 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def progress(what, done, total):
+    global steps
+    steps += what == "training"
+    if what == "training" and steps == after_steps:
+        threading.Timer(delay, die).start() if delay else die()
+
+train(make_config(config), Path(run), progress=progress)
+"""
+
+
+def train_and_kill(config: TrainConfig, run: Path, after_steps: int, delay: float = 0) -> int:
+    """Train in a process that kills itself with signal 9, ``delay`` seconds after so many steps.
+
+    Returns its exit code: 0 where it came to its end before.
+    """
+    order = json.dumps([config.model_dump(exclude_none=True), str(run), after_steps, delay])
+    return subprocess.run([sys.executable, "-c", KILLED, order]).returncode
 
 
 def test_killed_and_called_again_it_ends_the_same(
     whole: RunResult, folder: Path, tmp_path: Path
 ) -> None:
-    kill_worker(configure(folder), tmp_path / "run", after_lines=10)
+    assert train_and_kill(configure(folder), tmp_path / "run", after_steps=10) == -signal.SIGKILL
     assert not (tmp_path / "run" / "result.json").exists()
     train(configure(folder), tmp_path / "run")
     assert_same(tmp_path / "run", whole.run_dir)
@@ -199,8 +209,11 @@ def test_killed_many_times_at_random_it_ends_the_same(
     config = configure(folder, method=method, epochs=8, splitting=splitting)
     train(config, tmp_path / "whole")
     chance = random.Random(f"{method} {grad_at}")
+    codes = []
     for _ in range(5):
-        kill_worker(config, tmp_path / "killed", after_lines=chance.randint(1, 14))
+        steps, delay = chance.randint(1, 14), chance.uniform(0.001, 0.1)
+        codes.append(train_and_kill(config, tmp_path / "killed", steps, delay))
+    assert -signal.SIGKILL in codes
     train(config, tmp_path / "killed")
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
