@@ -14,6 +14,7 @@ from PIL import Image
 
 import rvsm
 from commandline import Run, drawing, make_folder, run_apart, run_here
+from rvsm.cli import main
 
 
 @pytest.fixture
@@ -29,8 +30,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    done = run_apart("train", data, "--out", folder, "--method", "dense", "--epochs", 1)
-    assert done.code == 0, done.err
+    command = ["train", str(data), "--out", str(folder), "--method", "dense", "--epochs", "1"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 0
     return folder
 
 
@@ -204,7 +207,7 @@ def test_folders_that_cannot_be_written(
     ids=["a limit on files", "after one checkpoint"],
 )
 def test_full_disk_during_a_checkpoint(
-    data: Path, finished: Path, tmp_path: Path, before: str, cause: str
+    run: Run, data: Path, finished: Path, tmp_path: Path, before: str, cause: str
 ) -> None:
     """`finished` has decoded the images before: their cache is no part of this."""
     folder = tmp_path / "run"
@@ -215,9 +218,9 @@ def test_full_disk_during_a_checkpoint(
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
         torch.load(checkpoint, weights_only=True)
     assert not [path for path in folder.rglob("*.tmp*") if path.is_file()]
-    assert run_apart(*command).code == 0
+    assert run(*command).code == 0
     undisturbed = ("train", data, "--out", tmp_path / "other", *command[4:])
-    assert run_apart(*undisturbed).code == 0
+    assert run(*undisturbed).code == 0
     model = (folder / "model.safetensors").read_bytes()
     assert model == (tmp_path / "other" / "model.safetensors").read_bytes()
 
