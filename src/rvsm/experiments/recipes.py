@@ -46,14 +46,20 @@ _RULES = [
     {"pattern": "fc.weight", "sparsity": 0.981},
 ]
 _QUICK_RULES = [
-    {"pattern": "conv2.weight", "sparsity": 0.5},
-    {"pattern": "conv3.weight", "sparsity": 0.6},
+    {"pattern": "conv[23].weight", "sparsity": 0.3},
     {"pattern": "fc.weight", "sparsity": 0.9},
 ]
-_QUICK_SPARSE: dict[str, Any] = {"epochs": 6, "lr": 3e-3, "rules": _QUICK_RULES}
-# At these shares of zeros w leads away from u; taking the gradient at u keeps the loss at u low.
+_QUICK_SPARSE: dict[str, Any] = {"epochs": 7, "lr": 2e-3, "rules": _QUICK_RULES}
+# The gradient at u, not at w: after the same 6 epochs l0 had 97.7 % against 96.2 % (validation, pen,
+# 90 % zeros in fc), and at 98 % zeros w leads so far away that u does not recover.
 _FULL_SPARSE: dict[str, Any] = {"epochs": 20, "lr": 4e-3, "rules": _RULES}
-_QUICK_SPLITTING: dict[str, Any] = {"beta": 0.1, "start": 0.0, "end": 0.4, "heal": 0.5}
+_QUICK_SPLITTING: dict[str, Any] = {
+    "beta": 0.01,
+    "grad_at": "u",
+    "start": 0.0,
+    "end": 0.4,
+    "heal": 0.5,
+}
 _FULL_SPLITTING: dict[str, Any] = {
     "beta": 0.01,
     "grad_at": "u",
@@ -63,7 +69,7 @@ _FULL_SPLITTING: dict[str, Any] = {
 }
 
 QUICK: dict[Method, dict[str, Any]] = {
-    "dense": {"epochs": 16, "lr": 6e-3},
+    "dense": {"epochs": 18, "lr": 6e-3},
     "l1": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "l0": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "transformed-l1": {**_QUICK_SPARSE, "splitting": {**_QUICK_SPLITTING, "a": 1.0}},
