@@ -50,8 +50,8 @@ _QUICK_RULES = [
     {"pattern": "fc.weight", "sparsity": 0.9},
 ]
 _QUICK_SPARSE: dict[str, Any] = {"epochs": 7, "lr": 2e-3, "rules": _QUICK_RULES}
-# The gradient at u, not at w: after the same 6 epochs l0 had 97.7 % against 96.2 % (validation, pen,
-# 90 % zeros in fc), and at 98 % zeros w leads so far away that u does not recover.
+# The gradient at u, not at w: after the same 6 epochs l0 had 97.7 % against 96.2 % (validation,
+# pen, 90 % zeros in fc), and at 98 % zeros w leads so far away that u does not recover.
 _FULL_SPARSE: dict[str, Any] = {"epochs": 20, "lr": 4e-3, "rules": _RULES}
 _QUICK_SPLITTING: dict[str, Any] = {
     "beta": 0.01,
