@@ -26,7 +26,9 @@ PROTOCOL_NOTE = (
     "fonts or writers and texts held out from training; the test splits were read once, after "
     "training. Accuracy is that of u, zeros are counted by (w == 0) over all weights, biases not "
     "among them. The sparse networks start from the dense network of the same seed; their epochs "
-    "and seconds do not count its. Seeds vary the training; the data set is one."
+    "and seconds do not count its. They take the gradient at u while w is updated, not at w as in "
+    "the paper, and their strength is an exact share of zeros that grows along a schedule; lambda "
+    "follows from it. Seeds vary the training; the data set is one."
 )
 
 
