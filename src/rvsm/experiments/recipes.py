@@ -69,7 +69,7 @@ _FULL_SPLITTING: dict[str, Any] = {
 }
 
 QUICK: dict[Method, dict[str, Any]] = {
-    "dense": {"epochs": 18, "lr": 6e-3},
+    "dense": {"epochs": 22, "lr": 6e-3},
     "l1": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "l0": {**_QUICK_SPARSE, "splitting": _QUICK_SPLITTING},
     "transformed-l1": {**_QUICK_SPARSE, "splitting": {**_QUICK_SPLITTING, "a": 1.0}},
