@@ -309,19 +309,20 @@ def test_ctrl_c(data: Path, finished: Path, tmp_path: Path) -> None:
     """The run stops with 130 and one line; what was finished is there and goes on."""
     folder = tmp_path / "run"
     command = ["train", str(data), "--out", str(folder), "--method", "dense", "--epochs", "300"]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "from rvsm.cli import main; main()", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("checkpoints/*.ckpt")):
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    ) as child:
+        try:
+            while not list(folder.glob("checkpoints/*.ckpt")):
+                assert child.poll() is None
+                time.sleep(0.1)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate()
+        finally:
+            child.kill()
     assert child.returncode == 130, err
     assert "Traceback" not in err + out
     assert "Stopped" in err
