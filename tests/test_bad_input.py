@@ -309,8 +309,10 @@ def test_ctrl_c(data: Path, finished: Path, tmp_path: Path) -> None:
     """The run stops with 130 and one line; what was finished is there and goes on."""
     folder = tmp_path / "run"
     command = ["train", str(data), "--out", str(folder), "--method", "dense", "--epochs", "300"]
+    # A shell that started the tests in the background has them, and their children, ignore SIGINT.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with subprocess.Popen(
-        [sys.executable, "-c", "from rvsm.cli import main; main()", *command],
+        [sys.executable, "-c", f"{listen}; from rvsm.cli import main; main()", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
