@@ -43,6 +43,9 @@ _KEPT_APART = {
 }
 
 
+_FIGURE_WIDTH = {"split": 11, "tremor, mm": 8, "95 % interval": 12}
+
+
 @dataclass(frozen=True, slots=True)
 class LinearScore:
     """Balanced accuracy of the linear model on one split, or one band of tremor amplitude in it.
@@ -123,6 +126,8 @@ class CheckReport:
             "",
             title="A linear model on global features alone (chance is 50 %)",
         )
+        for column in scores.columns:  # on a narrow terminal headings wrap, figures stay whole
+            column.min_width = _FIGURE_WIDTH.get(str(column.header))
         for s in self.linear:
             scores.add_row(
                 s.split,
