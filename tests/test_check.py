@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from rvsm.errors import DataError
-from rvsm.handwriting.check import CheckReport, check, wilson
+from rvsm.handwriting.check import CheckReport, check
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import Row, read_manifest, write_manifest
 
@@ -160,9 +160,3 @@ def test_it_prints_and_serialises(tmp_path: Path) -> None:
     told = json.loads(json.dumps(report.to_dict()))
     assert told["ok"] is False
     assert told["linear"][0]["split"] == "test-paper"
-
-
-def test_wilson_against_published_values() -> None:
-    # Newcombe (1998), Table I, method 3: 81 of 263, and 0 of 20.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

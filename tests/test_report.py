@@ -19,7 +19,7 @@ from PIL import Image
 from report_fixture import make_reproduction
 from rvsm.errors import RunError
 from rvsm.experiments.report import write_report
-from rvsm.experiments.report.amplitude import detection, wilson
+from rvsm.experiments.report.amplitude import detection
 from rvsm.experiments.report.evidence import choose, log_odds, occlusion
 from rvsm.experiments.report.pictures import evidence, near_square, paper, weights
 from rvsm.experiments.report.source import Predictions, read_study
@@ -297,12 +297,6 @@ def test_finds_the_amplitude_at_which_seeing_starts() -> None:
     assert np.all(curve.found.share <= curve.found.high)
     assert math.isnan(detection([predictions(amplitudes, amplitudes * 0)]).amplitude_at(0.5))  # type: ignore[union-attr]
     assert detection([predictions(amplitudes, amplitudes * 0, split="test")]) is None
-
-
-def test_wilson_interval_matches_the_textbook() -> None:
-    low, high = wilson(np.array([0.9, 1.0]), np.array([100.0, 10.0]))
-    assert low == pytest.approx([0.8256, 0.7225], abs=1e-4)
-    assert high == pytest.approx([0.9448, 1.0], abs=1e-4)
 
 
 def test_chooses_examples_once_and_reproducibly() -> None:

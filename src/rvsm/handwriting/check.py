@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rvsm.errors import DataError
 from rvsm.handwriting.features import FEATURES, global_features
 from rvsm.handwriting.images import describe, read_grey
+from rvsm.handwriting.intervals import wilson
 from rvsm.handwriting.manifest import LABELS, Row, read_manifest
 
 if TYPE_CHECKING:
@@ -393,21 +394,14 @@ def _score(
     accuracy = float(regular.mean() + shaky.mean()) / 2
     below, above = np.zeros(2), np.zeros(2)
     for i, right in enumerate((regular, shaky)):
-        low, high = wilson(int(right.sum()), len(right))
-        below[i], above[i] = right.mean() - low, high - right.mean()
-    low = accuracy - float(np.hypot(*below)) / 2
-    high = accuracy + float(np.hypot(*above)) / 2
+        share = right.mean()
+        low, high = wilson(share, len(right))
+        below[i], above[i] = share - low, high - share
+    least = accuracy - float(np.hypot(*below)) / 2
+    most = accuracy + float(np.hypot(*above)) / 2
     beyond = abs(accuracy - 0.5) > WITHIN
-    verdict: Level = "fine" if not beyond else "warning" if low <= 0.5 <= high else "fault"
-    return LinearScore(split, band, len(regular), len(shaky), accuracy, low, high, verdict)
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval for a share of `hits` among `n`, at 95 % unless `z` says otherwise."""
-    p = hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float(middle - half), float(middle + half)
+    verdict: Level = "fine" if not beyond else "warning" if least <= 0.5 <= most else "fault"
+    return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
 
 
 def _linear_finding(scores: Sequence[LinearScore]) -> Finding:

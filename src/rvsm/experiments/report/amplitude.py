@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rvsm.experiments.report.source import Bools, Floats, Predictions
+from rvsm.handwriting.intervals import wilson
 
 BINS = 12
 
@@ -62,13 +63,6 @@ class Detection:
         x = np.log(self.found.mm[start - 1 : start + 1])
         y = self.found.share[start - 1 : start + 1]
         return float(np.exp(np.interp(rate, y, x)))
-
-
-def wilson(rate: Floats, n: Floats, z: float = 1.959964) -> tuple[Floats, Floats]:
-    """Wilson score interval of a proportion `rate` seen in n trials."""
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
 def detection(tables: Sequence[Predictions], bins: int = BINS) -> Detection | None:
