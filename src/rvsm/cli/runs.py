@@ -184,6 +184,9 @@ def reproduce(
     grid: Annotated[
         bool | None, typer.Option(help="The grid of zeros and beta; by default with --full.")
     ] = None,
+    data_seed: Annotated[
+        int | None, typer.Option(min=0, help="The data are a function of it; 1 by default.")
+    ] = None,
     fonts: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="A folder of further fonts.")
     ] = None,
@@ -215,6 +218,7 @@ def reproduce(
         sets=[name.value for name in set_] if set_ else None,
         methods=[name for name in METHODS if not method or name in method],
         counts=read_counts(count),
+        data_seed=data_seed,
         grid=grid,
         workers=workers,
         data_options={"font_dirs": [str(folder) for folder in fonts]} if fonts else None,

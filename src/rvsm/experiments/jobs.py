@@ -29,6 +29,11 @@ from rvsm.atomic import make_folder
 from rvsm.errors import RunError
 
 _SHOWN_EVERY_S = 0.2
+# glibc gives the pages of every large tensor back and asks for them again: a tenth of a step.
+_KEEP_PAGES = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,12 @@ class _Worker:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                    env={
+                        **_KEEP_PAGES,
+                        **os.environ,
+                        "OMP_NUM_THREADS": "1",
+                        "MKL_NUM_THREADS": "1",
+                    },
                 )
         return self._process
 

@@ -43,6 +43,7 @@ def reproduce(
     sets: Sequence[str] | None = None,
     methods: Sequence[Method] = METHODS,
     counts: Mapping[str, int] | None = None,
+    data_seed: int | None = None,
     grid: bool | None = None,
     workers: int = 2,
     data_options: Mapping[str, Any] | None = None,
@@ -61,6 +62,9 @@ def reproduce(
     seeds, tasks, sets, methods, counts, grid
         Replace what ``full`` implies: seeds of the training, names of tasks, sets and methods,
         images per split, whether to run the grid.
+    data_seed
+        Of the data sets, :data:`rvsm.experiments.recipes.DATA_SEED` by default; the seeds of the
+        training are another matter.
     workers
         Processes at a time, each of one thread.
     data_options
@@ -82,6 +86,7 @@ def reproduce(
     out = Path(out)
     make_folder(out)
     seeds = (recipes.FULL_SEEDS if full else (0,)) if seeds is None else tuple(seeds)
+    data_seed = recipes.DATA_SEED if data_seed is None else data_seed
     sets = (recipes.SETS if full else recipes.SETS[:1]) if sets is None else tuple(sets)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not seeds:
@@ -93,7 +98,7 @@ def reproduce(
     plan = _Plan(out, full, dict(counts or (recipes.FULL_COUNTS if full else recipes.QUICK_COUNTS)))
     for name in sets:
         for task in tasks:
-            plan.add_data(task, name, dict(data_options or {}))
+            plan.add_data(task, name, {"seed": data_seed, **dict(data_options or {})})
     for seed in seeds:
         for name in sets:
             for task in tasks:

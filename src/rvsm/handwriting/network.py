@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvsm.errors import ConfigError
+from rvsm.handwriting.pooling import max_pool
 
 IMAGE_SIZE = (64, 256)
 """Rows and columns of the images a data folder holds."""
@@ -147,7 +148,7 @@ class TremorNet(nn.Module):
             images = F.avg_pool2d(images, 2)
         maps = images.contiguous(memory_format=torch.channels_last)
         for conv, norm, pool in self._layers():
-            maps = F.max_pool2d(conv(maps), pool)
+            maps = max_pool(conv(maps), pool)
             maps = F.relu(maps if norm is None else norm(maps))
         return maps
 
