@@ -159,6 +159,20 @@ def test_stopped_and_called_again_it_ends_the_same(
     assert_same(tmp_path / "run", whole.run_dir)
 
 
+@pytest.mark.parametrize("method", ["dense", "l0"])
+def test_muon_too_continues_to_the_same_end(folder: Path, tmp_path: Path, method: str) -> None:
+    config = configure(folder, method=method, optimizer="muon", muon_lr=0.02)
+    whole = train(config, tmp_path / "whole").result
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", progress=stop_after(11))
+    train(config, tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert whole["val_accuracy"] > 0.9
+    _, adamw = load_run(train(configure(folder, method=method), tmp_path / "adamw").run_dir)
+    _, muon = load_run(tmp_path / "run")
+    assert not torch.equal(adamw.conv2.weight, muon.conv2.weight)
+
+
 KILLED = """
 import json, os, signal, sys, threading
 from pathlib import Path

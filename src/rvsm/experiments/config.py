@@ -91,6 +91,9 @@ class TrainConfig(_Strict):
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity.
+    optimizer
+        ``adamw``, or ``muon``: momentum steps of the convolutions made orthogonal
+        (Newton-Schulz), with the rate `muon_lr`, and AdamW with the rate `lr` for the rest.
     precision
         ``auto`` becomes, when the run starts, ``bf16-mixed`` on a machine that computes with
         bfloat16 in hardware, otherwise ``32``.
@@ -102,7 +105,9 @@ class TrainConfig(_Strict):
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=100, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=3e-3, gt=0)
+    muon_lr: float = Field(default=0.02, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

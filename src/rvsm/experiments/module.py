@@ -24,7 +24,7 @@ STATISTICS_BATCH = 250
 
 
 class SparseTraining(LightningModule):
-    """Cross entropy minimised by Adam, inside RVSM unless the method is dense.
+    """Cross entropy minimised by AdamW or Muon, inside RVSM unless the method is dense.
 
     Parameters
     ----------
@@ -58,11 +58,9 @@ class SparseTraining(LightningModule):
         return self.steps_per_epoch * self.config.epochs
 
     def configure_optimizers(self) -> Any:
-        """Wrap Adam in RVSM and set the one-cycle rate for the whole length."""
+        """Wrap the optimizer in RVSM and set the one-cycle rate for the whole length."""
         config = self.config
-        base = torch.optim.AdamW(
-            self.net.named_parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
+        base = self._base()
         optimizer: torch.optim.Optimizer = base
         if config.method != "dense":
             splitting = config.splitting
@@ -78,7 +76,7 @@ class SparseTraining(LightningModule):
             )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=config.lr,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=self.total_steps + 1,
             pct_start=config.warmup_fraction,
             cycle_momentum=False,
@@ -87,6 +85,25 @@ class SparseTraining(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _base(self) -> torch.optim.Optimizer:
+        config = self.config
+        named = list(self.net.named_parameters())
+        if config.optimizer == "adamw":
+            return torch.optim.AdamW(named, lr=config.lr, weight_decay=config.weight_decay)
+        from pytorch_optimizer import Muon
+
+        # A convolution of a single input map is a bank of filters, not a map between features.
+        inner = [pair for pair in named if pair[1].dim() == 4 and pair[1].shape[1] > 1]
+        outer = [pair for pair in named if all(pair[1] is not p for _, p in inner)]
+        decay = {"weight_decay": config.weight_decay}
+        return Muon(
+            [
+                {"params": inner, "lr": config.muon_lr, "use_muon": True, **decay},
+                {"params": outer, "lr": config.lr, "betas": (0.9, 0.999), "eps": 1e-8}
+                | {"use_muon": False, **decay},
+            ]
+        )
 
     @property
     def schedule_end(self) -> int:
@@ -165,7 +182,7 @@ class SparseTraining(LightningModule):
         row = {
             "epoch": float(self.current_epoch),
             "step": float(self.global_step),
-            "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "lr": float(self.trainer.optimizers[0].param_groups[-1]["lr"]),
         }
         row |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         row["lagrangian"], row["gap"] = row["train_loss"], 0.0

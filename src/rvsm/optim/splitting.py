@@ -149,6 +149,9 @@ class RVSM(RuledOptimizer):
             self._check_gradients()
             if not frozen:
                 self._couple()
+            for p, zero in dead:  # a base that mixes entries must not see what cannot move
+                if p.grad is not None:
+                    p.grad.masked_fill_(zero, 0)
 
         def evaluate() -> float:
             with torch.enable_grad():
