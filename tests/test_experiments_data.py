@@ -16,6 +16,7 @@ from rvsm.experiments.config import AugmentationConfig
 from rvsm.experiments.data import (
     Batches,
     augment,
+    bend,
     dataset_info,
     load_split,
     read_rows,
@@ -194,3 +195,26 @@ def test_what_shifts_in_is_paper_and_contrast_stays_in_range() -> None:
     inside = moved[:, 0, 2:-2, 3:-3]
     assert float(inside.min()) >= 0.7 - 1e-6
     assert len({round(float(value), 4) for value in inside[:, 0, 0]}) > 5
+
+
+def test_bending_is_smooth_random_and_within_its_strength() -> None:
+    ramp = torch.arange(128.0).expand(64, 1, 32, 128) / 128
+    bent = bend(ramp, 1.0, 12, seeded(3))
+    assert torch.equal(bent, bend(ramp, 1.0, 12, seeded(3)))
+    # A ramp shows the displacement along its columns, in pixels.
+    shift = 128 * (bent - ramp)[:, 0, 9:-9, 12:-12]
+    rms = shift.square().mean((1, 2)).sqrt()
+    assert 0.3 < rms.mean() < 0.8
+    assert rms.max() < 3
+    assert rms.min() < 0.4, "every image has its own strength"
+    bend_of_knot = shift[..., 2:] - 2 * shift[..., 1:-1] + shift[..., :-2]
+    assert bend_of_knot.abs().max() < 0.15, "nothing as short as a tremor"
+    straight = bend(ramp, 0.0, 12, seeded(3))
+    torch.testing.assert_close(straight, ramp)
+
+
+def test_what_is_bent_in_is_paper() -> None:
+    ink = torch.ones(8, 1, 32, 128)
+    bent = bend(ink, 4.0, 12, seeded(4))
+    assert bent.min() == 0
+    assert bent.max() <= 1

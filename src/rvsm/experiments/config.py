@@ -35,7 +35,9 @@ class AugmentationConfig(_Strict):
     """What is done to each training image, anew every time it is seen.
 
     Shifts are in pixels of the size the network reads; contrast 0.2 multiplies the ink by a
-    factor between 0.8 and 1.2.
+    factor between 0.8 and 1.2. `elastic` bends the page smoothly, with knots `elastic_knot`
+    pixels apart and shifts of up to `elastic` pixels RMS an axis: letters of another font, but
+    no tremor.
     """
 
     flip_horizontal: bool = True
@@ -43,6 +45,8 @@ class AugmentationConfig(_Strict):
     shift_rows: int = Field(default=3, ge=0)
     shift_columns: int = Field(default=6, ge=0)
     contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
+    elastic: float = Field(default=0.0, ge=0.0)
+    elastic_knot: int = Field(default=12, ge=2)
 
 
 class RuleConfig(_Strict):

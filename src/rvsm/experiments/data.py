@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RvsmError
@@ -169,7 +171,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Flip and shift every image of a batch by its own draw; what moves in is paper.
+    """Flip, shift and bend every image of a batch by its own draw; what moves in is paper.
 
     Parameters
     ----------
@@ -194,15 +196,57 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     rows = _positions(count, height, config.shift_rows, config.flip_vertical, generator)
     columns = _positions(count, width, config.shift_columns, config.flip_horizontal, generator)
     padding = (config.shift_columns,) * 2 + (config.shift_rows,) * 2
-    padded = torch.nn.functional.pad(images, padding)
+    padded = F.pad(images, padding)
     device = images.device
     which = torch.arange(count, device=device).view(-1, 1, 1)
     moved = padded[which, rows.to(device).unsqueeze(2), columns.to(device).unsqueeze(1)]
     result = to_float(moved)
+    if config.elastic > 0:
+        result = bend(result, config.elastic, config.elastic_knot, generator)
     if config.contrast > 0:
         factor = 1 + config.contrast * (2 * torch.rand(count, generator=generator) - 1)
         result = result.mul_(factor.to(device).view(-1, 1, 1, 1)).clamp_(max=1.0)
     return result
+
+
+def bend(images: Tensor, strength: float, knot: int, generator: torch.Generator) -> Tensor:
+    """Bend every image by its own smooth field of displacements (elastic deformation).
+
+    Parameters
+    ----------
+    images
+        float ``(B, 1, H, W)``.
+    strength
+        Largest RMS displacement along each axis, in pixels; each image draws its own below it.
+    knot
+        Distance of the knots of the field, a uniform cubic B-spline, in pixels: what is shorter
+        stays straight.
+    generator
+        Source of the draws, on the CPU.
+
+    References
+    ----------
+    Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks.
+    """
+    count, _, height, width = images.shape
+    rows, columns = _spline(height, knot), _spline(width, knot)
+    knots = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
+    strengths = strength * torch.rand(count, 1, 1, 1, generator=generator)
+    field = rows @ (knots * strengths) @ columns.T
+    # grid_sample wants (x, y) with -1 and 1 at the edges of the image.
+    y = (torch.arange(height).view(-1, 1) + 0.5 + field[:, 0]) * (2 / height) - 1
+    x = (torch.arange(width) + 0.5 + field[:, 1]) * (2 / width) - 1
+    grid = torch.stack((x, y), -1).to(images.device)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+@lru_cache(maxsize=8)
+def _spline(length: int, knot: int) -> Tensor:
+    """Return the values of the cubic B-splines ``(length, knots)``, of unit variance on average."""
+    place = torch.arange(length).view(-1, 1) / knot + 1 - torch.arange(length // knot + 4)
+    far = place.abs()
+    values = torch.where(far < 1, 2 / 3 - far**2 + far**3 / 2, (2 - far).clamp(min=0) ** 3 / 6)
+    return values / values.square().sum(1).mean().sqrt()
 
 
 def _positions(
