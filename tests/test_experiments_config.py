@@ -77,9 +77,16 @@ def test_the_recipes_meet_the_paper_s_share_of_zeros(full: bool) -> None:
         assert all(share is None or share > 0.86 for share in shares)
 
 
-def test_the_grid_changes_one_rule_and_beta_only() -> None:
-    for name, config in grid("d", "start").items():
-        base = recipe(config.method, full=True, data="d", seed=0, start="start")
+@pytest.mark.parametrize("full", [True, False])
+def test_the_points_of_the_grid_differ_in_one_rule_and_beta_only(full: bool) -> None:
+    points = grid("d", "start", full=full)
+    assert len(points) == 3 * 6 * 3
+    first: dict[str, TrainConfig] = {}
+    for name, config in points.items():
         assert f"beta{config.splitting.beta:g}" in name
-        changed = {"rules": base.rules, "splitting": base.splitting}
+        base = first.setdefault(config.method, config)
+        changed = {
+            "rules": (*config.rules[:-1], base.rules[-1]),
+            "splitting": config.splitting.model_copy(update={"beta": base.splitting.beta}),
+        }
         assert config.model_copy(update=changed) == base

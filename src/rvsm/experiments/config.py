@@ -50,9 +50,13 @@ class AugmentationConfig(_Strict):
 
 
 class RuleConfig(_Strict):
-    """Which weights are made sparse, and how strongly: a target share of zeros, or ``lam``."""
+    """Which weights are made sparse, and how strongly: a target share of zeros, or ``lam``.
+
+    ``groups = "maps"`` makes zero, or keeps, all weights that read a map of the layer before.
+    """
 
     pattern: str
+    groups: Literal["elements", "maps"] = "elements"
     sparsity: float | None = Field(default=None, ge=0.0, lt=1.0)
     lam: float | None = None
 
@@ -91,7 +95,8 @@ class TrainConfig(_Strict):
     method
         ``dense`` trains without a penalty; the others name the penalty.
     start
-        Folder of a finished run whose weights to start from; empty starts from scratch.
+        Folder of a finished run whose weights to start from; empty starts from scratch. Filters
+        whose map nothing reads there are zero from the start.
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity.

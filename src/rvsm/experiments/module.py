@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from rvsm import RVSM, Rule
 from rvsm.errors import RunError
 from rvsm.experiments.config import RuleConfig, TrainConfig
 from rvsm.experiments.data import Batches, seed_of
+from rvsm.groups import Elements, InputChannels
 from rvsm.handwriting.network import TremorNet
 from rvsm.optim import Cubic
 from rvsm.penalties import L0, L1, Penalty, TransformedL1
@@ -120,11 +122,16 @@ class SparseTraining(LightningModule):
         return Rule(
             rule.pattern,
             penalties[self.config.method],
+            groups=Elements() if rule.groups == "elements" else self._maps(rule.pattern),
             lam=rule.lam,
             sparsity=rule.sparsity,
             beta=splitting.beta,
             schedule=Cubic(round(splitting.start * self.total_steps), self.schedule_end),
         )
+
+    def _maps(self, pattern: str) -> InputChannels:
+        reads_flat = fnmatchcase("fc.weight", pattern)
+        return InputChannels(self.net.positions if reads_flat else 1)
 
     def on_train_epoch_start(self) -> None:
         """Tell the batches which epoch it is, and forget the sums of the one before."""

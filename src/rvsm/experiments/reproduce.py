@@ -99,8 +99,8 @@ def reproduce(
     for name in sets:
         for task in tasks:
             plan.add_data(task, name, {"seed": data_seed, **dict(data_options or {})})
-    for seed in seeds:
-        for name in sets:
+    for name in sets:
+        for seed in seeds:
             for task in tasks:
                 plan.add_runs(task, name, seed, methods)
     if full if grid is None else grid:
@@ -123,7 +123,7 @@ def reproduce(
     )
     results = _write_results(plan)
     if results["rows"]:
-        console.print(results_table(results["rows"]))
+        console.print(results_table([*results["rows"], *results["halfway"]]))
         from rvsm.experiments.report import write_report
 
         console.print(f"Report: {write_report(out)}", highlight=False)
@@ -146,13 +146,17 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("n", "acc. %", "AUC", "fc zeros %", "all zeros %", "weights left"):
         table.add_column(heading, justify="right", min_width=_WIDTHS.get(heading, 5))
-    groups: dict[tuple[str, str, str, Method], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, Method, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = (row["task"], row["set"], row["protocol"], row["method"])
+        key = (row["task"], row["set"], row["protocol"], row["method"], row.get("stage", ""))
         groups.setdefault(key, []).append(row)
 
     before: tuple[str, str, str] | None = None
-    for key in sorted(groups, key=lambda key: (*key[:3], METHODS.index(key[3]))):
+
+    def place(key: tuple[str, str, str, Method, str]) -> tuple[str | int, ...]:
+        return (*key[:3], key[3] != "dense", key[4] == "", METHODS.index(key[3]))
+
+    for key in sorted(groups, key=place):
         first = before != key[:3]
         if first:
             table.add_section()
@@ -160,7 +164,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         found = groups[key]
         table.add_row(
             " ".join(key[:3]) if first else "",
-            key[3],
+            f"{key[3]} {key[4]}".strip(),
             str(len(found)),
             _mean([row["accuracy"] for row in found], 100, 2),
             _mean([row["auc"] for row in found], 1, 4),
@@ -187,6 +191,7 @@ class _Plan:
         self.full = full
         self.counts = counts
         self.runs: list[str] = []
+        self.halfway: list[str] = []
         self.grid: dict[str, TrainConfig] = {}
         self._jobs: list[Job] = []
         self._configs: dict[str, TrainConfig] = {}
@@ -208,10 +213,18 @@ class _Plan:
         self._add(dense, config, (f"data/{task}-{set_name}",))
         self.runs.append(dense)
         for method in sparse:
+            before = dense
+            if self.full:
+                before = f"{task}-{set_name}-{method}-maps-s{seed}"
+                config = recipes.maps_recipe(
+                    method, data=data, seed=seed, start=str(self.out / dense)
+                )
+                self._add(before, config, (dense,))
+                self.halfway.append(before)
             name = f"{task}-{set_name}-{method}-s{seed}"
-            start = str(self.out / dense)
+            start = str(self.out / before)
             config = recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
-            self._add(name, config, (dense,))
+            self._add(name, config, (before,))
             self.runs.append(name)
 
     def add_grid(self, task: str, set_name: str, seed: int) -> None:
@@ -266,6 +279,10 @@ def _write_results(plan: _Plan) -> dict[str, Any]:
             if "curve" in result["scores"]:
                 kept = {key: result[key] for key in ("task", "set", "method", "seed")}
                 curves.append({**kept, "bands": result["scores"]["curve"]["bands"]})
+    halfway = []
+    for name in plan.halfway:
+        if (result := _result(plan.out / name)) is not None:
+            halfway += [{**row, "stage": "maps"} for row in result_rows(result, name)]
     sweep = []
     for name, config in plan.grid.items():
         if (result := _result(plan.out / name)) is not None:
@@ -277,6 +294,7 @@ def _write_results(plan: _Plan) -> dict[str, Any]:
         "mode": "full" if plan.full else "quick",
         "environment": environment(),
         "rows": rows,
+        "halfway": halfway,
         "sweep": sweep,
         "curves": curves,
     }

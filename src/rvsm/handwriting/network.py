@@ -132,7 +132,8 @@ class TremorNet(nn.Module):
         self.norm1 = FixedScaleNorm(first) if norm else None
         self.norm2 = FixedScaleNorm(second) if norm else None
         self.norm3 = FixedScaleNorm(third) if norm else None
-        self.fc = nn.Linear(third * height * width, 2)
+        self.positions = height * width
+        self.fc = nn.Linear(third * self.positions, 2)
         for conv in (self.conv1, self.conv2, self.conv3):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             if conv.bias is not None:
@@ -184,6 +185,21 @@ class TremorNet(nn.Module):
             for norm, mode in zip(norms, modes, strict=True):
                 norm.train(mode)
                 norm.momentum = FixedScaleNorm.momentum
+
+    @torch.no_grad()
+    def drop_unread(self) -> None:
+        """Set the filters to zero, and their biases, whose map no weight of the next layer reads.
+
+        What the network computes does not change. Without the bias the map is zero, so training
+        finds no gradient that would let a weight of the next layer read it again.
+        """
+        read = self.fc.weight.view(2, -1, self.positions).ne(0).any(2).any(0)
+        for conv, norm, _ in reversed(self._layers()):
+            bias = conv.bias if norm is None else norm.bias
+            assert bias is not None
+            conv.weight[~read] = 0
+            bias[~read] = 0
+            read = conv.weight.ne(0).flatten(2).any(2).any(0)
 
     @torch.no_grad()
     def folded(self) -> TremorNet:

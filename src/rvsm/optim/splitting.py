@@ -274,9 +274,8 @@ class RVSM(RuledOptimizer):
         target = 0.0
         norms = []
         for r in pool:
-            w = self._w(r)
-            target += self._numbers(r)["sparsity"] * self._share(r) * w.numel()
-            norms.append(self.rules[r.rule].groups.norms(w).flatten())
+            norms.append(self.rules[r.rule].groups.norms(self._w(r)).flatten())
+            target += self._numbers(r)["sparsity"] * self._share(r) * norms[-1].numel()
         k = round(target)
         if k == 0:
             return {}
