@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rvsm.errors import ConfigError
-from rvsm.experiments.config import dump_config, load_config, make_config
+from rvsm.experiments.config import TrainConfig, dump_config, load_config, make_config
 from rvsm.experiments.recipes import SPARSE_METHODS, grid, recipe
 
 

@@ -259,7 +259,9 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
-_NO_PIXELS = frozenset(["network.py", "check.py", "manifest.py", "datasets.py", "__init__.py"])
+_NO_PIXELS = frozenset(
+    ["network.py", "pooling.py", "check.py", "manifest.py", "datasets.py", "__init__.py"]
+)
 
 
 def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
