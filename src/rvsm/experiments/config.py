@@ -95,8 +95,9 @@ class TrainConfig(_Strict):
     method
         ``dense`` trains without a penalty; the others name the penalty.
     start
-        Folder of a finished run whose weights to start from; empty starts from scratch. Filters
-        whose map nothing reads there are zero from the start.
+        Folder of a finished run whose weights to start from, written with the zeros they have
+        for nothing (:meth:`rvsm.handwriting.network.TremorNet.simplify`); empty starts from
+        scratch.
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity.

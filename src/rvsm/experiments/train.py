@@ -150,7 +150,7 @@ def _fit(
     net = make_network(config)
     if config.start:
         load_into(net, start_file(config.start))
-        net.drop_unread()
+        net.simplify()
     module = SparseTraining(net, config, len(batches))
     recorder = Recorder(run_dir, config.select)
     checkpoint = last_checkpoint(run_dir / "checkpoints")

@@ -187,12 +187,17 @@ class TremorNet(nn.Module):
                 norm.momentum = FixedScaleNorm.momentum
 
     @torch.no_grad()
-    def drop_unread(self) -> None:
-        """Set the filters to zero, and their biases, whose map no weight of the next layer reads.
+    def simplify(self) -> None:
+        """Write the same function with the zeros it has for nothing: where sparse training starts.
 
-        What the network computes does not change. Without the bias the map is zero, so training
-        finds no gradient that would let a weight of the next layer read it again.
+        Only the difference of the two logits counts, so the first takes zeros and the second
+        the difference. Filters whose map no weight of the next layer reads become zero, and
+        their biases: the map is zero then, and training finds no gradient that would let a
+        weight read it again.
         """
+        for parameter in (self.fc.weight, self.fc.bias):
+            parameter[1] -= parameter[0].clone()
+            parameter[0] = 0
         read = self.fc.weight.view(2, -1, self.positions).ne(0).any(2).any(0)
         for conv, norm, _ in reversed(self._layers()):
             bias = conv.bias if norm is None else norm.bias
