@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from rvsm.errors import DataError
-from rvsm.handwriting.check import CheckReport, check
+from rvsm.handwriting.check import CheckReport, _score, check
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import Row, read_manifest, write_manifest
 
@@ -160,3 +160,10 @@ def test_it_prints_and_serialises(tmp_path: Path) -> None:
     told = json.loads(json.dumps(report.to_dict()))
     assert told["ok"] is False
     assert told["linear"][0]["split"] == "test-paper"
+
+
+def test_a_model_that_is_mostly_wrong_is_no_short_cut() -> None:
+    wrong, right = np.zeros(200, np.bool_), np.ones(200, np.bool_)
+    assert _score("val", None, wrong, wrong).verdict == "warning"
+    assert _score("val", None, right, right).verdict == "fault"
+    assert _score("val", None, right, wrong).verdict == "fine"

@@ -399,8 +399,10 @@ def _score(
         below[i], above[i] = share - low, high - share
     least = accuracy - float(np.hypot(*below)) / 2
     most = accuracy + float(np.hypot(*above)) / 2
-    beyond = abs(accuracy - 0.5) > WITHIN
-    verdict: Level = "fine" if not beyond else "warning" if least <= 0.5 <= most else "fault"
+    verdict: Level = "fine" if abs(accuracy - 0.5) <= WITHIN else "warning"
+    # A model that is mostly wrong has found no short cut that holds.
+    if accuracy > 0.5 + WITHIN and least > 0.5:
+        verdict = "fault"
     return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
 
 
