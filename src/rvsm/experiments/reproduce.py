@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich.box
 from rich.console import Console
@@ -124,7 +124,7 @@ def reproduce(
     )
     results = _write_results(plan)
     if results["rows"]:
-        console.print(results_table([*results["rows"], *results["halfway"]]))
+        console.print(results_table([*results["rows"], *results["light"]]))
         from rvsm.experiments.report import write_report
 
         console.print(f"Report: {write_report(out)}", highlight=False)
@@ -192,7 +192,7 @@ class _Plan:
         self.full = full
         self.counts = counts
         self.runs: list[str] = []
-        self.halfway: list[str] = []
+        self.light: list[str] = []
         self.grid: dict[str, TrainConfig] = {}
         self._jobs: list[Job] = []
         self._configs: dict[str, TrainConfig] = {}
@@ -216,17 +216,22 @@ class _Plan:
         for method in sparse:
             before = dense
             if self.full:
-                before = f"{task}-{set_name}-{method}-maps-s{seed}"
-                config = recipes.maps_recipe(
-                    method, data=data, seed=seed, start=str(self.out / dense)
-                )
-                self._add(before, config, (dense,))
-                self.halfway.append(before)
+                self.light.append(self._add_beside("light", dense, method, data, seed))
+                before = self._add_beside("maps", dense, method, data, seed)
             name = f"{task}-{set_name}-{method}-s{seed}"
             start = str(self.out / before)
             config = recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
             self._add(name, config, (before,))
             self.runs.append(name)
+
+    def _add_beside(
+        self, kind: Literal["light", "maps"], dense: str, method: Method, data: str, seed: int
+    ) -> str:
+        name = dense.replace("-dense-", f"-{method}-{kind}-")
+        start = str(self.out / dense)
+        config = recipes.side_recipe(kind, method, data=data, seed=seed, start=start)
+        self._add(name, config, (dense,))
+        return name
 
     def add_grid(self, task: str, set_name: str, seed: int) -> None:
         dense = f"{task}-{set_name}-dense-s{seed}"
@@ -280,10 +285,10 @@ def _write_results(plan: _Plan) -> dict[str, Any]:
             if "curve" in result["scores"]:
                 kept = {key: result[key] for key in ("task", "set", "method", "seed")}
                 curves.append({**kept, "bands": result["scores"]["curve"]["bands"]})
-    halfway = []
-    for name in plan.halfway:
+    light = []
+    for name in plan.light:
         if (result := _result(plan.out / name)) is not None:
-            halfway += [{**row, "stage": "maps"} for row in result_rows(result, name)]
+            light += [{**row, "stage": "light"} for row in result_rows(result, name)]
     sweep = []
     for name, config in plan.grid.items():
         if (result := _result(plan.out / name)) is not None:
@@ -295,7 +300,7 @@ def _write_results(plan: _Plan) -> dict[str, Any]:
         "mode": "full" if plan.full else "quick",
         "environment": environment(),
         "rows": rows,
-        "halfway": halfway,
+        "light": light,
         "sweep": sweep,
         "curves": curves,
     }
