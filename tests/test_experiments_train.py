@@ -160,14 +160,44 @@ def test_stopped_and_called_again_it_ends_the_same(
 
 
 @pytest.mark.parametrize("method", ["dense", "l0"])
-def test_muon_too_continues_to_the_same_end(folder: Path, tmp_path: Path, method: str) -> None:
-    config = configure(folder, method=method, optimizer="muon", muon_lr=0.02)
+def test_the_average_of_the_weights_is_what_is_kept(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    before = train_module.SparseTraining.on_train_batch_end
+
+    def remember(self: Any, *arguments: Any) -> None:
+        before(self, *arguments)
+        if self.splitting is None or self.splitting.frozen:
+            seen.append({name: p.detach().clone() for name, p in self.net.named_parameters()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module.SparseTraining, "on_train_batch_end", remember)
+        config = configure(folder, method=method, average=0.5, select="val-loss")
+        result = train(config, tmp_path / "run").result
+    count = 4 * (result["best_epoch"] + 1) - (0 if method == "dense" else 11)
+    average = seen[0]
+    for number, weights in enumerate(seen[1:count], start=1):
+        kept = min(0.5, (1 + number) / (10 + number))
+        average = {n: kept * average[n] + (1 - kept) * weights[n] for n in average}
+    saved = rvsm.load(tmp_path / "run" / "training.safetensors")
+    for name, value in average.items():
+        torch.testing.assert_close(saved[name], value)
+    if method == "l0":
+        assert torch.equal(saved["fc.weight"] == 0, seen[-1]["fc.weight"] == 0)
+
+
+@pytest.mark.parametrize("method", ["dense", "l0"])
+def test_muon_and_averages_too_continue_to_the_same_end(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    config = configure(folder, method=method, optimizer="muon", muon_lr=0.02, average=0.8)
     whole = train(config, tmp_path / "whole").result
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", progress=stop_after(11))
     train(config, tmp_path / "run")
     assert_same(tmp_path / "run", tmp_path / "whole")
-    assert whole["val_accuracy"] > 0.9
+    assert whole["val_accuracy"] > 0.8
     _, adamw = load_run(train(configure(folder, method=method), tmp_path / "adamw").run_dir)
     _, muon = load_run(tmp_path / "run")
     assert not torch.equal(adamw.conv2.weight, muon.conv2.weight)

@@ -101,6 +101,12 @@ class TrainConfig(_Strict):
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity.
+    final_lr
+        The rate at the end as a share of its peak, lr; with an average it need not be small.
+    average
+        What a step keeps of the running average of the weights, such as 0.999; the average is
+        what is validated and saved. 0: the weights themselves. A sparse run averages from when
+        its zeros are fixed.
     optimizer
         ``adamw``, or ``muon``: momentum steps of the convolutions made orthogonal
         (Newton-Schulz), with the rate `muon_lr`, and AdamW with the rate `lr` for the rest.
@@ -115,11 +121,13 @@ class TrainConfig(_Strict):
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=100, ge=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=3e-3, gt=0)
     muon_lr: float = Field(default=0.02, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["val-accuracy", "val-loss"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from rvsm import RVSM, Rule
 from rvsm.errors import RunError
@@ -23,6 +25,21 @@ from rvsm.penalties import L0, L1, Penalty, TransformedL1
 STATISTICS_IMAGES = 1000
 STATISTICS_BATCH = 250
 """Over which images the statistics of u are measured, and how many at a time."""
+
+
+def _running_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Return the update of an exponential average that starts as a plain mean."""
+
+    @torch.no_grad()
+    def update(averages: Any, weights: Any, seen: Tensor | int) -> None:
+        kept = min(decay, (1 + int(seen)) / (10 + int(seen)))
+        torch._foreach_lerp_(averages, weights, 1 - kept)
+
+    return update
+
+
+_FIRST_LR, _LEAST_LR = 25.0, 4e-6
+"""The one-cycle rate begins at a 25th of its peak and ends, unless asked otherwise, at nothing."""
 
 
 class SparseTraining(LightningModule):
@@ -51,6 +68,9 @@ class SparseTraining(LightningModule):
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.splitting: RVSM | None = None
+        self.averaged: AveragedModel | None = None
+        if config.average:
+            self.averaged = AveragedModel(net, multi_avg_fn=_running_average(config.average))
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -81,6 +101,8 @@ class SparseTraining(LightningModule):
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=self.total_steps + 1,
             pct_start=config.warmup_fraction,
+            div_factor=_FIRST_LR,
+            final_div_factor=1 / (_FIRST_LR * max(config.final_lr, _LEAST_LR)),
             cycle_momentum=False,
         )
         return {
@@ -143,6 +165,18 @@ class SparseTraining(LightningModule):
         """Reseed, so that dropout of a resumed run draws what it would have drawn."""
         torch.manual_seed(seed_of(self.config.seed, self.current_epoch, batch_idx, 1))
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the step's weights into the average."""
+        if self.averaged is not None and (self.splitting is None or self.splitting.frozen):
+            self.averaged.update_parameters(self.net)
+
+    @property
+    def result(self) -> TremorNet:
+        """The network to validate and keep: the average of the weights where there is one."""
+        if self.averaged is None or not int(self.averaged.n_averaged):
+            return self.net
+        return cast(TremorNet, self.averaged.module)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a minibatch; stop with a remedy when it is no number."""
         images, labels = batch
@@ -162,13 +196,13 @@ class SparseTraining(LightningModule):
         """Measure the statistics of the normalisation at u."""
         batches = cast(Batches, self.trainer.train_dataloader)
         with self.sparse_weights():
-            self.net.measure_statistics(batches.sample(STATISTICS_IMAGES, STATISTICS_BATCH))
+            self.result.measure_statistics(batches.sample(STATISTICS_IMAGES, STATISTICS_BATCH))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracy at u."""
         images, labels = batch
         with self.sparse_weights():
-            logits = self.net(images).float()
+            logits = self.result(images).float()
         self._add(
             "val_loss", F.cross_entropy(logits, labels, reduction="sum").double(), len(labels)
         )
@@ -214,7 +248,7 @@ class SparseTraining(LightningModule):
         with self.sparse_weights():
             return {
                 name: value.detach().clone(memory_format=torch.contiguous_format).cpu()
-                for name, value in self.net.state_dict().items()
+                for name, value in self.result.state_dict().items()
             }
 
     def target_reached(self) -> bool:
