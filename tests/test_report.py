@@ -299,6 +299,20 @@ def test_finds_the_amplitude_at_which_seeing_starts() -> None:
     assert detection([predictions(amplitudes, amplitudes * 0, split="test")]) is None
 
 
+def test_accuracy_over_amplitude_counts_both_classes_alike() -> None:
+    # Three shaky for each regular image, all found; a fifth of the regular ones called shaky.
+    amplitudes = np.concatenate([np.geomspace(0.05, 1.5, 3000), np.zeros(1000)])
+    table = predictions(amplitudes, (amplitudes > 0) * 0.9)
+    table.matched_mm[3000:] = np.geomspace(0.05, 1.5, 1000)
+    table.probability[3000:] = np.where(np.arange(1000) % 5 == 0, 0.9, 0.1)
+    curve = detection([table])
+    assert curve is not None
+    assert curve.accuracy is not None
+    np.testing.assert_allclose(curve.accuracy.share, 0.9, atol=0.01)
+    assert np.all(curve.accuracy.low < curve.accuracy.share)
+    assert np.all(curve.accuracy.share < curve.accuracy.high)
+
+
 def test_chooses_examples_once_and_reproducibly() -> None:
     rng = np.random.default_rng(1)
     table = predictions(np.where(rng.random(200) < 0.5, 0.5, 0.0), rng.random(200), "test-unseen")

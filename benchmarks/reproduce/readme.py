@@ -4,45 +4,42 @@ python benchmarks/reproduce/readme.py [RESULTS.JSON]
 """
 
 import json
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rvsm.experiments.config import METHODS
+from rvsm.experiments.reproduce import mean_and_sd
+
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- table -->\n", "<!-- end of table -->"
-METHODS = ("dense", "l1", "l0", "transformed-l1")
-
-
-def spread(values: Sequence[float], factor: float = 100, digits: int = 2) -> str:
-    """Mean and standard deviation, the latter from two values on."""
-    mean = f"{factor * statistics.fmean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table: one line per task, set, protocol and method."""
-    groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[row["task"], row["set"], row["protocol"], row["method"]].append(row)
+        key = (row["task"], row["set"], row["protocol"], row.get("stage", ""), row["method"])
+        groups[key].append(row)
     lines = [
         "| task | set | protocol | method | test accuracy, % | ROC AUC | zeros in fc, % "
         "| zeros in all, % | nonzeros | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for key in sorted(groups, key=lambda k: (*k[:3], METHODS.index(k[3]))):
+    for key in sorted(
+        groups, key=lambda k: (*k[:3], k[4] != "dense", not k[3], METHODS.index(k[4]))
+    ):
         group = groups[key]
         cells = [
-            *key,
-            spread([row["accuracy"] for row in group]),
-            spread([row["auc"] for row in group], 1, 4),
-            spread([row["fc_zeros"] for row in group], digits=1),
-            spread([row["zeros"] for row in group], digits=1),
-            spread([row["nonzeros"] for row in group], 1, 0),
+            *key[:3],
+            f"{key[4]} {key[3]}".strip(),
+            mean_and_sd([row["accuracy"] for row in group], 100, 2),
+            mean_and_sd([row["auc"] for row in group], 1, 4),
+            mean_and_sd([row["fc_zeros"] for row in group], 100, 1),
+            mean_and_sd([row["zeros"] for row in group], 100, 1),
+            mean_and_sd([row["nonzeros"] for row in group], 1, 0),
             str(len(group)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -55,7 +52,8 @@ def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
     _, _, after = rest.partition(END)
     note = f"Written by `benchmarks/reproduce/readme.py` from `{source}`."
     note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
-    return f"{before}{START}{table(results['rows'])}\n\n{note}\n{END}{after}"
+    rows = [*results["rows"], *results.get("light", [])]
+    return f"{before}{START}{table(rows)}\n\n{note}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ _EXTRA = {
     "matplotlib",
     "pandas",
     "pydantic",
+    "pytorch_optimizer",
     "scipy",
     "skimage",
     "sklearn",
@@ -86,26 +87,12 @@ class Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+
+        from rvsm.experiments.bars import progress_bars
 
         console = Console(stderr=True)
         self._terminal = console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._terminal,
-        )
+        self._progress = progress_bars(console, disable=not self._terminal)
         self._tasks: dict[str, Any] = {}
         self._told: set[str] = set()
 

@@ -15,18 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from rvsm.atomic import make_folder
 from rvsm.errors import RunError
+from rvsm.experiments.bars import progress_bars
 
 _SHOWN_EVERY_S = 0.2
 # glibc gives the pages of every large tensor back and asks for them again: a tenth of a step.
@@ -93,14 +86,7 @@ def run_jobs(
     failures: list[str] = []
     idle = [_Worker(logs / f"worker-{number}.log") for number in range(workers)]
     everyone = tuple(idle)
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    bars = progress_bars(console)
     with bars, ThreadPoolExecutor(workers) as pool:
         overall = bars.add_task("all steps", total=len(jobs))
         try:

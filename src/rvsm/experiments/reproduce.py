@@ -167,16 +167,17 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             " ".join(key[:3]) if first else "",
             f"{key[3]} {key[4]}".strip(),
             str(len(found)),
-            _mean([row["accuracy"] for row in found], 100, 2),
-            _mean([row["auc"] for row in found], 1, 4),
-            _mean([row["fc_zeros"] for row in found], 100, 1),
-            _mean([row["zeros"] for row in found], 100, 1),
-            _mean([row["nonzeros"] for row in found], 1, 0),
+            mean_and_sd([row["accuracy"] for row in found], 100, 2),
+            mean_and_sd([row["auc"] for row in found], 1, 4),
+            mean_and_sd([row["fc_zeros"] for row in found], 100, 1),
+            mean_and_sd([row["zeros"] for row in found], 100, 1),
+            mean_and_sd([row["nonzeros"] for row in found], 1, 0),
         )
     return table
 
 
-def _mean(values: Sequence[float | None], factor: float, digits: int) -> str:
+def mean_and_sd(values: Sequence[float | None], factor: float, digits: int) -> str:
+    """Print ``factor`` times the mean of the known values, with its sd from two values on."""
     known = [factor * value for value in values if value is not None]
     if not known:
         return "–"

@@ -37,8 +37,8 @@ class Detection:
     found
         Share of the shaky images called shaky.
     accuracy
-        Share of all images called rightly, regular ones at the amplitude they were matched at;
-        None where the data do not say which that is.
+        Balanced accuracy: the mean of the shares of both classes called rightly, regular images
+        at the amplitude they were matched at; None where the data do not say which that is.
     false_alarm
         Share of the regular images called shaky, at all amplitudes together.
     """
@@ -83,7 +83,12 @@ def detection(tables: Sequence[Predictions], bins: int = BINS) -> Detection | No
     known = matched > 0
     return Detection(
         _rate(amplitude[seen], called[seen], edges, seeds),
-        _rate(matched[known], (called == shaky)[known], edges, seeds)
+        _balanced(
+            *(
+                _rate(matched[known & kind], (called == shaky)[known & kind], edges, seeds)
+                for kind in (shaky, ~shaky)
+            )
+        )
         if (known & ~shaky).any()
         else None,
         float(called[~shaky].mean()) if (~shaky).any() else math.nan,
@@ -101,3 +106,17 @@ def _rate(amplitude: Floats, success: Bools, edges: Floats, seeds: int) -> Rate:
     share = hits[full] / counts[full]
     low, high = wilson(share, counts[full] / seeds)
     return Rate(np.sqrt(edges[:-1] * edges[1:])[full], share, low, high)
+
+
+def _balanced(shaky: Rate, regular: Rate) -> Rate:
+    """The mean of both classes in the bins that hold images of both."""
+    mm, ours, theirs = np.intersect1d(shaky.mm, regular.mm, return_indices=True)
+    share = (shaky.share[ours] + regular.share[theirs]) / 2
+    below = [rate.share - rate.low for rate in (shaky, regular)]
+    above = [rate.high - rate.share for rate in (shaky, regular)]
+    return Rate(
+        mm,
+        share,
+        share - np.hypot(below[0][ours], below[1][theirs]) / 2,
+        share + np.hypot(above[0][ours], above[1][theirs]) / 2,
+    )
