@@ -1,8 +1,9 @@
 """How each method is trained in ``rvsm reproduce``: every number that was tuned, in one place.
 
 They were chosen on validation splits: training fonts, writers and texts held out from training.
-The generator and its matching were settled on data seed 0 with its test scores in sight, so data
-seed 0 proves nothing; of data seed 1 only the validation splits have chosen anything.
+The generator and its matching were settled on data seed 0 with its test scores in sight, the
+recipes on the validation splits of data seed 1. The length of QUICK grew from 8 and 4 to 10 and 5
+epochs after its tests of data seed 1 were read. Data seed 2 has chosen nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from rvsm.experiments.config import Method, TrainConfig, make_config
 
 TASKS = ("fonts", "pen")
 SETS = ("headline", "mild")
-DATA_SEED = 1
-"""Of data seed 0 the test splits have been looked at; they can prove nothing any more."""
+DATA_SEED = 2
+"""Of data seeds 0 and 1 test scores have been looked at; they can prove nothing any more."""
 
 SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
@@ -56,7 +57,7 @@ _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
 _QUICK_NETWORK: dict[str, Any] = {"channels": [16, 24, 32]}
 _QUICK_SPARSE: dict[str, Any] = {
     "network": _QUICK_NETWORK,
-    "epochs": 4,
+    "epochs": 5,
     "optimizer": "muon",
     "lr": 4e-3,
     "muon_lr": 0.016,
@@ -104,7 +105,7 @@ _FULL_SPARSE: dict[str, Any] = {
 QUICK: dict[Method, dict[str, Any]] = {
     "dense": {
         "network": _QUICK_NETWORK,
-        "epochs": 8,
+        "epochs": 10,
         "optimizer": "muon",
         "lr": 6e-3,
         "muon_lr": 0.024,
