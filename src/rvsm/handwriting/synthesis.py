@@ -125,7 +125,8 @@ class Generator:
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             shaken, steadied = layout.points + shaking + noise, layout.points + steady + noise
             taller = float(np.ptp(shaken[:, 1]) / np.ptp(steadied[:, 1]))
-            scale = _scale(style.x_height_mm, taller, shaky)
+            x_height = _x_height(style.x_height_mm, taller, shaky)
+            scale = x_height / style.x_height_mm
             layout = replace(layout, points=scale * layout.points, outline=scale * layout.outline)
             displacement = (shaking if shaky else steady) + noise
             longer = _path_length(shaken, layout.stroke) / _path_length(steadied, layout.stroke)
@@ -140,7 +141,7 @@ class Generator:
                 "tremor_frequency_hz": frequency if shaky else 0.0,
                 "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
                 "virtual_amplitude_mm": amplitude_mm,
-                "x_height_mm": scale * style.x_height_mm,
+                "x_height_mm": x_height,
                 "pen_mm": pen,
                 "speed_mm_s": scale * style.speed_mm_s,
                 "slant_deg": style.slant_deg,
@@ -174,10 +175,10 @@ def _spaced(style: _Style, shift_mm: float) -> _Style:
     return replace(style, spacing=style.spacing + shift_mm / style.x_height_mm)
 
 
-def _scale(x_height_mm: float, taller: float, shaky: bool) -> float:
-    """Factor that makes both classes equally tall, keeping the x-height within its 30 %."""
+def _x_height(x_height_mm: float, taller: float, shaky: bool) -> float:
+    """The x-height (mm) that makes both classes equally tall, within its 30 %."""
     wanted = x_height_mm * taller ** (-0.5 if shaky else 0.5)
-    return float(np.clip(wanted, 0.7 * X_HEIGHT_MM, 1.3 * X_HEIGHT_MM)) / x_height_mm
+    return float(np.clip(wanted, 0.7 * X_HEIGHT_MM, 1.3 * X_HEIGHT_MM))
 
 
 def _pick_text(rng: np.random.Generator, texts: list[str]) -> str:
