@@ -5,13 +5,11 @@ python benchmarks/reproduce/readme.py [RESULTS.JSON]
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rvsm.experiments.config import METHODS
-from rvsm.experiments.reproduce import mean_and_sd
+from rvsm.experiments.reproduce import grouped, mean_and_sd
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- table -->\n", "<!-- end of table -->"
@@ -19,22 +17,14 @@ START, END = "<!-- table -->\n", "<!-- end of table -->"
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table: one line per task, set, protocol and method."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        key = (row["task"], row["set"], row["protocol"], row.get("stage", ""), row["method"])
-        groups[key].append(row)
     lines = [
         "| task | set | protocol | method | test accuracy, % | ROC AUC | zeros in fc, % "
         "| zeros in all, % | nonzeros | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for key in sorted(
-        groups, key=lambda k: (*k[:3], k[4] != "dense", not k[3], METHODS.index(k[4]))
-    ):
-        group = groups[key]
+    for key, group in grouped(rows):
         cells = [
-            *key[:3],
-            f"{key[4]} {key[3]}".strip(),
+            *key,
             mean_and_sd([row["accuracy"] for row in group], 100, 2),
             mean_and_sd([row["auc"] for row in group], 1, 4),
             mean_and_sd([row["fc_zeros"] for row in group], 100, 1),

@@ -146,24 +146,14 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("task, set, protocol: method", no_wrap=True)
     for heading in ("n", "acc. %", "AUC", "fc zeros %", "all zeros %", "weights left"):
         table.add_column(heading, justify="right", min_width=_WIDTHS.get(heading, 5))
-    groups: dict[tuple[str, str, str, Method, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        key = (row["task"], row["set"], row["protocol"], row["method"], row.get("stage", ""))
-        groups.setdefault(key, []).append(row)
-
-    before: tuple[str, str, str] | None = None
-
-    def place(key: tuple[str, str, str, Method, str]) -> tuple[str | int, ...]:
-        return (*key[:3], key[3] != "dense", key[4] == "", METHODS.index(key[3]))
-
-    for key in sorted(groups, key=place):
-        if before != key[:3]:
+    before: list[str] = []
+    for (*place, method), found in grouped(rows):
+        if place != before:
             table.add_section()
-            table.add_row(" ".join(key[:3]))
-        before = key[:3]
-        found = groups[key]
+            table.add_row(" ".join(place))
+        before = place
         table.add_row(
-            f"  {key[3]} {key[4]}".rstrip(),
+            f"  {method}",
             str(len(found)),
             mean_and_sd([row["accuracy"] for row in found], 100, 2),
             mean_and_sd([row["auc"] for row in found], 1, 4),
@@ -172,6 +162,22 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             mean_and_sd([row["nonzeros"] for row in found], 1, 0),
         )
     return table
+
+
+def grouped(
+    rows: Sequence[Mapping[str, Any]],
+) -> list[tuple[tuple[str, str, str, str], list[Mapping[str, Any]]]]:
+    """Return the rows of each line of a table under (task, set, protocol, method), in order.
+
+    Dense comes first, then the light networks ("l0 light"), then the others.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        stage, method = row.get("stage", ""), row["method"]
+        order = (method != "dense", not stage, METHODS.index(method))
+        key = (row["task"], row["set"], row["protocol"], order, f"{method} {stage}".rstrip())
+        groups.setdefault(key, []).append(row)
+    return [((*key[:3], key[4]), groups[key]) for key in sorted(groups)]
 
 
 def mean_and_sd(values: Sequence[float | None], factor: float, digits: int) -> str:
