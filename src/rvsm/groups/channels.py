@@ -1,61 +1,14 @@
-"""How a tensor is cut into groups: what a penalty keeps or kills as one."""
+"""Groups along the axes of a layer's weight."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rvsm.errors import RuleError
 from rvsm.penalties.base import Penalty
-
-
-@runtime_checkable
-class Groups(Protocol):
-    """A partition of a tensor's elements, and what a scalar penalty means on it.
-
-    A penalty acts on the Euclidean norms of the groups: its value is ``P(norms)``, its proximal
-    map scales each group so that the norm becomes the map of the norm.
-    """
-
-    def norms(self, x: Tensor) -> Tensor:
-        """Return the Euclidean norm of every group, a tensor with one element per group."""
-        ...
-
-    def spread(self, per_group: Tensor, x: Tensor) -> Tensor:
-        """Return `per_group` (shaped like ``norms(x)``) broadcast to the elements of `x`."""
-        ...
-
-    def value(self, penalty: Penalty, x: Tensor) -> Tensor:
-        """Return ``P(norms(x))`` as a 0-d tensor."""
-        ...
-
-    def prox(self, penalty: Penalty, x: Tensor, mu: float | Tensor) -> Tensor:
-        """Return argmin_u ``mu * P(norms(u)) + |u - x|^2 / 2`` as a new tensor like `x`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Elements:
-    """Every element is a group of its own: unstructured sparsity."""
-
-    def norms(self, x: Tensor) -> Tensor:
-        """Return ``|x|``."""
-        return x.abs()
-
-    def spread(self, per_group: Tensor, x: Tensor) -> Tensor:
-        """Return `per_group` as it is."""
-        return per_group.view(x.shape)
-
-    def value(self, penalty: Penalty, x: Tensor) -> Tensor:
-        """Return ``P(x)``."""
-        return penalty.value(x)
-
-    def prox(self, penalty: Penalty, x: Tensor, mu: float | Tensor) -> Tensor:
-        """Return the penalty's own proximal map."""
-        return penalty.prox(x, mu)
 
 
 @dataclass(frozen=True)
