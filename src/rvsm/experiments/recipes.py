@@ -27,7 +27,7 @@ QUICK_COUNTS = {
     "curve": 1_200,
 }
 FULL_COUNTS = {
-    "train": 120_000,
+    "train": 160_000,
     "val": 4_000,
     "test-paper": 3_000,
     "test-unseen": 3_000,
@@ -90,7 +90,7 @@ _FULL_MAPS: dict[str, Any] = {
 _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
-    "epochs": 4,
+    "epochs": 3,
     "muon_lr": 0.018,
     "warmup_fraction": 0.15,
     "rules": [
@@ -116,7 +116,7 @@ QUICK: dict[Method, dict[str, Any]] = {
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {**_MUON, "epochs": 7, "muon_lr": 0.036, "average": 0.9997, "final_lr": 0.4},
+    "dense": {**_MUON, "epochs": 5, "muon_lr": 0.036, "average": 0.9997, "final_lr": 0.4},
     **dict.fromkeys(SPARSE_METHODS, _FULL_SPARSE),
 }
 """``rvsm reproduce --full``: from the dense network to few maps, from there to few weights."""
