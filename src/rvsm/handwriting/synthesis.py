@@ -121,7 +121,7 @@ class Generator:
             frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
             shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
-            steady = tremor.waviness(t, rng, float(rng.uniform(0.15, 0.5)), style.speed_mm_s)
+            steady = tremor.waviness(t, rng, float(rng.uniform(0.1, 0.35)), style.speed_mm_s)
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             shaken, steadied = layout.points + shaking + noise, layout.points + steady + noise
             taller = float(np.ptp(shaken[:, 1]) / np.ptp(steadied[:, 1]))
@@ -157,10 +157,12 @@ class Generator:
         micrographia = rng.random() < 0.3
         x_height = X_HEIGHT_MM * float(np.exp(rng.uniform(np.log(0.7), np.log(1.3))))
         thin, thick = (0.2, 0.28 * x_height) if pen else (0.1, 0.2 * x_height)
+        width = float(np.exp(np.clip(rng.normal(-0.05, 0.35), -0.7, 0.6)))
+        thick *= min(width, 1.0)  # narrow letters of either class would fill in
         return _Style(
             x_height_mm=x_height,
             slant_deg=float(np.clip(rng.normal(0, 9 if pen else 5), -25, 25)),
-            width=float(np.exp(np.clip(rng.normal(-0.05, 0.35), -0.7, 0.6))),
+            width=width,
             spacing=float(rng.uniform(-0.1, 0.45)),
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
