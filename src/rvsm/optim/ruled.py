@@ -193,12 +193,7 @@ class RuledOptimizer(Optimizer):
             if rule is not None
         ]
         for r in found:
-            dtype = self._parameter(r).dtype
-            if not dtype.is_floating_point:
-                raise RuleError(
-                    f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
-                    "only real weights can be penalised; narrow the pattern."
-                )
+            self._check_parameter(r)
         first = self.param_groups[0].get(NUMBERS, {"step": 0, "frozen": 0})
         for g, group in enumerate(self.param_groups):
             rules = sorted({r.rule for r in found if r.group == g})
@@ -207,6 +202,15 @@ class RuledOptimizer(Optimizer):
                 NUMBERS, {"step": first["step"], "frozen": first["frozen"], "rules": own}
             )
         self._ruled[:] = found
+
+    def _check_parameter(self, r: Ruled) -> None:
+        """Raise RuleError if the parameter cannot be under its rule."""
+        dtype = self._parameter(r).dtype
+        if not dtype.is_floating_point:
+            raise RuleError(
+                f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
+                "only real weights can be penalised; narrow the pattern."
+            )
 
     def _check_gradients(self) -> None:
         """Raise if a ruled parameter's gradient is sparse or, on the CPU, not finite."""

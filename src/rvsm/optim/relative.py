@@ -1,0 +1,171 @@
+"""What the relatives of RVSM share beyond it: which rules they take, and what they keep hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch.optim import Optimizer
+
+from rvsm.errors import RuleError
+from rvsm.optim.level import Level, exact_levels
+from rvsm.optim.rule import Rule
+from rvsm.optim.ruled import NUMBERS, Ruled
+from rvsm.optim.sparse import SparseOptimizer, check_choice
+from rvsm.penalties import L0
+from rvsm.penalties.base import Penalty
+
+_METHOD = "method"
+"""Key beside the step count of the class that wrote the state."""
+
+
+class Relative(SparseOptimizer):
+    """A relative of RVSM, for float32 or float64 parameters in a single process.
+
+    Whatever is outside that raises: half-precision and distributed parameters, several
+    processes, a rule's `subgradient`, LBFGS, and the strengths a subclass does not take.
+    """
+
+    _own = (*SparseOptimizer._own, "budget")
+    _takes: ClassVar[tuple[str, ...]] = ("lam", "sparsity")
+    """Strengths that a rule may have."""
+    _only_l0: ClassVar[bool] = False
+    """Whether survivors are never shrunk, so that only L0 tells the truth about the penalty."""
+    _hidden: ClassVar[str] = "rvsm_w"
+    """Key in ``state[p]`` of what the base steps on where the parameters hold something else."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rules: Sequence[Rule],
+        *,
+        warmup: int = 0,
+        heal_from: int | None = None,
+        budget: Literal["rule", "global"] = "rule",
+        named_parameters: Iterable[tuple[str, Tensor]] | None = None,
+    ) -> None:
+        check_choice("budget", budget, ("rule", "global"))
+        if isinstance(base, torch.optim.LBFGS):
+            raise RuleError(
+                f"{type(self).__name__} cannot stand on LBFGS, which steps more than once a "
+                "closure; use RVSM or another base optimizer."
+            )
+        self.budget = budget
+        super().__init__(
+            base, rules, warmup=warmup, heal_from=heal_from, named_parameters=named_parameters
+        )
+
+    def _match_rules(self) -> None:
+        super()._match_rules()
+        for group in self.param_groups:
+            group[NUMBERS].setdefault(_METHOD, type(self).__name__)
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
+        """Take one step of the base optimizer under the rules, as RVSM does; never compiled."""
+        # Dynamo swallows what is raised while it traces; the frame it falls back to is still its.
+        if torch.compiler.is_compiling() or get_eval_frame_callback() is not None:
+            raise RuleError(f"{type(self).__name__}.step() cannot be compiled; use RVSM.")
+        return super().step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict of the same class under the same rules, or one of the bare base.
+
+        Raises
+        ------
+        RuleError
+            If it was saved by another class or under other rules; nothing is loaded then.
+        """
+        for saved in state_dict["param_groups"]:
+            method = saved.get(NUMBERS, {_METHOD: type(self).__name__}).get(_METHOD, "RVSM")
+            if method != type(self).__name__:
+                raise RuleError(
+                    f"The checkpoint was made by {method}, not {type(self).__name__}; build the "
+                    "optimizer it was saved with, or load the model's weights alone."
+                )
+        super().load_state_dict(state_dict)
+
+    def _check_parameter(self, r: Ruled) -> None:
+        super()._check_parameter(r)
+        rule, p, name = self.rules[r.rule], self._parameter(r), type(self).__name__
+        where = f"Rule({rule.pattern!r})"
+        if rule.subgradient is not None:
+            raise RuleError(f"{where}: {name} takes no subgradient; use RVSM or leave it out.")
+        if self._only_l0 and not isinstance(rule.penalty, L0):
+            raise RuleError(f"{where}: {name} keeps or kills and never shrinks; give it L0().")
+        given = "lam" if rule.lam is not None else "sparsity"
+        if given not in self._takes:
+            raise RuleError(
+                f"{where}: {name} takes no {given}=; give {self._takes[0]}= or use RVSM."
+            )
+        if p.dtype not in (torch.float32, torch.float64):
+            raise RuleError(
+                f"{name} needs float32 or float64 parameters and {r.name} is {p.dtype}; train "
+                "under autocast or use RVSM."
+            )
+        if hasattr(p, "placements") or (
+            torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+            and torch.distributed.get_world_size() > 1
+        ):
+            raise RuleError(f"{name} trains in a single process ({r.name} is shared); use RVSM.")
+
+    def _target(self, r: Ruled) -> float:
+        """Return the share of zeros that a parameter brings to its target now."""
+        return self._numbers(r)["sparsity"] * self._share(r)
+
+    def _levels(
+        self, x: Mapping[Ruled, Tensor], factor: Callable[[Ruled], float] = lambda r: 1.0
+    ) -> dict[Ruled, Level]:
+        """Return what makes every `x` sparse: ``prox_{factor lam P}``, or exact zeros.
+
+        A parameter whose result is its `x` has none.
+        """
+        levels: dict[Ruled, Level] = {}
+        pools: dict[int, list[Ruled]] = {}
+        for r in x:
+            rule, numbers = self.rules[r.rule], self._numbers(r)
+            if "sparsity" in numbers:
+                pools.setdefault(r.rule if self.budget == "rule" else -1, []).append(r)
+                continue
+            mu = numbers["lam"] * self._share(r) * factor(r)
+            if mu != 0:
+                levels[r] = Level(cast(Penalty, rule.penalty), rule.groups, mu)
+        for pool in pools.values():
+            cuts = [
+                (cast(Penalty, self.rules[r.rule].penalty), self.rules[r.rule].groups) for r in pool
+            ]
+            found = exact_levels(cuts, [x[r] for r in pool], [self._target(r) for r in pool])
+            levels.update(zip(pool, found, strict=False))  # none at all under a target of 0
+        return levels
+
+    def _kept(self, r: Ruled, key: str) -> Tensor | None:
+        """Return the tensor under `key` in the state of a parameter, if there is one yet."""
+        p = self._parameter(r)
+        return cast("Tensor | None", self.state[p].get(key)) if p in self.state else None
+
+    def _unveil(self) -> None:
+        """Let the parameters hold what the base steps on."""
+        for r in self._ruled:
+            hidden = self._kept(r, self._hidden)
+            if hidden is not None:
+                self._parameter(r).copy_(hidden)
+
+    def _veil(self) -> dict[Ruled, Tensor]:
+        """Store what the parameters hold after the base's step and return it where it is stored.
+
+        A state that the base has not filled yet stays empty: Adam takes any entry for its own.
+        It fills it in the first step that has a gradient.
+        """
+        stored = {}
+        for r in self._ruled:
+            p, hidden = self._parameter(r), self._kept(r, self._hidden)
+            if hidden is not None:
+                stored[r] = hidden.copy_(p)
+            elif p.grad is not None:
+                stored[r] = self.state[p][self._hidden] = p.clone()
+        return stored
