@@ -579,3 +579,31 @@ def test_a_compiled_step_raises_and_a_compiled_model_does_not():
     assert optimizer.steps == 0
     train(torch.compile(model, backend="eager"), loss_of, optimizer, 2)
     assert optimizer.steps == 2
+
+
+@each_method
+def test_its_own_hooks_run_once(method):
+    model, loss_of, optimizer = begun(method)
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    train(model, loss_of, optimizer, 2)
+    assert seen == ["before", "after"] * 2
+
+
+@each_method
+def test_distributed_checkpoints_are_refused_and_change_no_weight(method):
+    from torch.distributed.checkpoint.state_dict import (
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    model, loss_of, optimizer = begun(method)
+    train(model, loss_of, optimizer, 3)
+    saved = get_optimizer_state_dict(model, optimizer)
+    model, _, fresh = begun(method)
+    before = weights(model)
+    with pytest.raises(RuleError, match="no part in torch's distributed checkpoints"):
+        set_optimizer_state_dict(model, fresh, saved)
+    assert torch.equal(weights(model), before)
+    assert not fresh.state

@@ -81,7 +81,7 @@ def _targets():
 def test_the_gates_have_the_distribution_of_the_paper():
     """The share of open gates, drawn many times, is P(z != 0); both ends are reached."""
     p = torch.nn.Parameter(torch.ones(200_000))
-    base = torch.optim.SGD([("w", p)], lr=0.0)
+    base = torch.optim.SGD([("w", p)], lr=0.1)
     optimizer = HardConcrete(base, [Rule("w", L0(), lam=0.0)], initial=0.4, gate_lr=0.0)
     p.grad = torch.zeros_like(p)
     optimizer.step()

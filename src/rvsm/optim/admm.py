@@ -95,7 +95,7 @@ class ADMM(Relative):
             if p.grad is None or z is None or y is None:
                 continue
             sign = -1.0 if self.param_groups[r.group].get("maximize") else 1.0
-            p.grad.add_((p - z).add_(y), alpha=sign * self._numbers(r)["beta"])
+            p.grad.add_((p - z).add_(y), alpha=sign * self._rho(r))
 
     def _conclude(self) -> None:
         due = (self.steps - self.warmup) % self.every == 0
@@ -115,12 +115,12 @@ class ADMM(Relative):
                 for key in (_Z, _Y):
                     self.state[p].pop(key, None)
                 continue
-            new = levels[r].u(x[r])
             if z is None or y is None:
-                self.state[p].update({_Z: new, _Y: torch.zeros_like(p)})
+                self.state[p].update({_Z: p.clone(), _Y: torch.zeros_like(p)})
+                levels[r].show(self.state[p][_Z], p)
             else:
-                z.copy_(new)
-                y.add_(p).sub_(new)
+                levels[r].show(z, x[r])
+                y.add_(p).sub_(z)
 
     def _sparse(self) -> dict[Ruled, Writer]:
         held = {r: self._kept(r, _Z) for r in self._ruled}
@@ -128,12 +128,17 @@ class ADMM(Relative):
         levels = self._levels(x, self._per_rho)
         writers: dict[Ruled, Writer] = {}
         for r, z in held.items():
-            if z is not None or r in levels:
-                writers[r] = partial(_write, levels[r].u(x[r]) if z is None else z)
+            if z is not None:
+                writers[r] = partial(_write, z)
+            elif r in levels:
+                writers[r] = partial(levels[r].show, w=x[r])
         return writers
 
+    def _rho(self, r: Ruled) -> float:
+        return self._numbers(r)["beta"]
+
     def _per_rho(self, r: Ruled) -> float:
-        return 1 / self._numbers(r)["beta"]
+        return 1 / self._rho(r)
 
 
 def _write(result: Tensor, target: Tensor) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rvsm.groups import Elements, Groups
-from rvsm.optim.targets import smallest
 from rvsm.penalties.base import Penalty
 
 _PIECE = 65536
@@ -79,47 +77,6 @@ class Level:
                 w.view(-1)[piece],
                 None if zero is None else zero.view(-1)[piece],
             )
-
-
-def exact_levels(
-    cuts: Sequence[tuple[Penalty, Groups]], tensors: Sequence[Tensor], share: Sequence[float]
-) -> list[Level]:
-    """Return the levels at which `tensors` together have exactly their target of zero groups.
-
-    Parameters
-    ----------
-    cuts : sequence of (Penalty, Groups)
-        Penalty and groups of each tensor.
-    tensors : sequence of Tensor
-        What is thresholded.
-    share : sequence of float
-        Share of zeros that each tensor brings to the common target.
-
-    Returns
-    -------
-    list of Level
-        One for each tensor; empty if the target rounds to nothing.
-    """
-    norms = [groups.norms(x).flatten() for (_, groups), x in zip(cuts, tensors, strict=True)]
-    k = round(sum(s * n.numel() for s, n in zip(share, norms, strict=True)))
-    if k == 0:
-        return []
-    mask, t = smallest(norms[0] if len(norms) == 1 else torch.cat(norms), k)
-    # The mask decides what is zero. The map's own threshold stays a few roundings below, so
-    # that it does not zero what ties with t and survives.
-    rounding = torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps
-    below = t.double() * (1 - 16 * rounding)
-    levels = []
-    for (penalty, groups), zero in zip(
-        cuts, torch.split(mask, [n.numel() for n in norms]), strict=True
-    ):
-        mu: float | Tensor
-        if below.device.type == "cpu":
-            mu = penalty.mu_for_threshold(float(below))
-        else:
-            mu = penalty.mu_for_threshold(below)
-        levels.append(Level(penalty, groups, mu, zero))
-    return levels
 
 
 def distance_squared(w: Tensor, u: Tensor) -> Tensor:

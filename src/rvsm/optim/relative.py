@@ -11,10 +11,11 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
-from rvsm.optim.level import Level, exact_levels
+from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import NUMBERS, Ruled
 from rvsm.optim.sparse import SparseOptimizer, check_choice
+from rvsm.optim.targets import smallest
 from rvsm.penalties import L0
 from rvsm.penalties.base import Penalty
 
@@ -70,7 +71,25 @@ class Relative(SparseOptimizer):
         # Dynamo swallows what is raised while it traces; the frame it falls back to is still its.
         if torch.compiler.is_compiling() or get_eval_frame_callback() is not None:
             raise RuleError(f"{type(self).__name__}.step() cannot be compiled; use RVSM.")
+        if self._only_looked_at():
+            raise RuleError(
+                f"{type(self).__name__} has no part in torch's distributed checkpoints; save and "
+                "load optimizer.state_dict() itself, or use RVSM."
+            )
         return super().step(closure)
+
+    def _only_looked_at(self) -> bool:
+        """Say whether this is the step by which distributed checkpoints look for the state.
+
+        They take it on a fresh optimizer, every rate and gradient zero; it would change weights.
+        """
+        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        return (
+            self.steps == 0
+            and not self.state
+            and all(group.get("lr", 1.0) == 0 for group in self.param_groups)
+            and all(p.grad is not None and not bool(p.grad.any()) for p in parameters)
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict of the same class under the same rules, or one of the bare base.
@@ -136,11 +155,25 @@ class Relative(SparseOptimizer):
             if mu != 0:
                 levels[r] = Level(cast(Penalty, rule.penalty), rule.groups, mu)
         for pool in pools.values():
-            cuts = [
-                (cast(Penalty, self.rules[r.rule].penalty), self.rules[r.rule].groups) for r in pool
-            ]
-            found = exact_levels(cuts, [x[r] for r in pool], [self._target(r) for r in pool])
-            levels.update(zip(pool, found, strict=False))  # none at all under a target of 0
+            levels.update(self._exact_levels({r: x[r] for r in pool}))
+        return levels
+
+    def _exact_levels(self, x: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
+        """Return the levels at which all of `x` together has exactly its target of zeros."""
+        rules = [self.rules[r.rule] for r in x]
+        norms = [rule.groups.norms(w).flatten() for rule, w in zip(rules, x.values(), strict=True)]
+        k = round(sum(self._target(r) * n.numel() for r, n in zip(x, norms, strict=True)))
+        if k == 0:
+            return {}
+        mask, t = smallest(torch.cat(norms), k)
+        # The mask decides what is zero. The map's own threshold stays a few roundings below, so
+        # that it does not zero what ties with t and survives.
+        below = float(t) * (1 - 16 * torch.finfo(t.dtype).eps)
+        zeros = torch.split(mask, [n.numel() for n in norms])
+        levels = {}
+        for r, rule, zero in zip(x, rules, zeros, strict=True):
+            penalty = cast(Penalty, rule.penalty)
+            levels[r] = Level(penalty, rule.groups, penalty.mu_for_threshold(below), zero)
         return levels
 
     def _kept(self, r: Ruled, key: str) -> Tensor | None:

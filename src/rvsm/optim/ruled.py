@@ -205,10 +205,10 @@ class RuledOptimizer(Optimizer):
 
     def _check_parameter(self, r: Ruled) -> None:
         """Raise RuleError if the parameter cannot be under its rule."""
-        dtype = self._parameter(r).dtype
+        dtype, rule = self._parameter(r).dtype, self.rules[r.rule]
         if not dtype.is_floating_point:
             raise RuleError(
-                f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
+                f"Rule({rule.pattern!r}) matches {r.name} of type {dtype}, but "
                 "only real weights can be penalised; narrow the pattern."
             )
 
