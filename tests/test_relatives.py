@@ -607,3 +607,46 @@ def test_distributed_checkpoints_are_refused_and_change_no_weight(method):
         set_optimizer_state_dict(model, fresh, saved)
     assert torch.equal(weights(model), before)
     assert not fresh.state
+
+
+@each_method
+def test_autocast_accumulation_and_clipping_go_on_as_ever(method):
+    model, loss_of, optimizer = begun(method)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        for _ in range(2):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(model) / 2
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(2 * loss.item())
+    assert min(losses) < losses[0]
+    assert optimizer.steps == 40
+    optimizer.finalize()
+    assert model[0].weight.dtype == torch.float32
+    assert (weights(model) == 0).sum() == sum(z for z, _ in optimizer.zeros().values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "per_weight"),
+    [("admm", 8), ("proximal", 0), ("aprox", 4), ("bregman", 4), ("magnitude", 1),
+     ("hard-concrete", 4 + 3 * 4)],
+)  # fmt: skip
+def test_what_is_stored_is_what_the_documents_say(name, per_weight):
+    model, loss_of, optimizer = begun(METHODS[name])
+    train(model, loss_of, optimizer, 7)
+    stored = sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for key, value in state.items()
+        if key.startswith("rvsm_") and value.dim()
+    )
+    assert stored == per_weight * 192
+    attributes = {k: v for k, v in vars(optimizer).items() if k != "base"}
+    assert not any(isinstance(v, torch.Tensor) for v in attributes.values())
+    assert not optimizer._held
