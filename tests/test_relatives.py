@@ -11,10 +11,12 @@ import torch
 
 from problems import CONVOLUTIONAL, LEAST_SQUARES, MLP, train, weights
 from rvsm.errors import RuleError, RunError
-from rvsm.groups import InputChannels
+from rvsm.groups import NM, Filters, InputChannels, Tied
 from rvsm.optim import (
     ADMM,
     RVSM,
+    Budget,
+    Continuation,
     Cubic,
     HardConcrete,
     LinearizedBregman,
@@ -237,7 +239,7 @@ def test_exact_targets_with_ties(method, penalty, sparsity):
         zeros = optimizer.zeros()
         targets = [sparsity * 160, sparsity / 2 * 34]
         counts = [zeros["0.weight"][0], zeros["2.weight"][0] + zeros["2.bias"][0]]
-        if optimizer.budget == "global":
+        if optimizer.budget.scope == "global":
             assert sum(counts) == round(sum(targets))
         else:
             assert counts == [round(target) for target in targets]
@@ -650,3 +652,57 @@ def test_what_is_stored_is_what_the_documents_say(name, per_weight):
     attributes = {k: v for k, v in vars(optimizer).items() if k != "base"}
     assert not any(isinstance(v, torch.Tensor) for v in attributes.values())
     assert not optimizer._held
+
+
+@exact_methods
+def test_n_of_m_and_floors_hold(method):
+    make, penalty, _, options = method
+    options = {k: v for k, v in options.items() if k not in ("budget", "initial")}
+    model, loss_of = MLP.build()
+    rule = Rule("2.weight", penalty, groups=NM(2, 4), sparsity=0.5)
+    optimizer = make(BASES["momentum"](model.named_parameters()), [rule], **options)
+    train(model, loss_of, optimizer, 9)
+    optimizer.finalize()
+    assert ((model[2].weight == 0).view(2, 4, 4).sum(-1) == 2).all()
+    model, loss_of = MLP.build()
+    beyond = Rule("2.weight", penalty, groups=NM(2, 4), sparsity=0.7)
+    with pytest.raises(RuleError, match="cannot be reached"):
+        make(BASES["momentum"](model.named_parameters()), [beyond], **options)
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    budget = Budget("global", floor=5)
+    rule = Rule("*.weight", penalty, sparsity=0.5)
+    optimizer = make(
+        torch.optim.SGD(model.named_parameters(), lr=0.0), [rule], **options, budget=budget
+    )
+    train(model, loss_of, optimizer, 3)
+    assert optimizer.zeros() == {"0.weight": (69, 160), "2.weight": (27, 32)}
+
+
+@each_method
+def test_tied_groups_are_refused(method):
+    make, penalty, strength, options = method
+    model, _ = MLP.build()
+    tied = Tied({"0.weight": Filters(), "2.weight": InputChannels()})
+    rule = Rule("*.weight", penalty, groups=tied, **strength)
+    with pytest.raises(RuleError, match="knows no tied groups"):
+        make(BASES["momentum"](model.named_parameters()), [rule], **options)
+
+
+def test_gates_know_no_free_weights():
+    model, _ = MLP.build()
+    rule = Rule("2.weight", L0(), groups=NM(2, 4), lam=0.1)
+    with pytest.raises(RuleError, match="leaves groups free"):
+        HardConcrete(BASES["momentum"](model.named_parameters()), [rule])
+
+
+def test_the_rho_of_admm_may_grow():
+    p = torch.nn.Parameter(torch.tensor([1.0, 0.1]))
+    rule = Rule("w", L0(), sparsity=0.5, beta=Continuation(0.1, 2.0, 1, 0.4))
+    optimizer = ADMM(torch.optim.SGD([("w", p)], lr=0.0), [rule], every=100)
+    pulls = []
+    for _ in range(5):
+        p.grad = torch.tensor([0.0, 1e-30])  # not the all-zero first look of a checkpoint
+        optimizer.step()
+        pulls.append(p.grad[1].item())
+    assert pulls == pytest.approx([0.0, 0.02, 0.04, 0.04, 0.04])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim.budget import Budget
 from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled
@@ -74,7 +75,7 @@ class ADMM(Relative):
         every: int = 10,
         warmup: int = 0,
         heal_from: int | None = None,
-        budget: Literal["rule", "global"] = "rule",
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if every < 1:
@@ -95,7 +96,7 @@ class ADMM(Relative):
             if p.grad is None or z is None or y is None:
                 continue
             sign = -1.0 if self.param_groups[r.group].get("maximize") else 1.0
-            p.grad.add_((p - z).add_(y), alpha=sign * self._rho(r))
+            p.grad.add_((p - z).add_(y), alpha=sign * self._beta(r))
 
     def _conclude(self) -> None:
         due = (self.steps - self.warmup) % self.every == 0
@@ -134,11 +135,8 @@ class ADMM(Relative):
                 writers[r] = partial(levels[r].show, w=x[r])
         return writers
 
-    def _rho(self, r: Ruled) -> float:
-        return self._numbers(r)["beta"]
-
     def _per_rho(self, r: Ruled) -> float:
-        return 1 / self._rho(r)
+        return 1 / self._beta(r)
 
 
 def _write(result: Tensor, target: Tensor) -> None:

@@ -112,6 +112,15 @@ class HardConcrete(Relative):
             base, rules, warmup=warmup, heal_from=heal_from, named_parameters=named_parameters
         )
 
+    def _check_parameter(self, r: Ruled) -> None:
+        super()._check_parameter(r)
+        groups = self.rules[r.rule].groups
+        if bool(groups.norms(self._parameter(r).detach()).isinf().any()):
+            raise RuleError(
+                f"{r.name}: {groups} leaves groups free, which gates cannot; use RVSM or other "
+                "groups."
+            )
+
     def _match_rules(self) -> None:
         super()._match_rules()
         for group in self.param_groups:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim.budget import Budget
 from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled
@@ -73,7 +74,7 @@ class MagnitudePruning(Relative):
         every: int = 10,
         warmup: int = 0,
         heal_from: int | None = None,
-        budget: Literal["rule", "global"] = "rule",
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if every < 1:

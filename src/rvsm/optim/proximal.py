@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim.budget import Budget
 from rvsm.optim.level import Level
 from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
@@ -78,7 +79,7 @@ class ProximalGradient(Relative):
         aggregate: bool = False,
         warmup: int = 0,
         heal_from: int | None = None,
-        budget: Literal["rule", "global"] = "rule",
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if isinstance(base, Optimizer) and "lr" not in base.defaults:

@@ -11,11 +11,13 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim.budget import Budget, check_reachable, choose
 from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import NUMBERS, Ruled
-from rvsm.optim.sparse import SparseOptimizer, check_choice
-from rvsm.optim.targets import smallest
+from rvsm.optim.sparse import SparseOptimizer
+from rvsm.optim.strength import check_target, mu_just_below
+from rvsm.optim.units import Unit
 from rvsm.penalties import L0
 from rvsm.penalties.base import Penalty
 
@@ -45,16 +47,15 @@ class Relative(SparseOptimizer):
         *,
         warmup: int = 0,
         heal_from: int | None = None,
-        budget: Literal["rule", "global"] = "rule",
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        check_choice("budget", budget, ("rule", "global"))
         if isinstance(base, torch.optim.LBFGS):
             raise RuleError(
                 f"{type(self).__name__} cannot stand on LBFGS, which steps more than once a "
                 "closure; use RVSM or another base optimizer."
             )
-        self.budget = budget
+        self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(
             base, rules, warmup=warmup, heal_from=heal_from, named_parameters=named_parameters
         )
@@ -145,36 +146,44 @@ class Relative(SparseOptimizer):
         A parameter whose result is its `x` has none.
         """
         levels: dict[Ruled, Level] = {}
-        pools: dict[int, list[Ruled]] = {}
         for r in x:
             rule, numbers = self.rules[r.rule], self._numbers(r)
-            if "sparsity" in numbers:
-                pools.setdefault(r.rule if self.budget == "rule" else -1, []).append(r)
-                continue
-            mu = numbers["lam"] * self._share(r) * factor(r)
-            if mu != 0:
+            if "lam" in numbers and (mu := numbers["lam"] * self._share(r) * factor(r)) != 0:
                 levels[r] = Level(cast(Penalty, rule.penalty), rule.groups, mu)
-        for pool in pools.values():
-            levels.update(self._exact_levels({r: x[r] for r in pool}))
+        for pool in self._pools([unit for unit in self._units if unit.lead in x]):
+            levels.update(self._exact_levels(pool, x))
         return levels
 
-    def _exact_levels(self, x: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
-        """Return the levels at which all of `x` together has exactly its target of zeros."""
-        rules = [self.rules[r.rule] for r in x]
-        norms = [rule.groups.norms(w).flatten() for rule, w in zip(rules, x.values(), strict=True)]
-        k = round(sum(self._target(r) * n.numel() for r, n in zip(x, norms, strict=True)))
+    def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
+        """Return the units that meet a target together."""
+        pools: dict[int, list[Unit]] = {}
+        for i, unit in enumerate(units):
+            if self.rules[unit.lead.rule].sparsity is not None:
+                key = {"rule": unit.lead.rule, "global": -1, "parameter": i}[self.budget.scope]
+                pools.setdefault(key, []).append(unit)
+        return list(pools.values())
+
+    def _exact_levels(self, pool: list[Unit], x: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
+        """Return the levels at which all of a pool together has exactly its target of zeros."""
+        k = round(sum(self._target(unit.lead) * unit.count for unit in pool))
         if k == 0:
             return {}
-        mask, t = smallest(torch.cat(norms), k)
-        # The mask decides what is zero. The map's own threshold stays a few roundings below, so
-        # that it does not zero what ties with t and survives.
-        below = float(t) * (1 - 16 * torch.finfo(t.dtype).eps)
-        zeros = torch.split(mask, [n.numel() for n in norms])
-        levels = {}
-        for r, rule, zero in zip(x, rules, zeros, strict=True):
-            penalty = cast(Penalty, rule.penalty)
-            levels[r] = Level(penalty, rule.groups, penalty.mu_for_threshold(below), zero)
+        norms = [unit.norms([x[unit.lead]]) for unit in pool]
+        levels: dict[Ruled, Level] = {}
+        for unit, chosen in zip(pool, choose(self.budget, pool, norms, k), strict=True):
+            if chosen is not None:
+                zero, t = chosen
+                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
+                mu = mu_just_below(penalty, t)
+                levels.update(unit.levels(penalty, [x[unit.lead]], mu, zero))
         return levels
+
+    def _check_units(self, units: Sequence[Unit]) -> None:
+        for pool in self._pools(units):
+            for unit in pool:
+                check_target(self.rules[unit.lead.rule])
+            targets = [(self.rules[unit.lead.rule].sparsity or 0) * unit.count for unit in pool]
+            check_reachable(self.budget, pool, round(sum(targets)))
 
     def _kept(self, r: Ruled, key: str) -> Tensor | None:
         """Return the tensor under `key` in the state of a parameter, if there is one yet."""

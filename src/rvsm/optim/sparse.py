@@ -152,8 +152,14 @@ class SparseOptimizer(RuledOptimizer):
         """Return the share of full strength in force after the steps taken."""
         if self.steps < self.warmup:
             return 0.0
-        schedule = self.rules[r.rule].schedule
-        return 1.0 if schedule is None else float(schedule(self.steps))
+        rule = self.rules[r.rule]
+        share = 1.0 if rule.schedule is None else float(rule.schedule(self.steps))
+        if not 0 <= share <= 1:
+            raise RuleError(
+                f"Rule({rule.pattern!r}): the schedule gave {share!r} at step {self.steps}; let "
+                "it return a share between 0 and 1."
+            )
+        return share
 
     @contextmanager
     def sparse_weights(self) -> Iterator[None]:
@@ -206,9 +212,3 @@ class SparseOptimizer(RuledOptimizer):
                 r.name: (p.numel() - int(torch.count_nonzero(p)), p.numel())
                 for r, p in self._split()
             }
-
-
-def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
-    """Raise RuleError unless `choice` is one of `choices`."""
-    if choice not in choices:
-        raise RuleError(f"{name} must be {' or '.join(map(repr, choices))}, not {choice!r}.")
