@@ -1,7 +1,24 @@
 """How a tensor is cut into groups: what a penalty keeps or kills as one."""
 
 from rvsm.groups.base import Groups
-from rvsm.groups.channels import InputChannels
+from rvsm.groups.blocks import Blocks
+from rvsm.groups.channels import Columns, Filters, InputChannels, Rows
 from rvsm.groups.elements import Elements
+from rvsm.groups.heads import Heads
+from rvsm.groups.nm import NM
+from rvsm.groups.partition import Partition
+from rvsm.groups.tied import Tied
 
-__all__ = ["Elements", "Groups", "InputChannels"]
+__all__ = [
+    "NM",
+    "Blocks",
+    "Columns",
+    "Elements",
+    "Filters",
+    "Groups",
+    "Heads",
+    "InputChannels",
+    "Partition",
+    "Rows",
+    "Tied",
+]
