@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rvsm.groups import Elements, Groups
+from rvsm.groups.partition import scaled
 from rvsm.penalties.base import Penalty
 
 _PIECE = 65536
@@ -26,12 +27,16 @@ class Level:
         lam / beta.
     zero : bool Tensor, one element per group, optional
         Which groups of u are zero. The map's own threshold must then lie below theirs.
+    scale : Tensor, one element per group, optional
+        What to multiply each group by, in place of the map: where the groups' norms reach across
+        tensors it cannot be computed from one.
     """
 
     penalty: Penalty
     groups: Groups
     mu: float | Tensor
     zero: Tensor | None = None
+    scale: Tensor | None = None
 
     def u(self, w: Tensor) -> Tensor:
         """Return u of `w`."""
@@ -40,7 +45,8 @@ class Level:
     def show(self, target: Tensor, w: Tensor) -> None:
         """Write u of `w` into `target`, which may be `w` itself."""
         for into, piece, zero in self._pieces(target, w):
-            into.copy_(self._u(piece, zero))
+            # Adding 0 takes the sign from zeros, which files would otherwise keep as values.
+            into.copy_(self._u(piece, zero)).add_(0)
 
     def add_distance(self, target: Tensor, w: Tensor, factor: float | Tensor) -> None:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
@@ -52,6 +58,8 @@ class Level:
                 into.add_(distance, alpha=factor)
 
     def _u(self, w: Tensor, zero: Tensor | None) -> Tensor:
+        if self.scale is not None:
+            return scaled(w, self.groups.spread(self.scale, w)).to(w.dtype)
         if zero is None:
             return self.groups.prox(self.penalty, w, self.mu)
         # The threshold just below the target's is no half-precision number.
@@ -65,6 +73,7 @@ class Level:
             w.numel() <= _PIECE
             or w.device.type != "cpu"
             or not isinstance(self.groups, Elements)
+            or self.scale is not None
             or not (w.is_contiguous() and target.is_contiguous())
         )
         if whole:

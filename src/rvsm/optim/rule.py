@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rvsm.errors import RuleError
-from rvsm.groups import Elements, Groups
-from rvsm.optim.schedules import Schedule
+from rvsm.groups import Elements, Groups, Tied
+from rvsm.optim.schedules import Continuation, Schedule
 from rvsm.penalties.base import Penalty
 
 
@@ -33,13 +33,14 @@ class Rule:
         Strength lambda >= 0 of the penalty. Give this or `sparsity`.
     sparsity : float, optional
         Share of the matched weights, in [0, 1), to be exactly zero; lambda follows from it.
-    beta : float
+    beta : float or Continuation
         Coupling strength > 0 between w and u. Weights below ``threshold(lam / beta)`` are zero.
     schedule : Schedule, optional
         Share of `lam` (or `sparsity`) and of the subgradient's lam2 in force at a step; full
         strength from the first step by default.
     subgradient : (Penalty, float), optional
-        A second penalty and its strength lam2 >= 0, added to the loss through its subgradient.
+        A second penalty on the same groups and its strength lam2 >= 0, added to the loss through
+        its subgradient.
 
     Raises
     ------
@@ -52,7 +53,7 @@ class Rule:
     groups: Groups = field(default_factory=Elements, kw_only=True)
     lam: float | None = field(default=None, kw_only=True)
     sparsity: float | None = field(default=None, kw_only=True)
-    beta: float = field(default=0.1, kw_only=True)
+    beta: float | Continuation = field(default=0.1, kw_only=True)
     schedule: Schedule | None = field(default=None, kw_only=True)
     subgradient: tuple[Penalty, float] | None = field(default=None, kw_only=True)
 
@@ -77,7 +78,8 @@ class Rule:
             raise RuleError(
                 f"{where}: sparsity must lie in [0, 1), the share of zeros, not {self.sparsity!r}."
             )
-        check_number(where, "beta", self.beta, positive=True)
+        if not isinstance(self.beta, Continuation):
+            check_number(where, "beta", self.beta, positive=True)
         if not isinstance(self.groups, Groups):
             raise RuleError(
                 f"{where}: groups must be an object of rvsm.groups, such as Elements()."
@@ -87,11 +89,19 @@ class Rule:
         if self.subgradient is not None:
             _check_subgradient(where, self.subgradient)
 
+    def takes(self, name: str) -> bool:
+        """Return whether the rule is for the parameter `name`."""
+        clean = clean_name(name)
+        if isinstance(self.groups, Tied) and self.groups.place(clean) is None:
+            return False
+        return fnmatchcase(clean, self.pattern) or fnmatchcase(name, self.pattern)
+
     def numbers(self) -> dict[str, float]:
         """Return the strengths that live in the optimizer's param_groups."""
         found = {"lam": self.lam, "sparsity": self.sparsity}
         if self.penalty is not None:
-            found["beta"] = self.beta
+            beta = self.beta
+            found["beta"] = beta.start if isinstance(beta, Continuation) else beta
         if self.subgradient is not None:
             found["lam2"] = self.subgradient[1]
         return {key: float(number) for key, number in found.items() if number is not None}
@@ -122,11 +132,7 @@ def assign(names: Sequence[str], rules: Sequence[Rule]) -> list[int | None]:
     UserWarning
         If later rules take every parameter a rule matches.
     """
-    matches = [
-        [fnmatchcase(clean_name(name), rule.pattern) or fnmatchcase(name, rule.pattern)
-         for name in names]
-        for rule in rules
-    ]  # fmt: skip
+    matches = [[rule.takes(name) for name in names] for rule in rules]
     for rule, matched in zip(rules, matches, strict=True):
         if not any(matched):
             raise RuleError(

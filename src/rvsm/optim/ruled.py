@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError, RunError
+from rvsm.groups import Tied
 from rvsm.optim.rule import Rule, assign, clean_name
+from rvsm.optim.schedules import Continuation
+from rvsm.optim.units import Ruled as Ruled
+from rvsm.optim.units import Unit, units_of
 
 NUMBERS = "rvsm"
 """Key in every param_group of the numbers kept there: step, frozen and each rule's strengths."""
-
-
-@dataclass(frozen=True)
-class Ruled:
-    """Where a ruled parameter stands in param_groups, and the index of its rule."""
-
-    name: str
-    rule: int
-    group: int
-    index: int
 
 
 class RuledOptimizer(Optimizer):
@@ -49,8 +42,11 @@ class RuledOptimizer(Optimizer):
         If the base or a rule cannot be used.
     """
 
-    _own: tuple[str, ...] = ("base", "rules", "_ruled")
+    _own: tuple[str, ...] = ("base", "rules", "_ruled", "_units")
     """Attributes that pickle and deepcopy keep; the rest are hooks, which torch drops too."""
+
+    _ties: ClassVar[bool] = False
+    """Whether the algorithm knows groups that reach across parameters."""
 
     def __init__(
         self,
@@ -68,10 +64,20 @@ class RuledOptimizer(Optimizer):
         if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
             raise RuleError(f"{type(self).__name__} needs a list of at least one rvsm.Rule.")
         super().__setstate__({})  # the hooks that Optimizer.__init__ would make
+        self._ruled: list[Ruled] = []
+        self._units: list[Unit] = []
+        names = [group.get("param_names") for group in base.param_groups]
         if named_parameters is not None:
             _name_groups(base, named_parameters)
-        self._ruled: list[Ruled] = []
-        self._match_rules()
+        try:
+            self._match_rules()
+        except RuleError:  # leave the base as it was
+            for group, named in zip(base.param_groups, names, strict=True):
+                if named is None:
+                    group.pop("param_names", None)
+                else:
+                    group["param_names"] = named
+            raise
 
     @property
     def state(self) -> Any:
@@ -176,6 +182,11 @@ class RuledOptimizer(Optimizer):
         """Return the strengths of a parameter's rule, as its group holds them."""
         return cast("dict[str, float]", self.param_groups[r.group][NUMBERS]["rules"][str(r.rule)])
 
+    def _beta(self, r: Ruled) -> float:
+        """Return the coupling strength in force after the steps taken."""
+        start, beta = self._numbers(r)["beta"], self.rules[r.rule].beta
+        return beta(self.steps, start) if isinstance(beta, Continuation) else start
+
     def _match_rules(self) -> None:
         names: list[str] = []
         places: list[tuple[int, int]] = []
@@ -193,12 +204,9 @@ class RuledOptimizer(Optimizer):
             if rule is not None
         ]
         for r in found:
-            dtype = self._parameter(r).dtype
-            if not dtype.is_floating_point:
-                raise RuleError(
-                    f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
-                    "only real weights can be penalised; narrow the pattern."
-                )
+            self._check_parameter(r)
+        units = units_of(found, self.rules, self._parameter)
+        self._check_units(units)
         first = self.param_groups[0].get(NUMBERS, {"step": 0, "frozen": 0})
         for g, group in enumerate(self.param_groups):
             rules = sorted({r.rule for r in found if r.group == g})
@@ -206,7 +214,24 @@ class RuledOptimizer(Optimizer):
             group.setdefault(
                 NUMBERS, {"step": first["step"], "frozen": first["frozen"], "rules": own}
             )
-        self._ruled[:] = found
+        self._ruled[:], self._units[:] = found, units
+
+    def _check_parameter(self, r: Ruled) -> None:
+        """Raise RuleError if the parameter cannot be under its rule."""
+        dtype, rule = self._parameter(r).dtype, self.rules[r.rule]
+        if not dtype.is_floating_point:
+            raise RuleError(
+                f"Rule({rule.pattern!r}) matches {r.name} of type {dtype}, but "
+                "only real weights can be penalised; narrow the pattern."
+            )
+        if isinstance(rule.groups, Tied) and not self._ties:
+            raise RuleError(
+                f"Rule({rule.pattern!r}): {type(self).__name__} knows no tied groups; use "
+                "rvsm.RVSM, or a rule for each parameter."
+            )
+
+    def _check_units(self, units: Sequence[Unit]) -> None:
+        """Raise RuleError if the rules ask of their parameters what cannot be done."""
 
     def _check_gradients(self) -> None:
         """Raise if a ruled parameter's gradient is sparse or, on the CPU, not finite."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim.budget import Budget, check_choice, check_reachable, choose
 from rvsm.optim.level import Level, distance_squared
+from rvsm.optim.recalibration import Batches, recalibrated
+from rvsm.optim.recalibration import recalibrate as estimate
 from rvsm.optim.rule import Rule
-from rvsm.optim.ruled import Ruled, RuledOptimizer
-from rvsm.optim.targets import smallest
+from rvsm.optim.ruled import RuledOptimizer
+from rvsm.optim.strength import check_subgradient, check_target, critical, mu_just_below
+from rvsm.optim.units import Ruled, Unit
 from rvsm.penalties.base import Penalty
 
 _STORED_W = "rvsm_w"
@@ -51,9 +55,13 @@ class RVSM(RuledOptimizer):
     heal_from : int, optional
         After this many steps w becomes u for good and the base trains the survivors alone, as
         if ``finalize()`` had been called.
-    budget : {"rule", "global"}
-        Whether each rule with ``sparsity=`` meets its own target, or all of them together theirs:
-        ``round(sum of s n)`` zeros wherever the magnitudes are smallest.
+    budget : {"rule", "global", "parameter"} or Budget
+        Who meets a ``sparsity=`` together: the parameters of a rule, those of all rules
+        (``round(sum of s n)`` zeros), or each by itself; zeros go where the magnitudes are
+        smallest. A `Budget` also compares layers by scale, fixes their shares or keeps a floor.
+    model : nn.Module, optional
+        For ``recalibrate=``, and for names where the base has none. It is no part of the
+        optimizer's state, copies or pickles: set ``optimizer.model`` again after those.
     named_parameters : iterable of (str, Tensor), optional
         Names for a base that was not built from ``model.named_parameters()``.
 
@@ -79,6 +87,7 @@ class RVSM(RuledOptimizer):
     """
 
     _own = (*RuledOptimizer._own, "grad_at", "coupling", "warmup", "heal_from", "budget")
+    _ties = True
 
     def __init__(
         self,
@@ -89,12 +98,12 @@ class RVSM(RuledOptimizer):
         coupling: Literal["gradient", "decoupled"] = "gradient",
         warmup: int = 0,
         heal_from: int | None = None,
-        budget: Literal["rule", "global"] = "rule",
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        _check_choice("grad_at", grad_at, ("w", "u"))
-        _check_choice("coupling", coupling, ("gradient", "decoupled"))
-        _check_choice("budget", budget, ("rule", "global"))
+        check_choice("grad_at", grad_at, ("w", "u"))
+        check_choice("coupling", coupling, ("gradient", "decoupled"))
         if warmup < 0:
             raise RuleError(f"warmup must be a number of steps >= 0, not {warmup!r}.")
         if heal_from is not None and heal_from <= warmup:
@@ -103,14 +112,18 @@ class RVSM(RuledOptimizer):
             raise RuleError('LBFGS works with grad_at="w" and coupling="gradient" only.')
         if coupling == "decoupled" and isinstance(base, Optimizer) and "lr" not in base.defaults:
             raise RuleError('coupling="decoupled" needs a base optimizer with a rate lr.')
-        self.grad_at, self.coupling, self.budget = grad_at, coupling, budget
+        self.grad_at, self.coupling, self.model = grad_at, coupling, model
+        self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         self.warmup, self.heal_from = warmup, heal_from
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
+        if named_parameters is None and model is not None and isinstance(base, Optimizer):
+            named = all("param_names" in group for group in base.param_groups)
+            named_parameters = None if named else model.named_parameters()
         super().__init__(base, rules, named_parameters)
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": []})
+        super().__setstate__({**state, "_held": {}, "_inside": [], "model": None})
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -179,26 +192,44 @@ class RVSM(RuledOptimizer):
 
     def _couple(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
+        levels = self._levels()  # first: what it refuses must find everything as it was
         shown = self._hide_u() if self.grad_at == "u" else {}
-        levels = self._levels()
-        for r in self._ruled:
-            p, rule, share = self._parameter(r), self.rules[r.rule], self._share(r)
-            group, numbers = self.param_groups[r.group], self._numbers(r)
-            if p.grad is None or share == 0:
-                continue
-            sign = -1.0 if group.get("maximize") else 1.0
-            if rule.subgradient is not None:
-                strength = sign * share * numbers["lam2"]
-                p.grad.add_(_subgradient(rule, p), alpha=strength)
-            if r not in levels:
-                continue  # u = w: not a single operation, so the base's step bit for bit
-            target, factor = p.grad, sign * numbers["beta"]
-            if self.coupling == "decoupled":
-                target, factor = p, -group["lr"] * numbers["beta"]
-            if r in shown:
-                target.add_((p - shown[r]).mul_(factor))
-            else:
-                levels[r].add_distance(target, p, factor)
+        for unit in self._units:
+            self._add_subgradient(unit)
+            for r in unit.members:
+                # Without a level u = w: not a single operation, so the base's step bit for bit.
+                if r in levels and self._parameter(r).grad is not None:
+                    self._add_coupling(r, levels[r], shown.get(r))
+
+    def _add_subgradient(self, unit: Unit) -> None:
+        """Add lam2 times the second penalty's subgradient to the gradients of a unit."""
+        rule = self.rules[unit.lead.rule]
+        lam2 = self._lam2(unit)
+        if rule.subgradient is None or lam2 == 0:
+            return
+        ps = [self._parameter(r) for r in unit.members]
+        slopes = unit.subgradient(rule.subgradient[0], ps)
+        for r, p, slope in zip(unit.members, ps, slopes, strict=True):
+            if p.grad is not None:
+                p.grad.add_(slope, alpha=self._sign(r) * lam2)
+
+    def _add_coupling(self, r: Ruled, level: Level, shown: Tensor | None) -> None:
+        """Add ``beta (w - u)``, with the u that was shown if there is one."""
+        p = self._parameter(r)
+        target, factor = cast(Tensor, p.grad), self._sign(r) * self._beta(r)
+        if self.coupling == "decoupled":
+            target, factor = p, -self.param_groups[r.group]["lr"] * self._beta(r)
+        if shown is not None:
+            target.add_((p - shown).mul_(factor))
+        else:
+            level.add_distance(target, p, factor)
+
+    def _lam2(self, unit: Unit) -> float:
+        """Return the strength of the second penalty in force after the steps taken."""
+        return self._numbers(unit.lead).get("lam2", 0.0) * self._share(unit.lead)
+
+    def _sign(self, r: Ruled) -> float:
+        return -1.0 if self.param_groups[r.group].get("maximize") else 1.0
 
     def _hide_u(self) -> dict[Ruled, Tensor]:
         """Let the parameters hold the stored w again; return the u they held."""
@@ -249,61 +280,96 @@ class RVSM(RuledOptimizer):
         """Return the share of full strength in force after the steps taken."""
         if self.steps < self.warmup:
             return 0.0
-        schedule = self.rules[r.rule].schedule
-        return 1.0 if schedule is None else float(schedule(self.steps))
+        rule = self.rules[r.rule]
+        share = 1.0 if rule.schedule is None else float(rule.schedule(self.steps))
+        if not 0 <= share <= 1:
+            raise RuleError(
+                f"Rule({rule.pattern!r}): the schedule gave {share!r} at step {self.steps}; let "
+                "it return a share between 0 and 1."
+            )
+        return share
 
     def _levels(self) -> dict[Ruled, Level]:
         """Return the level of every parameter whose u is not simply its w."""
         levels: dict[Ruled, Level] = {}
-        pools: dict[int, list[Ruled]] = {}
         if self.frozen:
             return levels
-        for r, _ in self._split():
-            rule, numbers, share = self.rules[r.rule], self._numbers(r), self._share(r)
-            if "sparsity" in numbers:
-                pools.setdefault(r.rule if self.budget == "rule" else -1, []).append(r)
-            elif numbers["lam"] * share != 0:
-                mu = numbers["lam"] * share / numbers["beta"]
-                levels[r] = Level(cast(Penalty, rule.penalty), rule.groups, mu)
-        for pool in pools.values():
+        for unit in self._units:
+            numbers = self._numbers(unit.lead)
+            if "lam" in numbers and (lam := numbers["lam"] * self._share(unit.lead)) != 0:
+                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
+                mu = lam / self._beta(unit.lead)
+                levels.update(unit.levels(penalty, self._ws(unit), mu))
+        for pool in self._pools(self._units):
             levels.update(self._exact_levels(pool))
         return levels
 
-    def _exact_levels(self, pool: list[Ruled]) -> dict[Ruled, Level]:
+    def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
+        """Return the units that meet a target together."""
+        pools: dict[int, list[Unit]] = {}
+        for i, unit in enumerate(units):
+            if self.rules[unit.lead.rule].sparsity is not None:
+                key = {"rule": unit.lead.rule, "global": -1, "parameter": i}[self.budget.scope]
+                pools.setdefault(key, []).append(unit)
+        return list(pools.values())
+
+    def _exact_levels(self, pool: list[Unit]) -> dict[Ruled, Level]:
         """Return the levels at which `pool` together has exactly its target of zeros."""
-        target = 0.0
-        norms = []
-        for r in pool:
-            norms.append(self.rules[r.rule].groups.norms(self._w(r)).flatten())
-            target += self._numbers(r)["sparsity"] * self._share(r) * norms[-1].numel()
-        k = round(target)
+        k = round(sum(
+            self._numbers(unit.lead)["sparsity"] * self._share(unit.lead) * unit.count
+            for unit in pool
+        ))  # fmt: skip
         if k == 0:
             return {}
-        mask, t = smallest(norms[0] if len(norms) == 1 else torch.cat(norms), k)
-        # The mask decides what is zero. The map's own threshold stays a few roundings below, so
-        # that it does not zero what ties with t and survives.
-        rounding = torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps
-        below = t.double() * (1 - 16 * rounding)
-        zeros = torch.split(mask, [n.numel() for n in norms])
-        levels = {}
-        for r, zero in zip(pool, zeros, strict=True):
-            rule = self.rules[r.rule]
-            penalty = cast(Penalty, rule.penalty)
-            mu: float | Tensor
-            if below.device.type == "cpu":
-                mu = penalty.mu_for_threshold(float(below))
-            else:
-                mu = penalty.mu_for_threshold(below)
-            levels[r] = Level(penalty, rule.groups, mu, zero)
+        ws = [self._ws(unit) for unit in pool]
+        norms = [unit.norms(w) for unit, w in zip(pool, ws, strict=True)]
+        levels: dict[Ruled, Level] = {}
+        for unit, w, chosen in zip(pool, ws, choose(self.budget, pool, norms, k), strict=True):
+            if chosen is not None:
+                zero, t = chosen
+                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
+                levels.update(unit.levels(penalty, w, mu_just_below(penalty, t), zero))
         return levels
 
+    def _ws(self, unit: Unit) -> list[Tensor]:
+        return [self._w(r) for r in unit.members]
+
+    def _check_units(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            if self.rules[unit.lead.rule].subgradient is not None:
+                check_subgradient(self.rules[unit.lead.rule], unit)
+        for pool in self._pools(units):
+            for unit in pool:
+                check_target(self.rules[unit.lead.rule])
+            targets = [(self.rules[unit.lead.rule].sparsity or 0) * unit.count for unit in pool]
+            check_reachable(self.budget, pool, round(sum(targets)))
+
     @contextmanager
-    def sparse_weights(self) -> Iterator[None]:
+    def sparse_weights(self, *, recalibrate: Batches | None = None) -> Iterator[None]:
         """Hold u in the parameters, w again afterwards, exceptions included; may be nested.
 
-        Changes nothing where the parameters hold u already: with ``grad_at="u"`` from the first
+        The parameters hold u already, and do not change, with ``grad_at="u"`` from the first
         step on, and once the support is frozen.
+
+        Parameters
+        ----------
+        recalibrate : iterable of batches, optional
+            Inputs, such as a loader of training data, from which the running statistics of batch
+            norm are estimated at u; the old ones come back afterwards. See
+            `rvsm.optim.recalibrate`.
+
+        Raises
+        ------
+        RuleError
+            If `recalibrate` is given and the optimizer was not given its `model`.
         """
+        model = self._model_for(recalibrate)
+        statistics = nullcontext() if model is None else recalibrated(model, recalibrate or ())
+        with self._showing_u(), statistics:
+            yield
+
+    @contextmanager
+    def _showing_u(self) -> Iterator[None]:
         if self._inside:
             yield
             return
@@ -323,17 +389,37 @@ class RVSM(RuledOptimizer):
             self._held.clear()
             self._inside.clear()
 
+    def _model_for(self, batches: Batches | None) -> nn.Module | None:
+        """Return the model to recalibrate, None where there is nothing to do."""
+        if batches is None:
+            return None
+        if self.model is None:
+            raise RuleError(
+                "recalibrate= needs the model; pass model= to RVSM, or set optimizer.model after "
+                "a copy or a pickle."
+            )
+        return self.model
+
     @torch.no_grad()
-    def finalize(self) -> None:
+    def finalize(self, *, recalibrate: Batches | None = None) -> None:
         """Set w to u for good; later steps train the survivors and leave the zeros zero.
+
+        Parameters
+        ----------
+        recalibrate : iterable of batches, optional
+            As for ``sparse_weights()``; the statistics of batch norm stay.
 
         Raises
         ------
         RuleError
-            Inside ``sparse_weights()``.
+            Inside ``sparse_weights()``, or if `recalibrate` is given without a `model`.
         """
         if self._inside:
             raise RuleError("finalize() inside sparse_weights() would be undone; leave it first.")
+        model = self._model_for(recalibrate)
+        if model is not None and recalibrate is not None:
+            with self._showing_u():  # before anything is final: batches may fail
+                estimate(model, recalibrate)
         levels = self._levels()
         for r, p in self._split():
             w = self._w(r)
@@ -360,6 +446,22 @@ class RVSM(RuledOptimizer):
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
+    def critical(self) -> dict[str, float]:
+        """Return for every split parameter the lam at which its u would be all zero now.
+
+        ``beta mu``, with the mu whose threshold is the largest norm of its groups; inf where the
+        groups never let all be zero. Under a schedule lam times its share must reach it. Waits
+        for the device.
+        """
+        found = {}
+        for unit in self._units:
+            penalty = self.rules[unit.lead.rule].penalty
+            if penalty is not None:
+                lam = critical(unit, penalty, self._ws(unit), self._beta(unit.lead))
+                found.update({r.name: lam for r in unit.members})
+        return found
+
+    @torch.no_grad()
     def lagrangian(self, loss: Tensor | float | None = None) -> Tensor:
         """Return the relaxed Lagrangian at the current weights as a 0-d tensor, detached.
 
@@ -376,33 +478,14 @@ class RVSM(RuledOptimizer):
         if self.frozen:
             return total
         levels = self._levels()
-        for r in self._ruled:
-            rule, numbers = self.rules[r.rule], self._numbers(r)
+        for unit in self._units:
+            rule, ws = self.rules[unit.lead.rule], self._ws(unit)
             if rule.subgradient is not None:
-                lam2 = numbers["lam2"] * self._share(r)
-                total = total + lam2 * rule.groups.value(rule.subgradient[0], self._w(r))
-            if r in levels:
-                level, beta, w = levels[r], numbers["beta"], self._w(r)
-                u = level.u(w)
-                total = total + level.mu * beta * rule.groups.value(level.penalty, u)
-                total = total + beta / 2 * distance_squared(w, u)
+                total = total + self._lam2(unit) * unit.value(rule.subgradient[0], ws)
+            if unit.lead in levels:
+                us = [levels[r].u(w) for r, w in zip(unit.members, ws, strict=True)]
+                level, beta = levels[unit.lead], self._beta(unit.lead)
+                total = total + level.mu * beta * unit.value(level.penalty, us)
+                for r, w, u in zip(unit.members, ws, us, strict=True):
+                    total = total + self._beta(r) / 2 * distance_squared(w, u)
         return total
-
-
-def _subgradient(rule: Rule, p: Tensor) -> Tensor:
-    """Return the gradient at `p` of the rule's second penalty."""
-    penalty, _ = cast("tuple[Penalty, float]", rule.subgradient)
-    with torch.enable_grad():
-        x = p.detach().requires_grad_()
-        value = rule.groups.value(penalty, x)
-        if not value.requires_grad:
-            raise RuleError(
-                f"Rule({rule.pattern!r}): the value of {penalty} has no derivative to serve as "
-                "subgradient; use a penalty that has one, such as L1()."
-            )
-        return torch.autograd.grad(value, x)[0]
-
-
-def _check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
-    if choice not in choices:
-        raise RuleError(f"{name} must be {' or '.join(map(repr, choices))}, not {choice!r}.")

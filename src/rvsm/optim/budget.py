@@ -1,0 +1,224 @@
+"""Budgets: among which groups an exact target of zeros is shared out, and how."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rvsm.errors import RuleError
+from rvsm.optim.targets import smallest_of
+from rvsm.optim.units import Unit
+
+
+@dataclass(frozen=True)
+class Budget:
+    r"""How the zeros of ``sparsity=`` are shared out.
+
+    Parameters
+    ----------
+    scope : {"rule", "global", "parameter"}
+        Who meets a target together: the parameters of a rule, all parameters with ``sparsity=``
+        (``round(sum of s n)`` zeros), or every parameter by itself.
+    scale : {"none", "rms", "max", "mean"}
+        What the norms of each parameter's groups are divided by before they compete: nothing;
+        the root of the group's size, which makes small and large groups comparable; the largest
+        or the mean norm of the parameter, which makes layers comparable. With one threshold t
+        for the quotients, a parameter's own threshold is t times its divisor.
+    layout : {"threshold", "uniform", "erk"}
+        The smallest norms wherever they lie; the same share of zeros for every parameter; or
+        Erdos-Renyi-Kernel, a density in proportion to (sum of the sizes of the axes) / (their
+        product), where a layer that would exceed density 1 stays dense and the others pay.
+    floor : float or int
+        The least that each parameter keeps of its groups, so that no layer dies: a share in
+        [0, 1), rounded up, or a count.
+
+    Raises
+    ------
+    RuleError
+        If an option is out of range, or `scale` is given where a layout leaves nothing to it.
+
+    References
+    ----------
+    Evci et al., "Rigging the lottery", arXiv 1911.11134, for the layouts.
+    """
+
+    scope: Literal["rule", "global", "parameter"] = "rule"
+    scale: Literal["none", "rms", "max", "mean"] = "none"
+    layout: Literal["threshold", "uniform", "erk"] = "threshold"
+    floor: float | int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("budget", self.scope, ("rule", "global", "parameter"))
+        check_choice("Budget: scale", self.scale, ("none", "rms", "max", "mean"))
+        check_choice("Budget: layout", self.layout, ("threshold", "uniform", "erk"))
+        count = isinstance(self.floor, int)
+        if not (self.floor >= 0 and (count or self.floor < 1)):
+            raise RuleError(
+                f"Budget: floor must be a share in [0, 1) or a count >= 0, not {self.floor!r}."
+            )
+        if self.layout != "threshold" and self.scale != "none":
+            raise RuleError(
+                f'Budget: layout="{self.layout}" fixes every parameter\'s share, so that '
+                f'scale="{self.scale}" has no effect; leave it out.'
+            )
+
+    def least(self, unit: Unit) -> int:
+        """Return how many groups of a unit are never zero."""
+        floor = math.ceil(self.floor * unit.count) if self.floor < 1 else int(self.floor)
+        return max(min(floor, unit.count), unit.count - unit.reachable)
+
+    def divisor(self, unit: Unit, norms: Tensor) -> float | Tensor:
+        """Return what the norms of a unit are divided by before they compete."""
+        if self.scale == "none":
+            return 1.0
+        if self.scale == "rms":
+            return math.sqrt(unit.numel / max(unit.count, 1))
+        finite = norms.masked_fill(norms.isinf(), 0)
+        found = finite.amax() if self.scale == "max" else finite.sum() / max(unit.reachable, 1)
+        return torch.where(found > 0, found, 1)
+
+
+def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
+    """Raise RuleError unless `choice` is one of `choices`."""
+    if choice not in choices:
+        raise RuleError(f"{name} must be {' or '.join(map(repr, choices))}, not {choice!r}.")
+
+
+def check_reachable(budget: Budget, units: Sequence[Unit], k: int) -> None:
+    """Raise RuleError if not that many groups of `units` can be zero."""
+    total = sum(unit.count for unit in units)
+    most = total - sum(budget.least(unit) for unit in units)
+    if k > most:
+        names = ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
+        raise RuleError(
+            f"{names}: {k} zeros of {total} cannot be reached, since the groups and the budget's "
+            f"floor={budget.floor} leave at most {most}; lower the sparsity to {most / total:.4g} "
+            "or lower the floor."
+        )
+
+
+def choose(
+    budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int
+) -> list[tuple[Tensor, Tensor] | None]:
+    """Choose exactly `k` groups to be zero, ties broken by position.
+
+    Parameters
+    ----------
+    budget : Budget
+        How.
+    units : sequence of Unit
+        Who shares the target.
+    norms : sequence of Tensor
+        Flat, one for each unit; inf where a group must stay.
+    k : int
+        Zeros over all units.
+
+    Returns
+    -------
+    list of (bool Tensor, 0-d Tensor) or None
+        For each unit which of its groups are zero, and the threshold that no survivor lies below
+        but for rounding; None for a unit that no threshold is for.
+
+    Raises
+    ------
+    RuleError
+        If not that many groups can be zero.
+    """
+    check_reachable(budget, units, k)
+    if budget.layout != "threshold":
+        return [
+            None if own == 0 else _one(norm, own)
+            for norm, own in zip(norms, _shares(budget, units, k), strict=True)
+        ]
+    if k == 0:
+        return [None] * len(units)
+    divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
+    protected = [_protect(budget, unit, norm) for unit, norm in zip(units, norms, strict=True)]
+    masks, t = smallest_of(
+        [_divided(norm, by) for (norm, _), by in zip(protected, divisors, strict=True)], k
+    )
+    found: list[tuple[Tensor, Tensor] | None] = []
+    for mask, (_, limit), by in zip(masks, protected, divisors, strict=True):
+        own = t if isinstance(by, float) and by == 1 else t * by
+        found.append((mask, own if limit is None else torch.minimum(own, limit.to(own.dtype))))
+    return found
+
+
+def _one(norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    masks, t = smallest_of([norms], k)
+    return masks[0], t
+
+
+def _divided(norms: Tensor, by: float | Tensor) -> Tensor:
+    if isinstance(by, float) and by == 1:
+        return norms
+    return (norms.float() if norms.element_size() < 4 else norms) / by
+
+
+def _protect(budget: Budget, unit: Unit, norms: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the norms with inf for those the floor keeps, and the largest it does not keep."""
+    least = budget.least(unit)
+    if least <= unit.count - unit.reachable:  # what the groups leave free is enough
+        return norms, None
+    mask, t = _one(norms, unit.count - least)
+    return norms.masked_fill(~mask, math.inf), t
+
+
+def _shares(budget: Budget, units: Sequence[Unit], k: int) -> tuple[int, ...]:
+    """Return how many groups of each unit are zero under a fixed layout."""
+    counts = tuple(unit.count for unit in units)
+    weights = tuple(
+        unit.count * (1.0 if budget.layout == "uniform" else _erdos_renyi(unit)) for unit in units
+    )
+    least = tuple(budget.least(unit) for unit in units)
+    kept = apportion(sum(counts) - k, weights, least, counts)
+    return tuple(count - keep for count, keep in zip(counts, kept, strict=True))
+
+
+def _erdos_renyi(unit: Unit) -> float:
+    """Return the density that Erdos-Renyi-Kernel gives a layer, up to a common factor."""
+    return sum(sum(shape) for shape in unit.shapes) / max(unit.numel, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def apportion(
+    total: int, weights: tuple[float, ...], least: tuple[int, ...], most: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Share out `total` in proportion to `weights` within bounds, exactly.
+
+    Before rounding the shares are ``clip(c weights, least, most)`` with the one c that meets the
+    total; what rounding down leaves goes to the largest remainders, the first among equals.
+
+    Parameters
+    ----------
+    total : int
+        Between ``sum(least)`` and ``sum(most)``.
+    weights : tuple of float
+        > 0 where `most` exceeds `least`.
+    least, most : tuple of int
+        Bounds of each share.
+    """
+
+    def shares(c: float) -> list[float]:
+        return [
+            min(max(c * w, low), high) for w, low, high in zip(weights, least, most, strict=True)
+        ]
+
+    low, high = 0.0, max((h / w for h, w in zip(most, weights, strict=True) if w > 0), default=0.0)
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if sum(shares(middle)) >= total else (middle, high)
+    exact = shares(high)
+    found = [math.floor(share) for share in exact]
+    while (missing := total - sum(found)) > 0:
+        room = [i for i in range(len(found)) if found[i] < most[i]]
+        room.sort(key=lambda i: found[i] - exact[i])
+        for i in room[:missing]:
+            found[i] += 1
+    return tuple(found)

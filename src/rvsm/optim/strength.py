@@ -1,0 +1,88 @@
+"""Strength and threshold: what a target, a subgradient or the zero network asks of a penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from rvsm.errors import RuleError
+from rvsm.optim.rule import Rule
+from rvsm.optim.units import Unit
+from rvsm.penalties.base import Penalty
+
+
+def mu_just_below(penalty: Penalty, t: Tensor) -> float | Tensor:
+    """Return the mu whose threshold lies a few roundings below `t`, a 0-d tensor.
+
+    A mask decides what is zero under an exact target. The map's own threshold must not zero what
+    ties with `t` and survives.
+    """
+    rounding = torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps
+    below = t.double() * (1 - 16 * rounding)
+    if below.device.type != "cpu":
+        return penalty.mu_for_threshold(below)  # without waiting for the device
+    return penalty.mu_for_threshold(float(below))
+
+
+def check_target(rule: Rule) -> None:
+    """Raise RuleError unless the rule's penalty can reach a target.
+
+    Any target: the threshold 1.0 is tried, which its mu must meet.
+    """
+    where = f"Rule({rule.pattern!r})"
+    penalty = cast(Penalty, rule.penalty)
+    try:
+        mu = penalty.mu_for_threshold(1.0)
+    except RuleError as error:
+        raise RuleError(f"{where}: sparsity= cannot be reached: {error}") from None
+    if not (math.isfinite(mu) and math.isclose(penalty.threshold(mu), 1.0, rel_tol=1e-3)):
+        raise RuleError(
+            f"{where}: no strength of {penalty} makes its threshold 1, so that no sparsity can be "
+            "reached; give lam= or another penalty."
+        )
+
+
+def check_subgradient(rule: Rule, unit: Unit) -> None:
+    """Raise RuleError unless the rule's second penalty has a derivative on a unit."""
+    penalty, _ = cast("tuple[Penalty, float]", rule.subgradient)
+    with torch.inference_mode(False), torch.enable_grad():
+        ones = [torch.ones(shape, requires_grad=True) for shape in unit.shapes]
+        try:
+            smooth = unit.value(penalty, ones).requires_grad
+        except RuleError as error:
+            raise RuleError(f"{unit}: {error}") from None
+    if not smooth:
+        raise RuleError(
+            f"Rule({rule.pattern!r}): the value of {penalty} has no derivative to serve as "
+            "subgradient; use a penalty that has one, such as L1()."
+        )
+
+
+def critical(unit: Unit, penalty: Penalty, ws: Sequence[Tensor], beta: float) -> float:
+    """Return the least lam, but for rounding, at which u is zero in a whole unit.
+
+    Parameters
+    ----------
+    unit : Unit
+        What the penalty acts on.
+    penalty : Penalty
+        Whose threshold is to reach the largest norm.
+    ws : sequence of Tensor
+        The w of its members.
+    beta : float
+        Coupling strength.
+    """
+    if unit.reachable < unit.count:
+        return math.inf
+    norms = unit.norms(ws)
+    t = float(norms.max()) if norms.numel() else 0.0
+    if t == 0:
+        return 0.0
+    lam, step = penalty.mu_for_threshold(t) * beta, torch.finfo(torch.float64).eps
+    while penalty.threshold(lam / beta) < t and lam < math.inf:  # the inverse was rounded down
+        lam, step = lam * (1 + step), 2 * step
+    return lam
