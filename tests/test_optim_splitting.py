@@ -352,6 +352,19 @@ def test_a_convolution_in_channels_last_keeps_its_layout():
         assert model[4].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@each_mode
+def test_zeros_have_no_sign(mode):
+    """A zero with a sign is stored as a value; torch's soft threshold gives some."""
+    model, loss_of = MLP.build()
+    optimizer = RVSM(sgd(model), [Rule("*.weight", L1(), lam=0.02, beta=0.3)], **mode)
+    train(model, loss_of, optimizer, 3)
+    with optimizer.sparse_weights():
+        shown = weights(model)
+        assert 0 < (shown == 0).sum() and not shown[shown == 0].signbit().any()
+    optimizer.finalize()
+    assert not weights(model)[weights(model) == 0].signbit().any()
+
+
 def test_the_top_level_names_are_the_same_objects():
     assert rvsm.RVSM is RVSM
     assert rvsm.Rule is Rule
