@@ -86,6 +86,17 @@ def test_table_of_layers(channels: tuple[int, int, int], size: tuple[int, int]) 
         assert line in text
 
 
+def test_table_of_batch_norm() -> None:
+    import json
+
+    found = json.loads((ROOT / "benchmarks" / "batchnorm" / "results.json").read_text("utf-8"))
+    text = (ROOT / "docs" / "optimizer.md").read_text("utf-8")
+    for zeros, row in found["results"].items():
+        measures = (row[key] for key in ("at_w", "at_u", "at_u_recalibrated"))
+        cells = [f"{100 * m['mean']:.1f} +- {100 * m['std']:.1f}" for m in measures]
+        assert f"| {100 * float(zeros):.0f} % | {' | '.join(cells)} |" in text
+
+
 def test_example_of_any_model() -> None:
     found = runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](epochs=4)
     assert abs(found["zeros"] - 0.9) < 0.01

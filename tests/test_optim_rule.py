@@ -123,7 +123,7 @@ def test_names_come_from_named_parameters_where_the_base_has_none():
     [
         ({"grad_at": "v"}, "grad_at must be 'w' or 'u'"),
         ({"coupling": "both"}, "coupling must be 'gradient' or 'decoupled'"),
-        ({"budget": "layer"}, "budget must be 'rule' or 'global'"),
+        ({"budget": "layer"}, "budget must be 'rule' or 'global' or 'parameter'"),
         ({"warmup": -1}, "warmup must be a number of steps >= 0"),
         ({"heal_from": 0}, "heal_from must be a step after warmup=0"),
         ({"warmup": 5, "heal_from": 5}, "heal_from must be a step after warmup=5"),

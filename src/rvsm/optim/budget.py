@@ -79,7 +79,8 @@ class Budget:
             return 1.0
         if self.scale == "rms":
             return math.sqrt(unit.numel / max(unit.count, 1))
-        finite = norms.masked_fill(norms.isinf(), 0)
+        free = unit.reachable < unit.count
+        finite = norms.masked_fill(norms.isinf(), 0) if free else norms
         found = finite.amax() if self.scale == "max" else finite.sum() / max(unit.reachable, 1)
         return torch.where(found > 0, found, 1)
 
@@ -96,10 +97,11 @@ def check_reachable(budget: Budget, units: Sequence[Unit], k: int) -> None:
     most = total - sum(budget.least(unit) for unit in units)
     if k > most:
         names = ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
+        floor = f" and the budget's floor={budget.floor}" if budget.floor else ""
         raise RuleError(
-            f"{names}: {k} zeros of {total} cannot be reached, since the groups and the budget's "
-            f"floor={budget.floor} leave at most {most}; lower the sparsity to {most / total:.4g} "
-            "or lower the floor."
+            f"{names}: {k} zeros of {total} cannot be reached, since the groups{floor} leave at "
+            f"most {most}; lower the sparsity to {most / total:.4g}"
+            f"{' or lower the floor' if floor else ''}."
         )
 
 
@@ -139,15 +141,29 @@ def choose(
     if k == 0:
         return [None] * len(units)
     divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
+    if budget.floor and norms[0].device.type == "cpu":  # elsewhere the host would have to wait
+        found = _by_threshold(norms, divisors, k)
+        most = [unit.count - budget.least(unit) for unit in units]
+        if all(int(mask.sum()) <= n for (mask, _), n in zip(found, most, strict=True)):
+            return list(found)  # the floor asks for nothing, which is the rule
     protected = [_protect(budget, unit, norm) for unit, norm in zip(units, norms, strict=True)]
-    masks, t = smallest_of(
-        [_divided(norm, by) for (norm, _), by in zip(protected, divisors, strict=True)], k
-    )
-    found: list[tuple[Tensor, Tensor] | None] = []
-    for mask, (_, limit), by in zip(masks, protected, divisors, strict=True):
-        own = t if isinstance(by, float) and by == 1 else t * by
-        found.append((mask, own if limit is None else torch.minimum(own, limit.to(own.dtype))))
-    return found
+    found = _by_threshold([norm for norm, _ in protected], divisors, k)
+    return [
+        (mask, t if limit is None else torch.minimum(t, limit.to(t.dtype)))
+        for (mask, t), (_, limit) in zip(found, protected, strict=True)
+    ]
+
+
+def _by_threshold(
+    norms: Sequence[Tensor], divisors: Sequence[float | Tensor], k: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each of `norms` which quotients are among the `k` smallest of all."""
+    quotients = [_divided(norm, by) for norm, by in zip(norms, divisors, strict=True)]
+    masks, t = smallest_of(quotients, k)
+    return [
+        (mask, t if isinstance(by, float) and by == 1 else t * by)
+        for mask, by in zip(masks, divisors, strict=True)
+    ]
 
 
 def _one(norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
