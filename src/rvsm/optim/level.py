@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rvsm.groups import Elements, Groups
 from rvsm.groups.partition import scaled
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 _PIECE = 65536
 """Elements per piece: in the range measured best on one core, 2 times faster than whole."""
@@ -73,7 +73,7 @@ class Level:
         whole = (
             w.numel() <= _PIECE
             or w.device.type != "cpu"
-            or not isinstance(self.groups, Elements)
+            or not (isinstance(self.groups, Elements) and separable(self.penalty))
             or self.scale is not None
             or not (w.is_contiguous() and target.is_contiguous())
         )
