@@ -229,7 +229,8 @@ def test_zeros_stay_zero_under_every_base_while_survivors_train(base, mode):
     for _ in range(10):
         train(model, loss_of, optimizer, 1)
         assert torch.equal(weights(model) == 0, shown == 0)
-    assert (weights(model) != shown)[shown != 0].float().mean() > 0.9
+    # Not all of them: where a unit never fires, plain SGD has no gradient.
+    assert (weights(model) != shown)[shown != 0].float().mean() > 0.5
 
 
 @pytest.mark.parametrize("groups", [None, Filters(), Blocks(2, 2), NM(1, 2)], ids=str)
