@@ -1,8 +1,8 @@
 """How each method is trained in ``rvsm reproduce``: every number that was tuned, in one place.
 
-They were chosen on data seed 1: on validation splits (training fonts, writers and texts held out from
-training) and on a set of training fonts with texts held out. The generator and its matching were
-settled on data seeds 0 and 1 with their test scores in sight. Data seed 2 has chosen nothing.
+They were chosen on data seed 1: on validation splits (training fonts, writers and texts held out
+from training) and on a set of training fonts with texts held out. The generator and its matching
+were settled on data seeds 0 and 1 with their test scores in sight. Data seed 2 has chosen nothing.
 """
 
 from __future__ import annotations
