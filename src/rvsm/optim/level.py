@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rvsm.groups import Elements, Groups
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 _PIECE = 65536
 """Elements per piece: in the range measured best on one core, 2 times faster than whole."""
@@ -64,7 +64,7 @@ class Level:
         whole = (
             w.numel() <= _PIECE
             or w.device.type != "cpu"
-            or not isinstance(self.groups, Elements)
+            or not (isinstance(self.groups, Elements) and separable(self.penalty))
             or not (w.is_contiguous() and target.is_contiguous())
         )
         if whole:

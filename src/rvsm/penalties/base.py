@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rvsm.errors import RuleError
 
-Scalar = TypeVar("Scalar", float, Tensor)
+Scalar = TypeVar("Scalar", float, Tensor, float | Tensor)
 """A Python float, or a 0-d tensor that is never read by the host."""
 
 
@@ -20,6 +20,9 @@ class Penalty(Protocol):
 
     Any class with these four methods works wherever rvsm asks for a penalty; it need not inherit
     from this one. Penalties hold parameters, never state.
+
+    A penalty that looks at the tensor as a whole says so with an attribute ``separable = False``,
+    and is never handed a piece of one.
     """
 
     def value(self, x: Tensor) -> Tensor:
@@ -39,7 +42,10 @@ class Penalty(Protocol):
         ...
 
     def threshold(self, mu: Scalar) -> Scalar:
-        """Return the largest t such that ``prox(x, mu) = 0`` for all ``|x| <= t``."""
+        """Return the largest t such that ``prox(x, mu) = 0`` for all ``|x| <= t``.
+
+        Of a penalty that is not separable: such that elements up to t are 0 beside a larger one.
+        """
         ...
 
     def mu_for_threshold(self, t: Scalar) -> Scalar:
@@ -54,13 +60,45 @@ def checked(name: str, number: Scalar) -> Scalar:
     return number
 
 
-def representable(number: float, dtype: torch.dtype) -> float:
-    """Return `number` cut down to the largest finite value of `dtype`.
+def separable(penalty: Penalty) -> bool:
+    """Return whether `penalty` acts on every element by itself."""
+    return bool(getattr(penalty, "separable", True))
+
+
+def either(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Scalar:
+    """Return `yes` where `condition` holds, else `no`; both are of one type."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, yes, no)  # type: ignore[return-value]
+    return yes if condition else no
+
+
+def power(number: Scalar, exponent: float) -> Scalar:
+    """Return ``number ** exponent`` of a number >= 0."""
+    return number**exponent  # type: ignore[no-any-return]
+
+
+def at_least(number: Scalar, floor: float) -> Scalar:
+    """Return the larger of the two."""
+    return number.clamp(min=floor) if isinstance(number, Tensor) else max(number, floor)
+
+
+def inverse(number: Scalar) -> Scalar:
+    """Return 1 / `number`, infinity at 0."""
+    if isinstance(number, Tensor):
+        return number.reciprocal()
+    return 1 / number if number else math.inf
+
+
+def representable(number: Scalar, dtype: torch.dtype) -> Scalar:
+    """Return `number` cut down to the largest finite value of `dtype`; a tensor in that type.
 
     Kernels refuse scalars their tensor's type cannot hold; a threshold at the largest finite
     value zeroes the same numbers as a larger one.
     """
-    return min(number, torch.finfo(dtype).max)
+    largest = torch.finfo(dtype).max
+    if isinstance(number, Tensor):
+        return number.to(dtype).clamp(max=largest)
+    return min(number, largest)
 
 
 def positive(owner: str, name: str, number: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rvsm.penalties.base import Scalar, accumulator, checked, representable
+from rvsm.penalties.base import Scalar, accumulator, checked, power
+from rvsm.penalties.maps import hard
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,11 @@ class L0:
 
     def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return `x` where ``|x| > sqrt(2 mu)``, else 0."""
-        if isinstance(mu, Tensor):
-            return torch.where(x.abs() > self.threshold(mu), x, 0.0)
-        return torch.nn.functional.hardshrink(x, representable(self.threshold(mu), x.dtype))
+        return hard(x, self.threshold(mu))
 
     def threshold(self, mu: Scalar) -> Scalar:
         """Return ``sqrt(2 mu)``."""
-        mu = checked("mu", mu)
-        if isinstance(mu, Tensor):
-            return torch.sqrt(2 * mu)
-        return math.sqrt(2 * mu)
+        return power(2 * checked("mu", mu), 0.5)
 
     def mu_for_threshold(self, t: Scalar) -> Scalar:
         """Return ``t^2 / 2``."""

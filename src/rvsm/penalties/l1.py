@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from rvsm.penalties.base import Scalar, accumulator, checked, representable
+from rvsm.penalties.base import Scalar, accumulator, checked
+from rvsm.penalties.maps import soft
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class L1:
 
     def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return ``sign(x) max(|x| - mu, 0)``."""
-        if isinstance(mu, Tensor):
-            return (x - x.clamp(-mu, mu)).to(x.dtype)
-        return torch.nn.functional.softshrink(x, representable(checked("mu", mu), x.dtype))
+        return soft(x, checked("mu", mu))
 
     def threshold(self, mu: Scalar) -> Scalar:
         """Return `mu`."""

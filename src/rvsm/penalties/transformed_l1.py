@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from rvsm.penalties.base import Scalar, accumulator, checked, positive, representable
+from rvsm.penalties.base import (
+    Scalar,
+    accumulator,
+    checked,
+    either,
+    positive,
+    power,
+    representable,
+)
+from rvsm.penalties.maps import beyond
 
 # G(q) of _survivor on [0, 1], constant term first: Chebyshev interpolation in 40 digits,
 # relative error below 2e-7.
@@ -66,36 +73,20 @@ class TransformedL1:
 
     def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return 0 up to the threshold, the largest root of the cubic beyond it."""
-        wide = x.to(accumulator(x))
-        if isinstance(mu, Tensor):
-            kept = wide.abs() > self.threshold(mu)
-            return torch.where(kept, _survivor(wide, mu, self.a), 0.0).to(x.dtype)
-        t = representable(self.threshold(mu), wide.dtype)
-        # The gradient of the hard threshold is the cheapest kernel that zeroes where |x| <= t.
-        u = torch.ops.aten.hardshrink_backward(_survivor(wide, mu, self.a), wide, t)
-        return cast(Tensor, u.to(x.dtype))
+        t, wide = self.threshold(mu), x.to(accumulator(x))
+        return beyond(_survivor(wide, mu, self.a), wide, t).to(x.dtype)
 
     def threshold(self, mu: Scalar) -> Scalar:
         """Return ``mu (a+1)/a`` up to ``mu = a^2/(2(a+1))``, then ``sqrt(2 mu (a+1)) - a/2``."""
         mu, a = checked("mu", mu), self.a
-        jumps_from = a * (a / (2 * (a + 1)))
-        if isinstance(mu, Tensor):
-            return torch.where(
-                mu <= jumps_from, mu * ((a + 1) / a), torch.sqrt(2 * mu * (a + 1)) - a / 2
-            )
-        if mu <= jumps_from:
-            return mu * ((a + 1) / a)
-        return math.sqrt(2 * mu * (a + 1)) - a / 2
+        jumps = mu > a * (a / (2 * (a + 1)))
+        return either(jumps, power(2 * mu * (a + 1), 0.5) - a / 2, mu * ((a + 1) / a))
 
     def mu_for_threshold(self, t: Scalar) -> Scalar:
         """Return ``t a/(a+1)`` up to ``t = a/2``, then ``(t + a/2)^2 / (2(a+1))``."""
         t, a = checked("t", t), self.a
-        if isinstance(t, Tensor):
-            half = t + a / 2
-            return torch.where(t <= a / 2, t * (a / (a + 1)), half * (half / (2 * (a + 1))))
-        if t <= a / 2:
-            return t * (a / (a + 1))
-        return (t + a / 2) * ((t + a / 2) / (2 * (a + 1)))
+        half = t + a / 2
+        return either(t > a / 2, half * (half / (2 * (a + 1))), t * (a / (a + 1)))
 
 
 def _survivor(x: Tensor, mu: float | Tensor, a: float) -> Tensor:
@@ -112,8 +103,7 @@ def _survivor(x: Tensor, mu: float | Tensor, a: float) -> Tensor:
     """
     a_plus_1 = 1 + 1 / a
     m_scale, q_scale = mu * a_plus_1, mu * (27 / 4) * a_plus_1 / a
-    if not isinstance(m_scale, Tensor) and not isinstance(q_scale, Tensor):
-        m_scale, q_scale = representable(m_scale, x.dtype), representable(q_scale, x.dtype)
+    m_scale, q_scale = representable(m_scale, x.dtype), representable(q_scale, x.dtype)
     magnitude = x.abs()
     shrink = (magnitude * representable(1 / a, x.dtype)).add_(1).reciprocal_()  # a / s
     m = shrink * shrink
