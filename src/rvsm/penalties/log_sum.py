@@ -85,12 +85,14 @@ class LogSum:
     def threshold(self, mu: Scalar) -> Scalar:
         """Return `mu` up to ``eps``, then the t at which the map jumps."""
         mu = checked("mu", mu)
-        return either(mu > self.eps, self.eps * _jump(at_least(mu / self.eps, 1)), mu)
+        jump: Scalar = self.eps * _jump(at_least(mu / self.eps, 1))
+        return either(mu > self.eps, jump, mu)
 
     def mu_for_threshold(self, t: Scalar) -> Scalar:
         """Return `t` up to ``eps``, then the mu whose map jumps at t."""
         t = checked("t", t)
-        return either(t > self.eps, self.eps * _mu_of_jump(at_least(t / self.eps, 1)), t)
+        mu: Scalar = self.eps * _mu_of_jump(at_least(t / self.eps, 1))
+        return either(t > self.eps, mu, t)
 
 
 def _jump(m: Any) -> Any:
