@@ -31,7 +31,6 @@ from rvsm.penalties import (
     TransformedL1,
 )
 
-
 PAGE = Path(__file__).parent.parent / "docs" / "penalties.md"
 
 
@@ -72,7 +71,6 @@ PENALTIES = [
     Elastic(L1(), ridge=0.5),
     Elastic(L0(), ridge=2.0),
     Elastic(MCP(gamma=0.5), ridge=1.0),
-    Elastic(Elastic(LogSum(eps=0.3), ridge=1.0), ridge=0.1),
     of_a_user(),
 ]
 OURS = PENALTIES[:-1]
@@ -87,7 +85,7 @@ strengths = st.floats(0, 20, allow_subnormal=False)
 
 
 def elementwise(penalty: Penalty, x: Tensor) -> Tensor:
-    return torch.stack([penalty.value(x_i) for x_i in x.flatten()]).view(x.shape)
+    return torch.vmap(penalty.value)(x.flatten()).view(x.shape)
 
 
 @functools.cache
@@ -125,7 +123,7 @@ def test_prox_is_zero_exactly_up_to_the_threshold(penalty, mu):
 
 @every_penalty
 @given(x=st.lists(numbers, min_size=1, max_size=20), mu=strengths)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_prox_is_odd_monotone_and_shrinks(penalty, x, mu):
     x = torch.tensor(sorted(x), dtype=torch.float64)
     u = penalty.prox(x, mu)
@@ -137,14 +135,14 @@ def test_prox_is_odd_monotone_and_shrinks(penalty, x, mu):
 
 @every_penalty
 @given(t=st.floats(1e-6, 1e3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_threshold_and_its_inverse(penalty, t):
     assert penalty.threshold(penalty.mu_for_threshold(t)) == pytest.approx(t, rel=1e-9)
 
 
 @every_penalty
 @given(low=strengths, high=strengths)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_larger_mu_never_has_a_smaller_threshold(penalty, low, high):
     low, high = sorted((low, high))
     assert penalty.threshold(low) <= penalty.threshold(high)
@@ -273,10 +271,9 @@ def test_the_value_of_many_half_precision_weights_does_not_overflow(penalty):
 
 
 @each_of_ours
-@pytest.mark.parametrize("dtype", FLOATS)
-@given(data=st.data())
-@settings(max_examples=25, deadline=None)
-def test_no_nan_from_any_finite_numbers(penalty, dtype, data):
+@given(data=st.data(), dtype=st.sampled_from(FLOATS))
+@settings(max_examples=20, deadline=None)
+def test_no_nan_from_any_finite_numbers(penalty, data, dtype):
     width = {torch.float64: 64, torch.float32: 32}.get(dtype, 16)
     largest = 3e38 if dtype == torch.bfloat16 else torch.finfo(dtype).max
     floats = st.floats(width=max(width, 16), allow_nan=False, allow_infinity=False)

@@ -112,7 +112,7 @@ def _jump(m: Any) -> Any:
 
 def _mu_of_jump(t: Any) -> Any:
     """Return the inverse of `_jump`, for t >= 1."""
-    if not isinstance(t, Tensor) and t == 1:
+    if not isinstance(t, Tensor) and (t == 1 or t == math.inf):
         return t
     f = _functions(t)
     # From below: 0 is no worse than u = t.
@@ -120,7 +120,7 @@ def _mu_of_jump(t: Any) -> Any:
     for _ in range(_STEPS):
         u = at_least(_root(t, m), 1e-30)
         m = u * ((t - u / 2) / f.log1p(u))
-    return f.maximum(m, t)
+    return either(t == math.inf, t, f.maximum(m, t))
 
 
 def _root(t: Any, m: Any) -> Any:
