@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import rvsm
 import rvsm.penalties
 from rvsm.errors import RuleError
 from rvsm.penalties import (
@@ -37,7 +39,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "penalties.md"
 def of_a_user() -> Penalty:
     """The user's own penalty that the documents show."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
-    namespace: dict[str, object] = {"__name__": __name__}
+    namespace: dict[str, object] = {"__name__": __name__, "torch": torch, "rvsm": rvsm}
     exec(next(block for block in blocks if "class L0L1" in block), namespace)
     return namespace["L0L1"](ratio=0.5)
 
@@ -293,3 +295,16 @@ def test_every_exported_penalty_is_in_the_table():
     tested = {type(p).__name__ for p in PENALTIES}
     whole_tensors = {"L1MinusL2"}  # in test_penalties_members.py
     assert set(rvsm.penalties.__all__) - {"Penalty"} == tested - {"L0L1"} | whole_tensors
+
+
+def test_the_page_shows_every_penalty_and_its_script_draws_them(tmp_path):
+    page = PAGE.read_text("utf-8")
+    script = runpy.run_path(str(PAGE.parent / "pictures" / "penalties.py"))
+    drawn = {type(p).__name__ for p in script["PENALTIES"]}
+    script["main"](tmp_path)
+    for name in set(rvsm.penalties.__all__) - {"Penalty"}:
+        assert f"| `{name}(" in page
+        assert name in drawn
+        for picture in ("penalties.svg", "thresholds.svg"):
+            assert f">{name}(" in (tmp_path / picture).read_text("utf-8")
+            assert f"pictures/{picture}" in page

@@ -65,6 +65,7 @@ def costs(target: Path) -> None:
     for axis, penalty in zip(axes, PENALTIES, strict=True):
         axis.plot(x, x.abs(), color=GREY, lw=1, ls="--")
         axis.plot(x, [penalty.value(x_i.view(1)) for x_i in x], color=BLUE, lw=2)
+        axis.plot(0, 0, "o", color=BLUE, ms=4, clip_on=False)  # where l0 is 0
         axis.set_ylim(0, 2.05)
     finish(figure, axes, "weight x", "P(x)", target)
 
