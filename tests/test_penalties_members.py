@@ -12,7 +12,18 @@ from rvsm.errors import RuleError
 from rvsm.penalties import (
     L0,
     L1,
+    MCP,
+    SCAD,
+    CappedL1,
+    Elastic,
+    L1MinusL2,
+    LHalf,
+    LogSum,
+    Lp,
+    LTwoThirds,
     TransformedL1,
+    log_sum,
+    lp,
 )
 
 
