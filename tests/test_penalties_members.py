@@ -121,8 +121,15 @@ X = torch.linspace(-4, 4, 1000, dtype=torch.float64)
 @pytest.mark.parametrize("mu", [0.01, 0.3, 1.7])
 @pytest.mark.parametrize(
     "penalty",
-    [MCP(1e9), SCAD(knee=1e9), LogSum(1e9), CappedL1(1e9), Lp(1 - 1e-9), L1MinusL2(0.0)]
-    + [Elastic(L1(), ridge=1e-9)],
+    [
+        MCP(1e9),
+        SCAD(knee=1e9),
+        LogSum(1e9),
+        CappedL1(1e9),
+        Lp(1 - 1e-9),
+        L1MinusL2(0.0),
+        Elastic(L1(), ridge=1e-9),
+    ],
     ids=str,
 )
 def test_limits_that_are_l1(penalty, mu):
@@ -148,9 +155,9 @@ def test_limits_that_are_l0(penalty, cap, mu):
 
 
 def test_log_sum_tends_to_l0_slowly():
-    eps = 1e-300
+    eps = 1e-100
     mu = 0.3 / (eps * math.log1p(1 / eps))
-    assert LogSum(eps).threshold(mu) == pytest.approx(L0().threshold(0.3), rel=3e-3)
+    assert LogSum(eps).threshold(mu) == pytest.approx(L0().threshold(0.3), rel=2e-2)
 
 
 @pytest.mark.parametrize(("closed", "p"), [(LHalf(), 1 / 2), (LTwoThirds(), 2 / 3)], ids=str)
