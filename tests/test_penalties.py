@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import functools
 import math
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -308,3 +310,11 @@ def test_the_page_shows_every_penalty_and_its_script_draws_them(tmp_path):
         for picture in ("penalties.svg", "thresholds.svg"):
             assert f">{name}(" in (tmp_path / picture).read_text("utf-8")
             assert f"pictures/{picture}" in page
+
+
+@pytest.mark.parametrize("name", [n for n in rvsm.penalties.__all__ if n != "Penalty"])
+def test_the_example_in_the_docstring(name):
+    module = sys.modules[getattr(rvsm.penalties, name).__module__]
+    found = doctest.testmod(module, extraglobs={"torch": torch})
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -12,7 +12,18 @@ from rvsm.errors import RuleError
 from rvsm.penalties import (
     L0,
     L1,
+    MCP,
+    SCAD,
+    CappedL1,
+    Elastic,
+    L1MinusL2,
+    LHalf,
+    LogSum,
+    Lp,
+    LTwoThirds,
     TransformedL1,
+    log_sum,
+    lp,
 )
 
 
@@ -83,3 +94,144 @@ def test_transformed_l1_has_no_nan_at_extreme_shapes(a, dtype):
         u = TransformedL1(a=a).prox(x, mu)
         assert u.isfinite().all()
         assert (u <= x).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MCP(gamma=0.0), "MCP: gamma must be a finite number > 0"),
+        (lambda: SCAD(a=2.0), "SCAD: a must be a finite number > 2"),
+        (lambda: SCAD(knee=-1.0), "SCAD: knee must be"),
+        (lambda: LogSum(eps=math.inf), "LogSum: eps must be"),
+        (lambda: CappedL1(theta=math.nan), "CappedL1: theta must be"),
+        (lambda: Lp(p=1.0), "Lp: p must be a number between 0 and 1"),
+        (lambda: L1MinusL2(alpha=1.5), "alpha must be a number from 0 to 1"),
+        (lambda: Elastic(L1(), ridge=0.0), "ridge must be"),
+        (lambda: Elastic(L1, ridge=1.0), "must be a penalty such as"),
+    ],
+)
+def test_bad_parameters_are_refused(make, message):
+    with pytest.raises(RuleError, match=message):
+        make()
+
+
+X = torch.linspace(-4, 4, 1000, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("mu", [0.01, 0.3, 1.7])
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        MCP(1e9),
+        SCAD(knee=1e9),
+        LogSum(1e9),
+        CappedL1(1e9),
+        Lp(1 - 1e-9),
+        L1MinusL2(0.0),
+        Elastic(L1(), ridge=1e-9),
+    ],
+    ids=str,
+)
+def test_limits_that_are_l1(penalty, mu):
+    assert torch.allclose(penalty.prox(X, mu), L1().prox(X, mu), atol=1e-6)
+
+
+@pytest.mark.parametrize("mu", [0.01, 0.3, 1.7])
+@pytest.mark.parametrize(
+    ("penalty", "cap"),
+    [
+        (MCP(1e-6), 0.5e-6),
+        (SCAD(a=3.0, knee=1e-6), 2e-6),
+        (CappedL1(1e-6), 1e-6),
+        (Lp(1e-7), 1.0),
+        (Elastic(L0(), ridge=1e-9), 1.0),
+    ],
+    ids=str,
+)
+def test_limits_that_are_l0(penalty, cap, mu):
+    clear = (X.abs() - L0().threshold(mu)).abs() > 1e-3
+    u = penalty.prox(X, mu / cap)
+    assert torch.allclose(u[clear], L0().prox(X, mu)[clear], atol=1e-5)
+
+
+def test_log_sum_tends_to_l0_slowly():
+    eps = 1e-100
+    mu = 0.3 / (eps * math.log1p(1 / eps))
+    assert LogSum(eps).threshold(mu) == pytest.approx(L0().threshold(0.3), rel=2e-2)
+
+
+@pytest.mark.parametrize(("closed", "p"), [(LHalf(), 1 / 2), (LTwoThirds(), 2 / 3)], ids=str)
+@pytest.mark.parametrize("mu", [1e-6, 0.05, 0.6, 3.0])
+def test_closed_lp_is_lp(closed, p, mu):
+    assert closed.threshold(mu) == Lp(p).threshold(mu)
+    assert torch.allclose(closed.prox(X, mu), Lp(p).prox(X, mu), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+def test_newton_steps_of_lp_suffice(p, monkeypatch):
+    x = Lp(p).threshold(1.0) * (1 + torch.logspace(-12, 3, 500, dtype=torch.float64))
+    u = Lp(p).prox(x, 1.0)
+    monkeypatch.setattr(lp, "_STEPS", 60)
+    assert ((u - Lp(p).prox(x, 1.0)).abs() <= 1e-14 * x).all()
+
+
+@pytest.mark.parametrize("m", [1 + 1e-15, 1 + 1e-6, 1.1, 3.0, 1e3, 1e12, 1e30, 1e100])
+def test_newton_steps_of_log_sum_suffice(m, monkeypatch):
+    penalty = LogSum()
+    t, back = penalty.threshold(m), penalty.mu_for_threshold(m)
+    monkeypatch.setattr(log_sum, "_STEPS", 60)
+    assert t == pytest.approx(penalty.threshold(m), rel=1e-14)
+    assert back == pytest.approx(penalty.mu_for_threshold(m), rel=1e-14)
+
+
+def test_scad_with_its_knee_at_mu_is_that_of_fan_and_li():
+    mu, a = 0.5, 3.7
+    u = SCAD(a=a, knee=mu).prox(X, mu)
+    size = X.abs()
+    middle = ((a - 1) * size - a * mu) / (a - 2)
+    expected = torch.where(size <= 2 * mu, (size - mu).clamp(min=0), middle)
+    expected = torch.where(size > a * mu, size, expected) * X.sign()
+    assert torch.allclose(u, expected, atol=1e-14)
+
+
+def l1_minus_l2_by_supports(x: Tensor, mu: float, alpha: float) -> Tensor:
+    """The least cost over a fine grid of the positive octant that `x` lies in."""
+    axes = [torch.linspace(0, 1, 81, dtype=x.dtype) * x_i for x_i in x]
+    u = torch.cartesian_prod(*axes)
+    value = u.abs().sum(1) - alpha * u.norm(dim=1)
+    return (mu * value + (u - x).square().sum(1) / 2).min()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("mu", [0.05, 0.5, 1.5, 4.0])
+def test_l1_minus_l2_minimises_over_a_grid(alpha, mu):
+    penalty = L1MinusL2(alpha)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        x = 2 * torch.randn(3, dtype=torch.float64, generator=generator)
+        u = penalty.prox(x, mu)
+        cost = mu * penalty.value(u) + (u - x).square().sum() / 2
+        assert cost <= l1_minus_l2_by_supports(x, mu, alpha) + 1e-12
+        assert torch.allclose(penalty.prox(-x, mu), -u)
+        assert (u.abs() <= x.abs()).all()
+        assert torch.allclose(penalty.prox(x, torch.tensor(mu)), u, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_l1_minus_l2_at_its_edges(dtype):
+    penalty, half = L1MinusL2(), L1MinusL2(alpha=0.5)
+    x = torch.tensor([[0.5, -2.0], [2.0, 0.0]], dtype=dtype)
+    assert torch.equal(penalty.prox(x, 0.0), x)
+    # One survives any mu, the first of the largest; with alpha < 1 it dies in the end.
+    only = torch.tensor([[0.0, -2.0], [0.0, 0.0]], dtype=dtype)
+    for mu in (2.0, 1e30, torch.tensor(1e300, dtype=torch.float64)):
+        assert torch.equal(penalty.prox(x, mu), only)
+    assert torch.equal(half.prox(x, 3.0), only / 4)
+    assert torch.equal(half.prox(x, 4.0), torch.zeros_like(x))
+    for shape in ((), (0,), (2, 0)):
+        zero = torch.zeros(shape, dtype=dtype)
+        assert torch.equal(penalty.prox(zero, 0.3), zero)
+        assert penalty.value(zero) == 0
+    y = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(penalty.value(y), y)
+    assert (gradient == 0).all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,8 +96,9 @@ class Elastic:
         root of the increasing function ``s + ridge M(t s) - 1``.
         """
         t = checked("t", t)
-        tiny = torch.finfo(t.dtype if isinstance(t, Tensor) else torch.float64).tiny
-        low, high = 0 * t + tiny, 0 * t + 1.0
+        low: Scalar
+        high: Scalar
+        low, high = _ends(t)
         for _ in range(_HALVINGS):
             s = power(low, 0.5) * power(high, 0.5)
             too_large = s + self.ridge * self.penalty.mu_for_threshold(t * s) > 1
@@ -105,3 +108,10 @@ class Elastic:
     def _scaled(self, mu: Scalar) -> tuple[Scalar, Scalar]:
         """Return ``1 / k`` and ``mu / k``, the limit ``1 / ridge`` for an infinite mu."""
         return inverse(1 + mu * self.ridge), inverse(inverse(mu) + self.ridge)
+
+
+def _ends(t: Any) -> tuple[Any, Any]:
+    """Return the smallest normal number and 1, of the type of `t`."""
+    if isinstance(t, Tensor):
+        return torch.full_like(t, torch.finfo(t.dtype).tiny), torch.ones_like(t)
+    return sys.float_info.min, 1.0

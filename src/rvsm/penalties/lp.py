@@ -44,7 +44,7 @@ class Lp:
     Examples
     --------
     >>> Lp(p=0.3).prox(torch.tensor([0.5, 1.0, 2.0]), mu=0.5)
-    tensor([0.0000, 0.0000, 1.9029])
+    tensor([0.0000, 0.8290, 1.9044])
     """
 
     p: float = 0.5

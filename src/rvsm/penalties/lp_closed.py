@@ -28,7 +28,7 @@ class LHalf:
     Examples
     --------
     >>> LHalf().prox(torch.tensor([0.5, 1.0, 2.0]), mu=0.5)
-    tensor([0.0000, 0.7015, 1.8139])
+    tensor([0.0000, 0.7015, 1.8144])
     """
 
     def value(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class LTwoThirds:
     Examples
     --------
     >>> LTwoThirds().prox(torch.tensor([0.5, 1.0, 2.0]), mu=0.5)
-    tensor([0.0000, 0.5659, 1.7199])
+    tensor([0.0000, 0.6061, 1.7219])
     """
 
     def value(self, x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class TransformedL1:
     Examples
     --------
     >>> TransformedL1(a=1.0).prox(torch.tensor([0.9, 1.0, -2.0]), mu=0.5)
-    tensor([ 0.0000,  0.5437, -1.8794])
+    tensor([ 0.0000,  0.6180, -1.8794])
     """
 
     a: float = 1.0
