@@ -12,10 +12,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError, RunError
+from rvsm.optim.distributed import whole
 from rvsm.optim.rule import Rule, assign, clean_name
 
 NUMBERS = "rvsm"
 """Key in every param_group of the numbers kept there: step, frozen and each rule's strengths."""
+
+_FLATTENED = ("_fsdp_flattened", "_is_flat_param")
+"""Marks on the parameters of the first FullyShardedDataParallel."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class RuledOptimizer(Optimizer):
             raise RuleError(
                 f"{type(self).__name__} needs a torch optimizer to stand on, such as "
                 f"torch.optim.SGD, not {type(base).__name__}."
+            )
+        if type(base).__name__ == "ZeroRedundancyOptimizer":
+            raise RuleError(
+                "ZeroRedundancyOptimizer keeps each state on one rank, where rules cannot follow; "
+                "shard with torch.distributed.fsdp.fully_shard instead."
             )
         self.base = base
         self.rules = tuple(rules)
@@ -194,6 +203,11 @@ class RuledOptimizer(Optimizer):
         ]
         for r in found:
             dtype = self._parameter(r).dtype
+            if any(hasattr(self._parameter(r), mark) for mark in _FLATTENED):
+                raise RuleError(
+                    f"{r.name} is a flattened shard of FullyShardedDataParallel, whose groups and "
+                    "positions are lost; shard with torch.distributed.fsdp.fully_shard instead."
+                )
             if not dtype.is_floating_point:
                 raise RuleError(
                     f"Rule({self.rules[r.rule].pattern!r}) matches {r.name} of type {dtype}, but "
@@ -223,8 +237,8 @@ class RuledOptimizer(Optimizer):
             # a sum that is not finite is only a reason to look.
             if (
                 grad.device.type == "cpu"
-                and not math.isfinite(grad.sum())
-                and not bool(torch.isfinite(grad).all())
+                and not math.isfinite(whole(grad.sum()))
+                and whole((~torch.isfinite(grad)).sum())
             ):
                 raise RunError(
                     f"The gradient of {r.name} is not finite at step {self.steps}; lower the "

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim import distributed
 from rvsm.optim.level import Level, distance_squared
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled, RuledOptimizer
-from rvsm.optim.targets import smallest
+from rvsm.optim.targets import smallest_of
 from rvsm.penalties.base import Penalty
 
 _STORED_W = "rvsm_w"
@@ -140,6 +141,12 @@ class RVSM(RuledOptimizer):
         """
         if self._inside:
             raise RuleError("step() inside sparse_weights() would be undone; leave it first.")
+        if closure is None and self._only_makes_state():
+            self.base.step()
+            if self.grad_at == "u":
+                for _, p in self._split():
+                    self.state[p][_STORED_W] = p.clone()
+            return None
         frozen = self.frozen
         dead = [(p, p == 0) for _, p in self._split()] if frozen else []
         losses: list[float] = []
@@ -176,6 +183,24 @@ class RVSM(RuledOptimizer):
             if self.heal_from is not None and self.steps >= self.heal_from:
                 self.finalize()
         return losses[0] if losses else None
+
+    def _only_makes_state(self) -> bool:
+        """Say whether this is the step with which distributed checkpoints look at the state.
+
+        They take it on a fresh optimizer, with every rate and gradient zero, to learn what a
+        checkpoint holds. It must change no weight: the model may have been loaded before.
+        """
+        return (
+            self.steps == 0
+            and not self.state
+            and all(not group.get("lr", 1.0) for group in self.param_groups)
+            and all(
+                p.grad is not None and not distributed.whole(torch.count_nonzero(p.grad))
+                for group in self.param_groups
+                for p in group["params"]
+                if p.requires_grad
+            )
+        )
 
     def _couple(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
@@ -245,6 +270,9 @@ class RVSM(RuledOptimizer):
         w = self._w(r)
         return levels[r].u(w) if r in levels else w
 
+    def _nonzeros(self, r: Ruled, levels: dict[Ruled, Level]) -> int:
+        return int(distributed.whole(torch.count_nonzero(self._u(r, levels))))
+
     def _share(self, r: Ruled) -> float:
         """Return the share of full strength in force after the steps taken."""
         if self.steps < self.warmup:
@@ -267,24 +295,23 @@ class RVSM(RuledOptimizer):
                 levels[r] = Level(cast(Penalty, rule.penalty), rule.groups, mu)
         for pool in pools.values():
             levels.update(self._exact_levels(pool))
-        return levels
+        return {r: distributed.level_of(level, self._w(r)) for r, level in levels.items()}
 
     def _exact_levels(self, pool: list[Ruled]) -> dict[Ruled, Level]:
         """Return the levels at which `pool` together has exactly its target of zeros."""
         target = 0.0
         norms = []
         for r in pool:
-            norms.append(self.rules[r.rule].groups.norms(self._w(r)).flatten())
+            norms.append(distributed.norms_of(self.rules[r.rule].groups, self._w(r)))
             target += self._numbers(r)["sparsity"] * self._share(r) * norms[-1].numel()
         k = round(target)
         if k == 0:
             return {}
-        mask, t = smallest(norms[0] if len(norms) == 1 else torch.cat(norms), k)
+        zeros, t = smallest_of(norms, k)
         # The mask decides what is zero. The map's own threshold stays a few roundings below, so
         # that it does not zero what ties with t and survives.
         rounding = torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps
         below = t.double() * (1 - 16 * rounding)
-        zeros = torch.split(mask, [n.numel() for n in norms])
         levels = {}
         for r, zero in zip(pool, zeros, strict=True):
             rule = self.rules[r.rule]
@@ -296,6 +323,22 @@ class RVSM(RuledOptimizer):
                 mu = penalty.mu_for_threshold(below)
             levels[r] = Level(penalty, rule.groups, mu, zero)
         return levels
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict saved under the same rules, or one of the bare base optimizer.
+
+        The model may be loaded before or after: nothing is computed from its weights here.
+
+        Raises
+        ------
+        RuleError
+            If it was saved under other rules; nothing is loaded then.
+        """
+        super().load_state_dict(state_dict)
+        if self.frozen or self.steps <= self.warmup:
+            # Left from the look at a fresh optimizer's state: in these phases w is in the model.
+            for _, p in self._split():
+                self.state.get(p, {}).pop(_STORED_W, None)
 
     @contextmanager
     def sparse_weights(self) -> Iterator[None]:
@@ -315,11 +358,13 @@ class RVSM(RuledOptimizer):
                     if r in levels and self._w(r) is p:
                         self._held[r] = w = p.clone()
                         levels[r].show(p, w)
+            distributed.reshard()
             yield
         finally:
             with torch.no_grad():
                 for r, w in self._held.items():
                     self._parameter(r).copy_(w)
+            distributed.reshard()
             self._held.clear()
             self._inside.clear()
 
@@ -341,6 +386,7 @@ class RVSM(RuledOptimizer):
                 levels[r].show(p, w)
             if w is not p:
                 del self.state[p][_STORED_W]
+        distributed.reshard()
         self._freeze()
 
     @torch.no_grad()
@@ -348,15 +394,16 @@ class RVSM(RuledOptimizer):
         """Return for every split parameter how many of its u are exactly zero, and its size."""
         levels = self._levels()
         return {
-            r.name: (p.numel() - int(torch.count_nonzero(self._u(r, levels))), p.numel())
-            for r, p in self._split()
+            r.name: (p.numel() - self._nonzeros(r, levels), p.numel()) for r, p in self._split()
         }
 
     @torch.no_grad()
     def gap(self) -> Tensor:
         """Return ``|w - u|``, the Euclidean distance over all split parameters, as a 0-d tensor."""
         levels = self._levels()
-        squares = [distance_squared(self._w(r), self._u(r, levels)) for r in levels]
+        squares = [
+            distributed.whole(distance_squared(self._w(r), self._u(r, levels))) for r in levels
+        ]
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
@@ -380,10 +427,11 @@ class RVSM(RuledOptimizer):
             rule, numbers = self.rules[r.rule], self._numbers(r)
             if rule.subgradient is not None:
                 lam2 = numbers["lam2"] * self._share(r)
-                total = total + lam2 * rule.groups.value(rule.subgradient[0], self._w(r))
+                w = distributed.whole(self._w(r))
+                total = total + lam2 * rule.groups.value(rule.subgradient[0], w)
             if r in levels:
-                level, beta, w = levels[r], numbers["beta"], self._w(r)
-                u = level.u(w)
+                level, beta, w = levels[r], numbers["beta"], distributed.whole(self._w(r))
+                u = distributed.whole(level.u(self._w(r)))
                 total = total + level.mu * beta * rule.groups.value(level.penalty, u)
                 total = total + beta / 2 * distance_squared(w, u)
         return total
@@ -393,14 +441,15 @@ def _subgradient(rule: Rule, p: Tensor) -> Tensor:
     """Return the gradient at `p` of the rule's second penalty."""
     penalty, _ = cast("tuple[Penalty, float]", rule.subgradient)
     with torch.enable_grad():
-        x = p.detach().requires_grad_()
+        x = distributed.gradient_at(rule.groups, p.detach()).detach().requires_grad_()
         value = rule.groups.value(penalty, x)
         if not value.requires_grad:
             raise RuleError(
                 f"Rule({rule.pattern!r}): the value of {penalty} has no derivative to serve as "
                 "subgradient; use a penalty that has one, such as L1()."
             )
-        return torch.autograd.grad(value, x)[0]
+        gradient = torch.autograd.grad(value, x)[0]
+    return distributed.gradient_like(gradient, rule.groups, p)
 
 
 def _check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
