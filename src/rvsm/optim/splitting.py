@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
-from rvsm.optim.level import Level, distance_squared
+from rvsm.optim.level import Level, compiled_map, distance_squared
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled, RuledOptimizer
 from rvsm.optim.targets import smallest_of
@@ -108,11 +108,28 @@ class RVSM(RuledOptimizer):
         self.warmup, self.heal_from = warmup, heal_from
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
+        self._compiled: Callable[..., None] | None = None
         super().__init__(base, rules, named_parameters)
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": []})
+        super().__setstate__({**state, "_held": {}, "_inside": [], "_compiled": None})
 
+    def compile(self, **options: Any) -> None:
+        """Compile what a step does beside the base's: one kernel for each kind of rule.
+
+        Strengths and rates reach it as tensors, so schedules do not make it compile again. Sharded
+        parameters stay uncompiled, and so do copies until they ask for it. The base's own step is
+        compiled apart, and ``torch.compile(optimizer.step)`` compiles nothing.
+
+        Parameters
+        ----------
+        **options
+            For `torch.compile`.
+        """
+        self._compiled = torch.compile(compiled_map, **options)
+
+    # Traced whole, it would be compiled again for every value of a strength.
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
@@ -223,7 +240,7 @@ class RVSM(RuledOptimizer):
             if r in shown:
                 target.add_((p - shown[r]).mul_(factor))
             else:
-                levels[r].add_distance(target, p, factor)
+                self._map(levels[r], target, p, factor)
 
     def _hide_u(self) -> dict[Ruled, Tensor]:
         """Let the parameters hold the stored w again; return the u they held."""
@@ -249,7 +266,26 @@ class RVSM(RuledOptimizer):
             if w is p and r in levels and p.grad is not None:
                 w = self.state[p][_STORED_W] = p.clone()
             if w is not p and r in levels:
-                levels[r].show(p, w)
+                self._map(levels[r], p, w, None)
+
+    def _map(self, level: Level, target: Tensor, w: Tensor, factor: float | None) -> None:
+        """Add ``factor (w - u)`` to `target`, or write u into it; compiled where asked for."""
+        if self._compiled is None or distributed.is_sharded(w):
+            if factor is None:
+                level.show(target, w)
+            else:
+                level.add_distance(target, w, factor)
+            return
+        zero = None if level.zero is None else level.groups.spread(level.zero, w)
+        plain = w.detach()  # a parameter would be compiled for by its identity
+        self._compiled(
+            plain if target is w else target.detach(),
+            plain,
+            Level(level.penalty, level.groups, 0.0),
+            zero,
+            _scalar(level.mu, w),
+            None if factor is None else _scalar(factor, w),
+        )
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -450,6 +486,12 @@ def _subgradient(rule: Rule, p: Tensor) -> Tensor:
             )
         gradient = torch.autograd.grad(value, x)[0]
     return distributed.gradient_like(gradient, rule.groups, p)
+
+
+def _scalar(number: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(number, Tensor):
+        return number
+    return torch.full((), number, dtype=torch.float64, device=like.device)
 
 
 def _check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
