@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import distributed_cases
+import rvsm
 from distributed_cases import BOTH_WAYS, CASES, RANKS, RESUMED, WRAPS, run_case
-from rvsm.errors import RuleError
+from rvsm.errors import RuleError, RvsmError
 from rvsm.optim import RVSM, Rule
 from rvsm.optim.targets import smallest
 from rvsm.penalties import L0
@@ -133,6 +134,22 @@ def single_process():
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
+
+
+def test_sharded_weights_are_saved_and_counted_once_gathered(single_process, tmp_path):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(nn.Linear(8, 4), mesh=single_process)
+    for use in (rvsm.report, lambda model: rvsm.save(model, tmp_path / "model")):
+        with pytest.raises(RvsmError, match="'weight' is spread over several processes"):
+            use(model)
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    optimizer = RVSM(base, [Rule("weight", L0(), sparsity=0.5)])
+    with optimizer.sparse_weights():
+        found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        rvsm.save(found, tmp_path / "model")
+    assert rvsm.report(rvsm.load(tmp_path / "model")).nonzeros == 16 + 4
 
 
 @given(data=st.data())
