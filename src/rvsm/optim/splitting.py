@@ -371,7 +371,7 @@ class RVSM(RuledOptimizer):
             If it was saved under other rules; nothing is loaded then.
         """
         super().load_state_dict(state_dict)
-        if self.frozen or self.steps <= self.warmup:
+        if self.frozen or self.steps < self.warmup:
             # Left from the look at a fresh optimizer's state: in these phases w is in the model.
             for _, p in self._split():
                 self.state.get(p, {}).pop(_STORED_W, None)
