@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from torch import Tensor, nn
 
-from rvsm.deploy.files import sparse_bytes
+from rvsm.deploy.files import check_whole, sparse_bytes
 from rvsm.errors import RvsmError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -196,6 +196,7 @@ def report(
 
 def _account(name: str, weight: Tensor, uses: int | None) -> Layer:
     """Account for one tensor, each weight of which is used `uses` times."""
+    check_whole(name, weight)
     kept = weight != 0
     nonzeros = int(kept.sum())
     filters = zero_filters = inputs = zero_inputs = None

@@ -146,6 +146,16 @@ def sparse_bytes(tensor: Tensor) -> int:
     return sum(part.data.size for part in parts.values())
 
 
+def check_whole(name: str, tensor: Tensor) -> None:
+    """Raise RvsmError if `tensor` is one rank's part of a DTensor."""
+    if hasattr(tensor, "full_tensor"):
+        raise RvsmError(
+            f"{name!r} is spread over several processes; inside optimizer.sparse_weights() gather "
+            "the model with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)) and pass that mapping."
+        )
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's state_dict without the names that wrappers add."""
     while True:
@@ -165,6 +175,7 @@ def _check_tensor(name: str, tensor: object) -> None:
             f"Cannot save {name!r}: it is a {type(tensor).__name__}, not a tensor; "
             "leave it out or convert it with torch.as_tensor."
         )
+    check_whole(name, tensor)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise RvsmError(
             f"Cannot save {name!r}: only ordinary dense tensors with data can be saved; "

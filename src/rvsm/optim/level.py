@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -87,6 +87,20 @@ class Level:
                 w.view(-1)[piece],
                 None if zero is None else zero.view(-1)[piece],
             )
+
+
+def compiled_map(
+    target: Tensor, w: Tensor, level: Level, zero: Tensor | None, mu: Tensor, factor: Tensor | None
+) -> None:
+    """Add ``factor (w - u)`` to `target`, or write u into it; the function to compile.
+
+    All that changes from step to step is a tensor, so that nothing makes it compile again.
+    """
+    u = replace(level, mu=mu, zero=None)._u(w, zero)
+    if factor is None:
+        target.copy_(u)
+    else:
+        target.add_((w - u) * factor)
 
 
 def distance_squared(w: Tensor, u: Tensor) -> Tensor:

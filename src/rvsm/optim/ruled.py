@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError, RunError
 from rvsm.groups import Tied
+from rvsm.optim.distributed import whole
 from rvsm.optim.rule import Rule, assign, clean_name
 from rvsm.optim.schedules import Continuation
 from rvsm.optim.units import Ruled as Ruled
@@ -19,6 +20,9 @@ from rvsm.optim.units import Unit, units_of
 
 NUMBERS = "rvsm"
 """Key in every param_group of the numbers kept there: step, frozen and each rule's strengths."""
+
+_FLATTENED = ("_fsdp_flattened", "_is_flat_param")
+"""Marks on the parameters of the first FullyShardedDataParallel."""
 
 
 class RuledOptimizer(Optimizer):
@@ -58,6 +62,11 @@ class RuledOptimizer(Optimizer):
             raise RuleError(
                 f"{type(self).__name__} needs a torch optimizer to stand on, such as "
                 f"torch.optim.SGD, not {type(base).__name__}."
+            )
+        if type(base).__name__ == "ZeroRedundancyOptimizer":
+            raise RuleError(
+                "ZeroRedundancyOptimizer keeps each state on one rank, where rules cannot follow; "
+                "shard with torch.distributed.fsdp.fully_shard instead."
             )
         self.base = base
         self.rules = tuple(rules)
@@ -219,6 +228,11 @@ class RuledOptimizer(Optimizer):
     def _check_parameter(self, r: Ruled) -> None:
         """Raise RuleError if the parameter cannot be under its rule."""
         dtype, rule = self._parameter(r).dtype, self.rules[r.rule]
+        if any(hasattr(self._parameter(r), mark) for mark in _FLATTENED):
+            raise RuleError(
+                f"{r.name} is a flattened shard of FullyShardedDataParallel, whose groups and "
+                "positions are lost; shard with torch.distributed.fsdp.fully_shard instead."
+            )
         if not dtype.is_floating_point:
             raise RuleError(
                 f"Rule({rule.pattern!r}) matches {r.name} of type {dtype}, but "
@@ -248,8 +262,8 @@ class RuledOptimizer(Optimizer):
             # a sum that is not finite is only a reason to look.
             if (
                 grad.device.type == "cpu"
-                and not math.isfinite(grad.sum())
-                and not bool(torch.isfinite(grad).all())
+                and not math.isfinite(whole(grad.sum()))
+                and whole((~torch.isfinite(grad)).sum())
             ):
                 raise RunError(
                     f"The gradient of {r.name} is not finite at step {self.steps}; lower the "

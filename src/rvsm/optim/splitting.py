@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, check_choice, check_reachable, choose
-from rvsm.optim.level import Level, distance_squared
+from rvsm.optim.level import Level, compiled_map, distance_squared
 from rvsm.optim.recalibration import Batches, recalibrated
 from rvsm.optim.recalibration import recalibrate as estimate
 from rvsm.optim.rule import Rule
@@ -117,14 +118,33 @@ class RVSM(RuledOptimizer):
         self.warmup, self.heal_from = warmup, heal_from
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
+        self._compiled: Callable[..., None] | None = None
         if named_parameters is None and model is not None and isinstance(base, Optimizer):
             named = all("param_names" in group for group in base.param_groups)
             named_parameters = None if named else model.named_parameters()
         super().__init__(base, rules, named_parameters)
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": [], "model": None})
+        super().__setstate__(
+            {**state, "_held": {}, "_inside": [], "_compiled": None, "model": None}
+        )
 
+    def compile(self, **options: Any) -> None:
+        """Compile what a step does beside the base's: one kernel for each kind of rule.
+
+        Strengths and rates reach it as tensors, so schedules do not make it compile again. Sharded
+        parameters stay uncompiled, and so do copies until they ask for it. The base's own step is
+        compiled apart, and ``torch.compile(optimizer.step)`` compiles nothing.
+
+        Parameters
+        ----------
+        **options
+            For `torch.compile`.
+        """
+        self._compiled = torch.compile(compiled_map, **options)
+
+    # Traced whole, it would be compiled again for every value of a strength.
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
@@ -153,6 +173,12 @@ class RVSM(RuledOptimizer):
         """
         if self._inside:
             raise RuleError("step() inside sparse_weights() would be undone; leave it first.")
+        if closure is None and self._only_makes_state():
+            self.base.step()
+            if self.grad_at == "u":
+                for _, p in self._split():
+                    self.state[p][_STORED_W] = p.clone()
+            return None
         frozen = self.frozen
         dead = [(p, p == 0) for _, p in self._split()] if frozen else []
         losses: list[float] = []
@@ -190,6 +216,24 @@ class RVSM(RuledOptimizer):
                 self.finalize()
         return losses[0] if losses else None
 
+    def _only_makes_state(self) -> bool:
+        """Say whether this is the step with which distributed checkpoints look at the state.
+
+        They take it on a fresh optimizer, with every rate and gradient zero, to learn what a
+        checkpoint holds. It must change no weight: the model may have been loaded before.
+        """
+        return (
+            self.steps == 0
+            and not self.state
+            and all(not group.get("lr", 1.0) for group in self.param_groups)
+            and all(
+                p.grad is not None and not distributed.whole(torch.count_nonzero(p.grad))
+                for group in self.param_groups
+                for p in group["params"]
+                if p.requires_grad
+            )
+        )
+
     def _couple(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
         levels = self._levels()  # first: what it refuses must find everything as it was
@@ -222,7 +266,7 @@ class RVSM(RuledOptimizer):
         if shown is not None:
             target.add_((p - shown).mul_(factor))
         else:
-            level.add_distance(target, p, factor)
+            self._map(level, target, p, factor)
 
     def _lam2(self, unit: Unit) -> float:
         """Return the strength of the second penalty in force after the steps taken."""
@@ -255,7 +299,26 @@ class RVSM(RuledOptimizer):
             if w is p and r in levels and p.grad is not None:
                 w = self.state[p][_STORED_W] = p.clone()
             if w is not p and r in levels:
-                levels[r].show(p, w)
+                self._map(levels[r], p, w, None)
+
+    def _map(self, level: Level, target: Tensor, w: Tensor, factor: float | None) -> None:
+        """Add ``factor (w - u)`` to `target`, or write u into it; compiled where asked for."""
+        if self._compiled is None or distributed.is_sharded(w):
+            if factor is None:
+                level.show(target, w)
+            else:
+                level.add_distance(target, w, factor)
+            return
+        zero = None if level.zero is None else level.groups.spread(level.zero, w)
+        plain = w.detach()  # a parameter would be compiled for by its identity
+        self._compiled(
+            plain if target is w else target.detach(),
+            plain,
+            Level(level.penalty, level.groups, 0.0),
+            zero,
+            _scalar(level.mu, w),
+            None if factor is None else _scalar(factor, w),
+        )
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -275,6 +338,9 @@ class RVSM(RuledOptimizer):
     def _u(self, r: Ruled, levels: dict[Ruled, Level]) -> Tensor:
         w = self._w(r)
         return levels[r].u(w) if r in levels else w
+
+    def _nonzeros(self, r: Ruled, levels: dict[Ruled, Level]) -> int:
+        return int(distributed.whole(torch.count_nonzero(self._u(r, levels))))
 
     def _share(self, r: Ruled) -> float:
         """Return the share of full strength in force after the steps taken."""
@@ -302,7 +368,7 @@ class RVSM(RuledOptimizer):
                 levels.update(unit.levels(penalty, self._ws(unit), mu))
         for pool in self._pools(self._units):
             levels.update(self._exact_levels(pool))
-        return levels
+        return {r: distributed.level_of(level, self._w(r)) for r, level in levels.items()}
 
     def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
         """Return the units that meet a target together."""
@@ -336,6 +402,7 @@ class RVSM(RuledOptimizer):
 
     def _check_units(self, units: Sequence[Unit]) -> None:
         for unit in units:
+            self._check_sharded(unit)
             if self.rules[unit.lead.rule].subgradient is not None:
                 check_subgradient(self.rules[unit.lead.rule], unit)
         for pool in self._pools(units):
@@ -343,6 +410,35 @@ class RVSM(RuledOptimizer):
                 check_target(self.rules[unit.lead.rule])
             targets = [(self.rules[unit.lead.rule].sparsity or 0) * unit.count for unit in pool]
             check_reachable(self.budget, pool, round(sum(targets)))
+
+    def _check_sharded(self, unit: Unit) -> None:
+        """Raise RuleError where groups or a budget need more of a unit than a rank holds."""
+        if not any(distributed.is_sharded(self._parameter(r)) for r in unit.members):
+            return
+        if len(unit.members) > 1:
+            raise RuleError(
+                f"{unit} are sharded, and tied groups need them whole; give each its own rule."
+            )
+        if self.budget.scale != "none" or self.budget.floor:
+            raise RuleError(
+                f"{unit} is sharded, where a budget knows neither scale nor floor; leave them out."
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict saved under the same rules, or one of the bare base optimizer.
+
+        The model may be loaded before or after: nothing is computed from its weights here.
+
+        Raises
+        ------
+        RuleError
+            If it was saved under other rules; nothing is loaded then.
+        """
+        super().load_state_dict(state_dict)
+        if self.frozen or self.steps < self.warmup:
+            # Left from the look at a fresh optimizer's state: in these phases w is in the model.
+            for _, p in self._split():
+                self.state.get(p, {}).pop(_STORED_W, None)
 
     @contextmanager
     def sparse_weights(self, *, recalibrate: Batches | None = None) -> Iterator[None]:
@@ -381,11 +477,13 @@ class RVSM(RuledOptimizer):
                     if r in levels and self._w(r) is p:
                         self._held[r] = w = p.clone()
                         levels[r].show(p, w)
+            distributed.reshard()
             yield
         finally:
             with torch.no_grad():
                 for r, w in self._held.items():
                     self._parameter(r).copy_(w)
+            distributed.reshard()
             self._held.clear()
             self._inside.clear()
 
@@ -427,6 +525,7 @@ class RVSM(RuledOptimizer):
                 levels[r].show(p, w)
             if w is not p:
                 del self.state[p][_STORED_W]
+        distributed.reshard()
         self._freeze()
 
     @torch.no_grad()
@@ -434,15 +533,16 @@ class RVSM(RuledOptimizer):
         """Return for every split parameter how many of its u are exactly zero, and its size."""
         levels = self._levels()
         return {
-            r.name: (p.numel() - int(torch.count_nonzero(self._u(r, levels))), p.numel())
-            for r, p in self._split()
+            r.name: (p.numel() - self._nonzeros(r, levels), p.numel()) for r, p in self._split()
         }
 
     @torch.no_grad()
     def gap(self) -> Tensor:
         """Return ``|w - u|``, the Euclidean distance over all split parameters, as a 0-d tensor."""
         levels = self._levels()
-        squares = [distance_squared(self._w(r), self._u(r, levels)) for r in levels]
+        squares = [
+            distributed.whole(distance_squared(self._w(r), self._u(r, levels))) for r in levels
+        ]
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
@@ -479,13 +579,20 @@ class RVSM(RuledOptimizer):
             return total
         levels = self._levels()
         for unit in self._units:
-            rule, ws = self.rules[unit.lead.rule], self._ws(unit)
+            rule = self.rules[unit.lead.rule]
+            ws = [distributed.whole(w) for w in self._ws(unit)]
             if rule.subgradient is not None:
                 total = total + self._lam2(unit) * unit.value(rule.subgradient[0], ws)
             if unit.lead in levels:
-                us = [levels[r].u(w) for r, w in zip(unit.members, ws, strict=True)]
+                us = [distributed.whole(levels[r].u(self._w(r))) for r in unit.members]
                 level, beta = levels[unit.lead], self._beta(unit.lead)
                 total = total + level.mu * beta * unit.value(level.penalty, us)
                 for r, w, u in zip(unit.members, ws, us, strict=True):
                     total = total + self._beta(r) / 2 * distance_squared(w, u)
         return total
+
+
+def _scalar(number: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(number, Tensor):
+        return number
+    return torch.full((), number, dtype=torch.float64, device=like.device)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rvsm.optim.distributed import is_sharded, smallest_of_shards
+
 
 def smallest_of(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     """Mark the `k` smallest of all `norms` together, as `smallest` does of one.
@@ -15,10 +17,12 @@ def smallest_of(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     Returns
     -------
     masks : list of bool Tensor
-        For each of `norms`, flattened.
+        For each of `norms`, flattened; of a DTensor this rank's part.
     threshold : 0-d Tensor
         The largest marked norm.
     """
+    if any(is_sharded(x) for x in norms):
+        return smallest_of_shards(norms, k)
     flat = [x.flatten() for x in norms]
     mask, threshold = smallest(flat[0] if len(flat) == 1 else torch.cat(flat), k)
     return list(torch.split(mask, [x.numel() for x in flat])), threshold

@@ -11,6 +11,7 @@ from torch import Tensor
 from rvsm.errors import RuleError
 from rvsm.groups import Elements, Groups, Tied
 from rvsm.groups.partition import shrinkage
+from rvsm.optim import distributed
 from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
 from rvsm.penalties.base import Penalty
@@ -64,10 +65,11 @@ class Unit:
         return " + ".join(r.name for r in self.members)
 
     def norms(self, ws: Sequence[Tensor]) -> Tensor:
-        """Return the norms of the groups of all members together, flat."""
+        """Return the norms of the groups of all members together, flat unless sharded."""
+        if len(ws) == 1:
+            own = distributed.norms_of(self.groups[0], ws[0])
+            return own if distributed.is_sharded(own) else own.flatten()
         norms = [g.norms(w).flatten() for g, w in zip(self.groups, ws, strict=True)]
-        if len(norms) == 1:
-            return norms[0]
         wide = [n.float() if n.element_size() < 4 else n for n in norms]
         together: Tensor = torch.linalg.vector_norm(torch.stack(wide), dim=0)
         return together
@@ -81,8 +83,15 @@ class Unit:
     def subgradient(self, penalty: Penalty, ws: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the gradient of `value` at each of `ws`."""
         with torch.enable_grad():
-            xs = [w.detach().requires_grad_() for w in ws]
-            return torch.autograd.grad(self.value(penalty, xs), xs)
+            parts = zip(self.groups, ws, strict=True)
+            xs = [
+                distributed.gradient_at(g, w.detach()).detach().requires_grad_() for g, w in parts
+            ]
+            slopes = torch.autograd.grad(self.value(penalty, xs), xs)
+        return tuple(
+            distributed.gradient_like(slope, g, w)
+            for slope, g, w in zip(slopes, self.groups, ws, strict=True)
+        )
 
     def levels(
         self,

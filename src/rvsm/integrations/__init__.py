@@ -1,0 +1,1 @@
+"""RVSM in other people's training loops: Lightning, Accelerate, the Transformers Trainer."""
