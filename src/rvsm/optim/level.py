@@ -11,8 +11,8 @@ from rvsm.groups import Elements, Groups
 from rvsm.groups.partition import scaled
 from rvsm.penalties.base import Penalty, separable
 
-_PIECE = 65536
-"""Elements per piece: in the range measured best on one core, 2 times faster than whole."""
+_PIECE = 131072
+"""Elements per piece: best on one core, where half as many cost up to a tenth more."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""What RVSM costs beside its base: time of a step as a ratio, and memory.
+
+    python benchmarks/optimizer/run.py            # about five minutes, most of it compiling
+    python benchmarks/optimizer/run.py --eager
+
+Both sides of every ratio take turns in one process of one thread, and what is reported is the
+median of the ratios of turns. Times are those of the thread, so that other processes matter less.
+Writes results.json beside this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rvsm
+from rvsm.atomic import atomic_text
+from rvsm.experiments.runs import environment
+from rvsm.penalties import L0, L1, MCP, Penalty, TransformedL1
+
+PENALTIES: dict[str, Penalty] = {
+    "l0": L0(),
+    "l1": L1(),
+    "transformed-l1": TransformedL1(),
+    "mcp": MCP(gamma=0.05),
+}
+SIZE, BATCH = 2048, 128
+
+
+def large_layer(penalty: Penalty | None, *, compiled: bool = False) -> Callable[[], None]:
+    """Return a step on one linear layer whose gradient is there already."""
+    model = nn.Linear(SIZE, SIZE, bias=False)
+    model.weight.grad = torch.randn(SIZE, SIZE) * 1e-3
+    base = torch.optim.SGD(model.named_parameters(), lr=1e-3, momentum=0.9)
+    if penalty is None:
+        return lambda: base.step()
+    optimizer = rvsm.RVSM(base, [rvsm.Rule("weight", penalty, lam=1e-6, beta=0.1)])
+    if compiled:
+        optimizer.compile()
+    return lambda: optimizer.step()
+
+
+def lenet() -> nn.Sequential:
+    """Return the Caffe LeNet-5 of 430,500 weights."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
+    )  # fmt: skip
+
+
+def training_step(rule: rvsm.Rule | None, **options: Any) -> Callable[[], None]:
+    """Return a whole training step of LeNet-5: forward, backward and the optimizer's."""
+    model = lenet()
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(
+        model.named_parameters(), lr=0.01, momentum=0.9
+    )
+    if rule is not None:
+        optimizer = rvsm.RVSM(optimizer, [rule], **options)
+    images, labels = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def ratios(sides: dict[str, Callable[[], None]], turns: int) -> dict[str, dict[str, float]]:
+    """Run all sides in turn; the first is what the others are compared with."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for name, step in sides.items():
+        start = time.perf_counter()
+        step()
+        step()
+        print(f"  {name}: first two steps {time.perf_counter() - start:.1f} s", flush=True)
+    for _ in range(turns):
+        for name, step in sides.items():
+            start = time.thread_time()
+            step()
+            times[name].append(time.thread_time() - start)
+    base = next(iter(times.values()))
+    found = {}
+    for name, own in times.items():
+        ratio = sorted(a / b for a, b in zip(own, base, strict=True))
+        found[name] = {
+            "ratio": round(statistics.median(ratio), 3),
+            "quartiles": [round(ratio[len(ratio) // 4], 3), round(ratio[-1 - len(ratio) // 4], 3)],
+            "milliseconds": round(1e3 * statistics.median(own), 3),
+        }
+        print(f"  {name}: {found[name]}", flush=True)
+    return found
+
+
+def stored_bytes(**options: Any) -> int:
+    """Return the bytes of tensors an RVSM holds after a step beyond those of its bare base."""
+
+    def held(wrap: bool) -> int:
+        model = lenet()
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            model.named_parameters(), lr=0.01, momentum=0.9
+        )
+        if wrap:
+            rules = [rvsm.Rule("*.weight", L0(), sparsity=0.9, beta=0.1)]
+            optimizer = rvsm.RVSM(optimizer, rules, **options)
+        for _ in range(2):
+            model(torch.randn(8, 1, 28, 28)).square().mean().backward()
+            optimizer.step()
+        state = optimizer.state.values()
+        return sum(x.nbytes for own in state for x in own.values() if isinstance(x, Tensor))
+
+    return held(True) - held(False)
+
+
+def main(*, eager_only: bool, turns: int) -> None:
+    """Measure everything and write results.json."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results: dict[str, Any] = {"environment": environment(), "turns": turns}
+    print(f"A step on {SIZE} x {SIZE} beside SGD with momentum:")
+    sides = {"sgd": large_layer(None)}
+    sides |= {name: large_layer(penalty) for name, penalty in PENALTIES.items()}
+    if not eager_only:
+        sides |= {
+            f"{name} compiled": large_layer(penalty, compiled=True)
+            for name, penalty in PENALTIES.items()
+        }
+    results["large_layer"] = ratios(sides, turns)
+    print(f"A training step of LeNet-5 on {BATCH} images:")
+    results["lenet5"] = ratios(
+        {
+            "sgd": training_step(None),
+            "l0": training_step(rvsm.Rule("*.weight", L0(), lam=1e-4, beta=0.1)),
+            "l0, global target": training_step(
+                rvsm.Rule("*.weight", L0(), sparsity=0.99, beta=0.1), budget="global"
+            ),
+        },
+        turns,
+    )
+    weights = sum(p.numel() for n, p in lenet().named_parameters() if n.endswith("weight"))
+    results["stored_bytes_per_weight"] = {
+        "gradient at w": stored_bytes() / weights,
+        "gradient at u": stored_bytes(grad_at="u") / weights,
+    }
+    print(results["stored_bytes_per_weight"])
+    atomic_text(Path(__file__).with_name("results.json"), json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--eager", action="store_true", help="leave out what must be compiled")
+    parser.add_argument("--turns", type=int, default=41)
+    chosen = parser.parse_args()
+    main(eager_only=chosen.eager, turns=chosen.turns)
