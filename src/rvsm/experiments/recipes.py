@@ -56,7 +56,7 @@ _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
 _QUICK_NETWORK: dict[str, Any] = {"channels": [16, 24, 32]}
 _QUICK_SPARSE: dict[str, Any] = {
     "network": _QUICK_NETWORK,
-    "epochs": 5,
+    "epochs": 4,
     "optimizer": "muon",
     "lr": 4e-3,
     "muon_lr": 0.016,
@@ -104,7 +104,7 @@ _FULL_SPARSE: dict[str, Any] = {
 QUICK: dict[Method, dict[str, Any]] = {
     "dense": {
         "network": _QUICK_NETWORK,
-        "epochs": 10,
+        "epochs": 8,
         "optimizer": "muon",
         "lr": 6e-3,
         "muon_lr": 0.024,
