@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -166,3 +168,27 @@ def test_the_simple_form_is_the_same_function_with_more_zeros(norm: bool) -> Non
     assert net.fc.weight.grad is not None
     dead_maps = net.fc.weight.grad.view(2, 5, net.positions)[:, [1, 3]]
     assert not dead_maps.any(), "nothing calls them back"
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_maps_that_nobody_reads_are_not_computed(norm: bool) -> None:
+    torch.manual_seed(0)
+    net = TremorNet((3, 4, 6), norm=norm)
+    with torch.no_grad():
+        net.fc.weight.view(2, 6, net.positions)[:, [0, 3, 4]] = 0
+        net.fc.bias[1] = 0.3
+    net.simplify()
+    whole = copy.deepcopy(net)
+    whole._alive = None
+    images = torch.rand(4, 1, 32, 128)
+    assert net.features(images).shape[1] == 3
+    for one in (net, whole):
+        one.measure_statistics([images, images.flip(0)])
+        F.cross_entropy(one.train()(images), torch.tensor([0, 1, 1, 0])).backward()
+    for (name, p), twin in zip(net.named_parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, twin.grad, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(net.eval()(images), whole.eval()(images))
+    folded = net.folded()
+    torch.testing.assert_close(folded(images), whole(images), rtol=1e-4, atol=1e-5)
+    assert folded.conv3.bias is not None
+    assert not folded.conv3.bias[[0, 3, 4]].any()

@@ -48,18 +48,14 @@ class FixedScaleNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the normalised maps ``(B, channels, h, w)``."""
-        return F.batch_norm(
-            maps,
-            self.running_mean,
-            self.running_var,
-            self.scale,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
+    def forward(self, maps: Tensor, alive: Tensor | None = None) -> Tensor:
+        """Return the normalised maps ``(B, channels, h, w)``, of the channels `alive` if given."""
+        own = (self.running_mean, self.running_var, self.scale, self.bias)
+        mean, var, scale, bias = own if alive is None else (x[alive] for x in own)
+        maps = F.batch_norm(maps, mean, var, scale, bias, self.training, self.momentum, self.eps)
+        if alive is not None and self.training:
+            self.running_mean[alive], self.running_var[alive] = mean, var
+        return maps
 
 
 class TremorNet(nn.Module):
@@ -133,6 +129,8 @@ class TremorNet(nn.Module):
         self.norm2 = FixedScaleNorm(second) if norm else None
         self.norm3 = FixedScaleNorm(third) if norm else None
         self.positions = height * width
+        self._alive: Tensor | None
+        self.register_buffer("_alive", None, persistent=False)
         self.fc = nn.Linear(third * self.positions, 2)
         for conv in (self.conv1, self.conv2, self.conv3):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -144,20 +142,26 @@ class TremorNet(nn.Module):
         cast(Any, self).to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the maps ``(B, channels[2], h, w)`` that the linear layer reads."""
+        """Return the maps ``(B, channels[2], h, w)`` that the linear layer reads.
+
+        Only those it reads at all once :meth:`simplify` has found the others.
+        """
         if images.shape[-2:] == (2 * self.size[0], 2 * self.size[1]):
             images = F.avg_pool2d(images, 2)
         maps = images.contiguous(memory_format=torch.channels_last)
         for conv, norm, pool in self._layers():
-            maps = max_pool(conv(maps), pool)
-            maps = F.relu(maps if norm is None else norm(maps))
+            alive = self._alive if conv is self.conv3 else None
+            maps = max_pool(conv(maps) if alive is None else _some_maps(conv, maps, alive), pool)
+            maps = F.relu(maps if norm is None else norm(maps, alive))
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, 2)`` of images ``(B, 1, H, W)``."""
         flat = self.features(images).flatten(1)
-        logits: Tensor = self.fc(F.dropout(flat, self.dropout, self.training))
-        return logits
+        weight = self.fc.weight
+        if self._alive is not None:
+            weight = weight.view(2, -1, self.positions)[:, self._alive].flatten(1)
+        return F.linear(F.dropout(flat, self.dropout, self.training), weight, self.fc.bias)
 
     @torch.no_grad()
     def measure_statistics(self, batches: Iterable[Tensor]) -> None:
@@ -193,17 +197,20 @@ class TremorNet(nn.Module):
         Only the difference of the two logits counts, so the first takes zeros and the second
         the difference. Filters whose map no weight of the next layer reads become zero, and
         their biases: the map is zero then, and training finds no gradient that would let a
-        weight read it again.
+        weight read it again. The last convolution computes them no more.
         """
         for parameter in (self.fc.weight, self.fc.bias):
             parameter[1] -= parameter[0].clone()
             parameter[0] = 0
         read = self.fc.weight.view(2, -1, self.positions).ne(0).any(2).any(0)
+        self._alive = None if read.all() else read.nonzero().flatten()
         for conv, norm, _ in reversed(self._layers()):
             bias = conv.bias if norm is None else norm.bias
             assert bias is not None
             conv.weight[~read] = 0
             bias[~read] = 0
+            if norm is not None:
+                norm.running_mean[~read] = 0
             read = conv.weight.ne(0).flatten(2).any(2).any(0)
 
     @torch.no_grad()
@@ -236,6 +243,13 @@ class TremorNet(nn.Module):
     def _layers(self) -> list[tuple[nn.Conv2d, FixedScaleNorm | None, tuple[int, int]]]:
         convs = (self.conv1, self.conv2, self.conv3)
         return list(zip(convs, (self.norm1, self.norm2, self.norm3), self.pools, strict=True))
+
+
+def _some_maps(conv: nn.Conv2d, images: Tensor, alive: Tensor) -> Tensor:
+    """Return the output channels `alive` of a convolution."""
+    weight = conv.weight[alive].contiguous(memory_format=torch.channels_last)
+    bias = None if conv.bias is None else conv.bias[alive]
+    return F.conv2d(images, weight, bias, conv.stride, conv.padding)
 
 
 @dataclass(frozen=True)
