@@ -89,7 +89,7 @@ _FULL_MAPS: dict[str, Any] = {
 _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
-    "epochs": 3,
+    "epochs": 5,
     "muon_lr": 0.018,
     "warmup_fraction": 0.15,
     "rules": [
