@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from problems import CONVOLUTIONAL, MLP, train, weights
-from rvsm.groups import InputChannels
+from rvsm.groups import Filters, InputChannels, Tied
 from rvsm.optim import RVSM, Cubic, Linear, Rule
 from rvsm.penalties import L0, L1, TransformedL1
 
@@ -69,6 +69,22 @@ def test_changing_strengths_and_rates_compile_nothing_again(rules, mode):
     go(*plain, 16)
     torch.testing.assert_close(weights(run[0]), weights(plain[0]), rtol=0, atol=2e-6)
     assert run[2].zeros() == plain[2].zeros()
+
+
+@each_mode
+def test_tied_sets_stay_uncompiled_and_right(mode):
+    """The factor of a group reaches across tensors; no kernel for one tensor has it."""
+    tied = Tied({"0.weight": Filters(), "2.weight": InputChannels()})
+
+    def build(model, loss_of):
+        base = torch.optim.SGD(model.named_parameters(), lr=0.05)
+        return model, loss_of, RVSM(base, [Rule("*.weight", L1(), lam=0.1, groups=tied)], **mode)
+
+    run, plain = build(*MLP.build()), build(*MLP.build())
+    run[2].compile(backend="eager")
+    assert train(*run, 6) == train(*plain, 6)
+    assert torch.equal(weights(run[0]), weights(plain[0]))
+    assert run[2].gap() > 0
 
 
 @pytest.mark.slow

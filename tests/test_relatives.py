@@ -381,6 +381,50 @@ def test_sparse_weights_nest_and_survive_exceptions(method, steps):
 
 
 @each_method
+def test_batch_norm_is_estimated_anew_at_the_result(method):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8))
+    make, penalty, strength, options = method
+    rule = Rule("0.weight", penalty, **strength)
+    base = torch.optim.SGD(model.parameters(), lr=0.05)  # its names come from the model
+    optimizer = make(base, [rule], model=model, **options)
+    x = torch.randn(32, 6)
+    train(model, lambda network: network(x).square().sum(), optimizer, 4)
+    before = model[1].running_var.clone()
+
+    def right():
+        return torch.allclose(model[1].running_var, model[0](x).var(0), rtol=1e-4)
+
+    with optimizer.sparse_weights(recalibrate=[x]):
+        assert right()
+    assert torch.equal(model[1].running_var, before)
+    with pytest.raises(RuleError, match="gave no batch"):
+        optimizer.finalize(recalibrate=[])
+    assert not optimizer.frozen
+    optimizer.finalize(recalibrate=[x])
+    assert right()
+    assert copy.deepcopy(optimizer).model is None
+    optimizer.model = None
+    with pytest.raises(RuleError, match=f"pass model= to {make.__name__}"):
+        optimizer.finalize(recalibrate=[x])
+
+
+@each_method
+def test_counting_zeros_touches_no_weight(method):
+    """Not even to put it back: a graph from before must still go backward."""
+    model, loss_of, optimizer = begun(method)
+    train(model, loss_of, optimizer, 4)
+    loss = loss_of(model)
+    counts = optimizer.zeros()
+    loss.backward()
+    with optimizer.sparse_weights():
+        assert optimizer.zeros() == counts
+        for name, p in model.named_parameters():
+            if name in counts:
+                assert counts[name] == ((p == 0).sum(), p.numel())
+
+
+@each_method
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("steps", [0, 7])
 def test_a_gradient_that_is_not_finite_stops_before_anything_changes(method, bad, steps):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
@@ -45,7 +45,7 @@ class ADMM(Relative):
     every : int
         Steps of the base between two updates of z and y, >= 1. A target that rises between two
         updates is met at the next.
-    warmup, heal_from, budget, named_parameters
+    warmup, heal_from, budget, model, named_parameters
         As in RVSM.
 
     Raises
@@ -76,6 +76,7 @@ class ADMM(Relative):
         warmup: int = 0,
         heal_from: int | None = None,
         budget: Literal["rule", "global", "parameter"] | Budget = "rule",
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if every < 1:
@@ -87,6 +88,7 @@ class ADMM(Relative):
             warmup=warmup,
             heal_from=heal_from,
             budget=budget,
+            model=model,
             named_parameters=named_parameters,
         )
 
@@ -95,8 +97,7 @@ class ADMM(Relative):
             p, z, y = self._parameter(r), self._kept(r, _Z), self._kept(r, _Y)
             if p.grad is None or z is None or y is None:
                 continue
-            sign = -1.0 if self.param_groups[r.group].get("maximize") else 1.0
-            p.grad.add_((p - z).add_(y), alpha=sign * self._beta(r))
+            p.grad.add_((p - z).add_(y), alpha=self._sign(r) * self._beta(r))
 
     def _conclude(self) -> None:
         due = (self.steps - self.warmup) % self.every == 0
@@ -107,7 +108,7 @@ class ADMM(Relative):
         for r in self._ruled:
             p, y = self._parameter(r), self._kept(r, _Y)
             x[r] = p if y is None else p + y
-        levels = self._levels(x, self._per_rho)
+        levels = self._levels(x)
         for r in moved:
             p, z, y = self._parameter(r), self._kept(r, _Z), self._kept(r, _Y)
             if z is not None and not due:
@@ -126,7 +127,7 @@ class ADMM(Relative):
     def _sparse(self) -> dict[Ruled, Writer]:
         held = {r: self._kept(r, _Z) for r in self._ruled}
         x = {r: self._parameter(r) if z is None else z for r, z in held.items()}
-        levels = self._levels(x, self._per_rho)
+        levels = self._levels(x)
         writers: dict[Ruled, Writer] = {}
         for r, z in held.items():
             if z is not None:
@@ -135,8 +136,8 @@ class ADMM(Relative):
                 writers[r] = partial(levels[r].show, w=x[r])
         return writers
 
-    def _per_rho(self, r: Ruled) -> float:
-        return 1 / self._beta(r)
+    def _mu(self, r: Ruled, lam: float) -> float:
+        return lam / self._beta(r)
 
 
 def _write(result: Tensor, target: Tensor) -> None:

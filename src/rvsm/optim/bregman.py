@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
@@ -42,7 +42,7 @@ class LinearizedBregman(Relative):
         With ``lam=``, which a schedule may move; ``sparsity=`` raises and `beta` has no meaning.
     delta : float
         Elastic parameter > 0: how far a weight moves per unit of v.
-    warmup, heal_from, named_parameters
+    warmup, heal_from, model, named_parameters
         As in RVSM.
 
     Raises
@@ -76,13 +76,19 @@ class LinearizedBregman(Relative):
         delta: float = 1.0,
         warmup: int = 0,
         heal_from: int | None = None,
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if not (math.isfinite(delta) and delta > 0):
             raise RuleError(f"delta must be a finite number > 0, not {delta!r}.")
         self.delta = delta
         super().__init__(
-            base, rules, warmup=warmup, heal_from=heal_from, named_parameters=named_parameters
+            base,
+            rules,
+            warmup=warmup,
+            heal_from=heal_from,
+            model=model,
+            named_parameters=named_parameters,
         )
 
     def _check_parameter(self, r: Ruled) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adam import adam
 
@@ -62,7 +62,7 @@ class HardConcrete(Relative):
         Probability in (0, 1) of a gate near 1 at the start: log alpha is its logit.
     seed : int
         Of the noise; kept in ``param_groups[i]["rvsm"]["seed"]``.
-    warmup, heal_from, named_parameters
+    warmup, heal_from, model, named_parameters
         As in RVSM.
 
     Raises
@@ -97,6 +97,7 @@ class HardConcrete(Relative):
         seed: int = 0,
         warmup: int = 0,
         heal_from: int | None = None,
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if not (math.isfinite(gate_lr) and gate_lr >= 0):
@@ -109,7 +110,12 @@ class HardConcrete(Relative):
             gate_lr, temperature, initial, seed,
         )  # fmt: skip
         super().__init__(
-            base, rules, warmup=warmup, heal_from=heal_from, named_parameters=named_parameters
+            base,
+            rules,
+            warmup=warmup,
+            heal_from=heal_from,
+            model=model,
+            named_parameters=named_parameters,
         )
 
     def _check_parameter(self, r: Ruled) -> None:
@@ -132,7 +138,7 @@ class HardConcrete(Relative):
             p, theta = self._parameter(r), self._kept(r, self._hidden)
             if p.grad is None or theta is None:
                 continue
-            sign = -1.0 if self.param_groups[r.group].get("maximize") else 1.0
+            sign = self._sign(r)
             log_alpha = self.state[p][_LOG_ALPHA]
             lam = self._numbers(r)["lam"] * self._share(r)
             with torch.enable_grad():

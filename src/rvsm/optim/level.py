@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -40,24 +40,25 @@ class Level:
 
     def u(self, w: Tensor) -> Tensor:
         """Return u of `w`."""
-        return self._u(w, None if self.zero is None else self.groups.spread(self.zero, w))
+        return self.mapped(w, None if self.zero is None else self.groups.spread(self.zero, w))
 
     def show(self, target: Tensor, w: Tensor) -> None:
         """Write u of `w` into `target`, which may be `w` itself."""
         for into, piece, zero in self._pieces(target, w):
             # Adding 0 takes the sign from zeros, which files would otherwise keep as values.
-            into.copy_(self._u(piece, zero)).add_(0)
+            into.copy_(self.mapped(piece, zero)).add_(0)
 
     def add_distance(self, target: Tensor, w: Tensor, factor: float | Tensor) -> None:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
         for into, piece, zero in self._pieces(target, w):
-            distance = piece - self._u(piece, zero)
+            distance = piece - self.mapped(piece, zero)
             if isinstance(factor, Tensor):
                 into.add_(distance.mul_(factor))
             else:
                 into.add_(distance, alpha=factor)
 
-    def _u(self, w: Tensor, zero: Tensor | None) -> Tensor:
+    def mapped(self, w: Tensor, zero: Tensor | None) -> Tensor:
+        """Return u of `w` or a piece of it, with `zero` spread over its elements."""
         if self.scale is not None:
             return scaled(w, self.groups.spread(self.scale, w)).to(w.dtype)
         if zero is None:
@@ -87,20 +88,6 @@ class Level:
                 w.view(-1)[piece],
                 None if zero is None else zero.view(-1)[piece],
             )
-
-
-def compiled_map(
-    target: Tensor, w: Tensor, level: Level, zero: Tensor | None, mu: Tensor, factor: Tensor | None
-) -> None:
-    """Add ``factor (w - u)`` to `target`, or write u into it; the function to compile.
-
-    All that changes from step to step is a tensor, so that nothing makes it compile again.
-    """
-    u = replace(level, mu=mu, zero=None)._u(w, zero)
-    if factor is None:
-        target.copy_(u)
-    else:
-        target.add_((w - u) * factor)
 
 
 def distance_squared(w: Tensor, u: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
@@ -41,7 +41,7 @@ class MagnitudePruning(Relative):
         Share s_i in [0, s_f] at the first update.
     every : int
         Steps between two updates, >= 1: the first comes after step `warmup` or else `every`.
-    warmup, heal_from, budget, named_parameters
+    warmup, heal_from, budget, model, named_parameters
         As in RVSM.
 
     Raises
@@ -75,6 +75,7 @@ class MagnitudePruning(Relative):
         warmup: int = 0,
         heal_from: int | None = None,
         budget: Literal["rule", "global", "parameter"] | Budget = "rule",
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if every < 1:
@@ -88,6 +89,7 @@ class MagnitudePruning(Relative):
             warmup=warmup,
             heal_from=heal_from,
             budget=budget,
+            model=model,
             named_parameters=named_parameters,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
@@ -49,7 +49,7 @@ class ProximalGradient(Relative):
         What is penalised; their `beta` has no meaning here.
     aggregate : bool
         Step on a latent w and threshold it with the sum of the rates so far.
-    warmup, heal_from, budget, named_parameters
+    warmup, heal_from, budget, model, named_parameters
         As in RVSM.
 
     Raises
@@ -80,6 +80,7 @@ class ProximalGradient(Relative):
         warmup: int = 0,
         heal_from: int | None = None,
         budget: Literal["rule", "global", "parameter"] | Budget = "rule",
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
         if isinstance(base, Optimizer) and "lr" not in base.defaults:
@@ -91,6 +92,7 @@ class ProximalGradient(Relative):
             warmup=warmup,
             heal_from=heal_from,
             budget=budget,
+            model=model,
             named_parameters=named_parameters,
         )
 
@@ -107,7 +109,7 @@ class ProximalGradient(Relative):
         else:
             moved = {r: self._parameter(r) for r in self._ruled}
             shown = {r: p for r, p in moved.items() if p.grad is not None}
-        levels = self._levels(self._latents(), self._rate)
+        levels = self._levels(self._latents())
         for r, w in shown.items():
             if r in levels:
                 levels[r].show(self._parameter(r), w)
@@ -119,6 +121,9 @@ class ProximalGradient(Relative):
             latents[r] = self._parameter(r) if w is None else w
         return latents
 
+    def _mu(self, r: Ruled, lam: float) -> float:
+        return lam * self._rate(r)
+
     def _rate(self, r: Ruled) -> float:
         group = self.param_groups[r.group]
         return float(group[NUMBERS].get(_RATES, 0.0) if self.aggregate else group["lr"])
@@ -127,6 +132,6 @@ class ProximalGradient(Relative):
         # The parameters hold u. What has not had a gradient yet only owes its exact zeros.
         return {
             r: partial(Level(L0(), level.groups, 0.0, level.zero).show, w=self._parameter(r))
-            for r, level in self._levels(self._latents(), self._rate).items()
+            for r, level in self._levels(self._latents()).items()
             if level.zero is not None and self._kept(r, self._hidden) is None
         }

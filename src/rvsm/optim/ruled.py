@@ -196,6 +196,10 @@ class RuledOptimizer(Optimizer):
         start, beta = self._numbers(r)["beta"], self.rules[r.rule].beta
         return beta(self.steps, start) if isinstance(beta, Continuation) else start
 
+    def _sign(self, r: Ruled) -> float:
+        """Return what a penalty's gradient is multiplied by before the base sees it."""
+        return -1.0 if self.param_groups[r.group].get("maximize") else 1.0
+
     def _match_rules(self) -> None:
         names: list[str] = []
         places: list[tuple[int, int]] = []

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim import distributed
+from rvsm.optim.budget import Budget
+from rvsm.optim.penalized import PenalizedOptimizer
+from rvsm.optim.recalibration import Batches, recalibrated
+from rvsm.optim.recalibration import recalibrate as estimate
 from rvsm.optim.rule import Rule
-from rvsm.optim.ruled import Ruled, RuledOptimizer
+from rvsm.optim.units import Ruled
 
 OWN = "rvsm_"
 """How every key that is not the base's begins in ``state[p]``."""
@@ -21,23 +26,25 @@ Writer = Callable[[Tensor], object]
 """Writes the sparse result of a parameter into a tensor, which may be the parameter."""
 
 
-class SparseOptimizer(RuledOptimizer):
-    """A ruled optimizer whose result is sparse, in three phases: warm-up, sparsify, heal.
+class SparseOptimizer(PenalizedOptimizer):
+    """A penalized optimizer whose result is sparse, in three phases: warm-up, sparsify, heal.
 
     A subclass says what happens before and after a step of the base (`_prepare`, `_conclude`),
     which entries must stay zero (`_dead`) and what the sparse result is (`_sparse`).
 
     Parameters
     ----------
-    base, rules, named_parameters
-        As in RuledOptimizer.
-    warmup : int
-        Steps of the bare base optimizer before the rules begin.
+    base, rules, warmup, budget, named_parameters
+        As in PenalizedOptimizer.
     heal_from : int, optional
         After this many steps the sparse result is taken for good, as by ``finalize()``.
+    model : nn.Module, optional
+        For ``recalibrate=``, and for names where the base has none.
     """
 
-    _own = (*RuledOptimizer._own, "warmup", "heal_from")
+    _own = (*PenalizedOptimizer._own, "heal_from")
+    _hidden: ClassVar[str] = "rvsm_w"
+    """Key in ``state[p]`` of what the base steps on where the parameters hold something else."""
 
     def __init__(
         self,
@@ -46,32 +53,40 @@ class SparseOptimizer(RuledOptimizer):
         *,
         warmup: int = 0,
         heal_from: int | None = None,
+        budget: Literal["rule", "global", "parameter"] | Budget = "rule",
+        model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        if warmup < 0:
-            raise RuleError(f"warmup must be a number of steps >= 0, not {warmup!r}.")
         if heal_from is not None and heal_from <= warmup:
             raise RuleError(f"heal_from must be a step after warmup={warmup}, not {heal_from!r}.")
-        self.warmup, self.heal_from = warmup, heal_from
+        self.heal_from, self.model = heal_from, model
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
-        super().__init__(base, rules, named_parameters)
+        if named_parameters is None and model is not None and isinstance(base, Optimizer):
+            named = all("param_names" in group for group in base.param_groups)
+            named_parameters = None if named else model.named_parameters()
+        super().__init__(
+            base, rules, warmup=warmup, budget=budget, named_parameters=named_parameters
+        )
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": []})
+        super().__setstate__({**state, "_held": {}, "_inside": [], "model": None})
 
+    # Traced whole, it would be compiled again for every value of a strength.
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
         """Take one step of the base optimizer under the rules.
 
-        Afterwards the gradients of ruled parameters are those the base was given.
+        Afterwards the gradients of ruled parameters are those the base was given: they include
+        coupling and subgradients.
 
         Parameters
         ----------
         closure : callable, optional
-            Recomputes the loss and its gradients.
+            Recomputes the loss and its gradients; called by the base as often as it likes.
 
         Returns
         -------
@@ -88,6 +103,9 @@ class SparseOptimizer(RuledOptimizer):
         """
         if self._inside:
             raise RuleError("step() inside sparse_weights() would be undone; leave it first.")
+        if closure is None and self._only_makes_state():
+            self._make_state()
+            return None
         frozen = self.frozen
         dead = list(self._dead())
         losses: list[float] = []
@@ -122,6 +140,28 @@ class SparseOptimizer(RuledOptimizer):
                 self.finalize()
         return losses[0] if losses else None
 
+    def _only_makes_state(self) -> bool:
+        """Say whether this is the step with which distributed checkpoints look at the state.
+
+        They take it on a fresh optimizer, with every rate and gradient zero, to learn what a
+        checkpoint holds. It must change no weight: the model may have been loaded before.
+        """
+        return (
+            self.steps == 0
+            and not self.state
+            and all(not group.get("lr", 1.0) for group in self.param_groups)
+            and all(
+                p.grad is not None and not distributed.whole(torch.count_nonzero(p.grad))
+                for group in self.param_groups
+                for p in group["params"]
+                if p.requires_grad
+            )
+        )
+
+    def _make_state(self) -> None:
+        """Fill the state with what a checkpoint may hold, and change nothing else."""
+        raise NotImplementedError
+
     def _prepare(self) -> None:
         """Change gradients and parameters before the base's step; called once per closure."""
 
@@ -139,34 +179,67 @@ class SparseOptimizer(RuledOptimizer):
                 yield p, p == 0
 
     def _sparse(self) -> dict[Ruled, Writer]:
-        """Return how to write the result of every parameter that does not hold it already."""
+        """Return how to write the result of parameters; what the others hold is theirs."""
         raise NotImplementedError
 
-    def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
-        """Yield every parameter with a split penalty."""
-        for r in self._ruled:
-            if self.rules[r.rule].penalty is not None:
-                yield r, self._parameter(r)
+    def _shown(self, r: Ruled) -> bool:
+        """Say whether a parameter that `_sparse` can write holds its result between steps."""
+        return False
 
-    def _share(self, r: Ruled) -> float:
-        """Return the share of full strength in force after the steps taken."""
-        if self.steps < self.warmup:
-            return 0.0
-        rule = self.rules[r.rule]
-        share = 1.0 if rule.schedule is None else float(rule.schedule(self.steps))
-        if not 0 <= share <= 1:
-            raise RuleError(
-                f"Rule({rule.pattern!r}): the schedule gave {share!r} at step {self.steps}; let "
-                "it return a share between 0 and 1."
-            )
-        return share
+    def _kept(self, r: Ruled, key: str) -> Tensor | None:
+        """Return the tensor under `key` in the state of a parameter, if there is one yet."""
+        p = self._parameter(r)
+        return cast("Tensor | None", self.state[p].get(key)) if p in self.state else None
+
+    def _unveil(self) -> None:
+        """Let the parameters hold what the base steps on."""
+        for r in self._ruled:
+            hidden = self._kept(r, self._hidden)
+            if hidden is not None:
+                self._parameter(r).copy_(hidden)
+
+    def _veil(self, begin: Container[Ruled] | None = None) -> dict[Ruled, Tensor]:
+        """Store what the parameters hold after the base's step and return it where it is stored.
+
+        Storing begins for the parameters in `begin`, by default all. A state that the base has
+        not filled yet stays empty: Adam takes any entry for its own. It fills it in the first
+        step that has a gradient.
+        """
+        stored = {}
+        for r in self._ruled:
+            p, hidden = self._parameter(r), self._kept(r, self._hidden)
+            if hidden is not None:
+                stored[r] = hidden.copy_(p)
+            elif p.grad is not None and (begin is None or r in begin):
+                stored[r] = self.state[p][self._hidden] = p.clone()
+        return stored
 
     @contextmanager
-    def sparse_weights(self) -> Iterator[None]:
+    def sparse_weights(self, *, recalibrate: Batches | None = None) -> Iterator[None]:
         """Hold the sparse result in the parameters, what they held before afterwards.
 
-        Exceptions included; may be nested. Changes nothing where they hold it already.
+        Exceptions included; may be nested. The parameters do not change where they hold it
+        already.
+
+        Parameters
+        ----------
+        recalibrate : iterable of batches, optional
+            Inputs, such as a loader of training data, from which the running statistics of batch
+            norm are estimated at the result; the old ones come back afterwards. See
+            `rvsm.optim.recalibrate`.
+
+        Raises
+        ------
+        RuleError
+            If `recalibrate` is given and the optimizer was not given its `model`.
         """
+        model = self._model_for(recalibrate)
+        statistics = nullcontext() if model is None else recalibrated(model, recalibrate or ())
+        with self._showing(), statistics:
+            yield
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
         if self._inside:
             yield
             return
@@ -174,41 +247,70 @@ class SparseOptimizer(RuledOptimizer):
         try:
             with torch.no_grad():
                 for r, write in ({} if self.frozen else self._sparse()).items():
-                    p = self._parameter(r)
-                    self._held[r] = p.clone()
-                    write(p)
+                    if not self._shown(r):
+                        p = self._parameter(r)
+                        self._held[r] = p.clone()
+                        write(p)
+            distributed.reshard()
             yield
         finally:
             with torch.no_grad():
                 for r, held in self._held.items():
                     self._parameter(r).copy_(held)
+            distributed.reshard()
             self._held.clear()
             self._inside.clear()
 
+    def _model_for(self, batches: Batches | None) -> nn.Module | None:
+        """Return the model to recalibrate, None where there is nothing to do."""
+        if batches is None:
+            return None
+        if self.model is None:
+            raise RuleError(
+                f"recalibrate= needs the model; pass model= to {type(self).__name__}, or set "
+                "optimizer.model after a copy or a pickle."
+            )
+        return self.model
+
     @torch.no_grad()
-    def finalize(self) -> None:
+    def finalize(self, *, recalibrate: Batches | None = None) -> None:
         """Take the sparse result for good; later steps train the survivors, zeros stay zero.
+
+        Parameters
+        ----------
+        recalibrate : iterable of batches, optional
+            As for ``sparse_weights()``; the statistics of batch norm stay.
 
         Raises
         ------
         RuleError
-            Inside ``sparse_weights()``.
+            Inside ``sparse_weights()``, or if `recalibrate` is given without a `model`.
         """
         if self._inside:
             raise RuleError("finalize() inside sparse_weights() would be undone; leave it first.")
+        model = self._model_for(recalibrate)
+        if model is not None and recalibrate is not None:
+            with self._showing():  # before anything is final: batches may fail
+                estimate(model, recalibrate)
         if not self.frozen:
             for r, write in self._sparse().items():
                 write(self._parameter(r))
         for _, p in self._split():
             for key in [key for key in self.state.get(p, {}) if str(key).startswith(OWN)]:
                 del self.state[p][key]
+        distributed.reshard()
         self._freeze()
 
     @torch.no_grad()
     def zeros(self) -> dict[str, tuple[int, int]]:
-        """Return for every parameter how many entries of its result are zero, and its size."""
-        with self.sparse_weights():
-            return {
-                r.name: (p.numel() - int(torch.count_nonzero(p)), p.numel())
-                for r, p in self._split()
-            }
+        """Return for every split parameter how many of its result are zero, and its size."""
+        sparse = {} if self.frozen or self._inside else self._sparse()
+        counts = {}
+        for r, p in self._split():
+            result = p
+            if r in sparse:
+                result = torch.empty_like(p)
+                sparse[r](result)
+            nonzeros = int(distributed.whole(torch.count_nonzero(result)))
+            counts[r.name] = (p.numel() - nonzeros, p.numel())
+        return counts

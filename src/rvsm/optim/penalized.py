@@ -1,0 +1,144 @@
+"""From strengths to maps: what turns the weights of now into sparse ones, under every rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, cast
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rvsm.errors import RuleError
+from rvsm.optim import distributed
+from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.level import Level
+from rvsm.optim.rule import Rule
+from rvsm.optim.ruled import RuledOptimizer
+from rvsm.optim.strength import check_target, mu_just_below
+from rvsm.optim.units import Ruled, Unit
+from rvsm.penalties.base import Penalty
+
+
+class PenalizedOptimizer(RuledOptimizer):
+    """A ruled optimizer that knows the level of every parameter: strength, target and budget.
+
+    Parameters
+    ----------
+    base, rules, named_parameters
+        As in RuledOptimizer.
+    warmup : int
+        Steps of the bare base optimizer before the rules begin.
+    budget : {"rule", "global", "parameter"} or Budget
+        Who meets a ``sparsity=`` together.
+    """
+
+    _own = (*RuledOptimizer._own, "warmup", "budget")
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rules: Sequence[Rule],
+        *,
+        warmup: int,
+        budget: Literal["rule", "global", "parameter"] | Budget,
+        named_parameters: Iterable[tuple[str, Tensor]] | None,
+    ) -> None:
+        if warmup < 0:
+            raise RuleError(f"warmup must be a number of steps >= 0, not {warmup!r}.")
+        self.warmup = warmup
+        self.budget = budget if isinstance(budget, Budget) else Budget(budget)
+        super().__init__(base, rules, named_parameters)
+
+    def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
+        """Yield every parameter with a split penalty."""
+        for r in self._ruled:
+            if self.rules[r.rule].penalty is not None:
+                yield r, self._parameter(r)
+
+    def _share(self, r: Ruled) -> float:
+        """Return the share of full strength in force after the steps taken."""
+        if self.steps < self.warmup:
+            return 0.0
+        rule = self.rules[r.rule]
+        share = 1.0 if rule.schedule is None else float(rule.schedule(self.steps))
+        if not 0 <= share <= 1:
+            raise RuleError(
+                f"Rule({rule.pattern!r}): the schedule gave {share!r} at step {self.steps}; let "
+                "it return a share between 0 and 1."
+            )
+        return share
+
+    def _mu(self, r: Ruled, lam: float) -> float:
+        """Return the mu of the map under a `lam`."""
+        return lam
+
+    def _target(self, r: Ruled) -> float:
+        """Return the share of zeros that a parameter brings to its target now."""
+        return self._numbers(r)["sparsity"] * self._share(r)
+
+    def _levels(self, xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
+        """Return what makes every one of `xs` sparse: ``prox_{mu P}``, or exact zeros.
+
+        A parameter whose sparse result is its x itself has none.
+        """
+        levels: dict[Ruled, Level] = {}
+        if self.frozen:
+            return levels
+        for unit in self._units:
+            numbers = self._numbers(unit.lead)
+            if unit.lead not in xs or "lam" not in numbers:
+                continue
+            lam = numbers["lam"] * self._share(unit.lead)
+            if lam != 0 and (mu := self._mu(unit.lead, lam)) != 0:
+                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
+                levels.update(unit.levels(penalty, [xs[r] for r in unit.members], mu))
+        for pool in self._pools([unit for unit in self._units if unit.lead in xs]):
+            levels.update(self._exact_levels(pool, xs))
+        return {r: distributed.level_of(level, xs[r]) for r, level in levels.items()}
+
+    def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
+        """Return the units that meet a target together."""
+        pools: dict[int, list[Unit]] = {}
+        for i, unit in enumerate(units):
+            if self.rules[unit.lead.rule].sparsity is not None:
+                key = {"rule": unit.lead.rule, "global": -1, "parameter": i}[self.budget.scope]
+                pools.setdefault(key, []).append(unit)
+        return list(pools.values())
+
+    def _exact_levels(self, pool: list[Unit], xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
+        """Return the levels at which `pool` together has exactly its target of zeros."""
+        k = round(sum(self._target(unit.lead) * unit.count for unit in pool))
+        if k == 0:
+            return {}
+        own = [[xs[r] for r in unit.members] for unit in pool]
+        norms = [unit.norms(x) for unit, x in zip(pool, own, strict=True)]
+        levels: dict[Ruled, Level] = {}
+        for unit, x, chosen in zip(pool, own, choose(self.budget, pool, norms, k), strict=True):
+            if chosen is not None:
+                zero, t = chosen
+                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
+                levels.update(unit.levels(penalty, x, mu_just_below(penalty, t), zero))
+        return levels
+
+    def _check_units(self, units: Sequence[Unit]) -> None:
+        super()._check_units(units)
+        for unit in units:
+            self._check_sharded(unit)
+        for pool in self._pools(units):
+            for unit in pool:
+                check_target(self.rules[unit.lead.rule])
+            targets = [(self.rules[unit.lead.rule].sparsity or 0) * unit.count for unit in pool]
+            check_reachable(self.budget, pool, round(sum(targets)))
+
+    def _check_sharded(self, unit: Unit) -> None:
+        """Raise RuleError where groups or a budget need more of a unit than a rank holds."""
+        if not any(distributed.is_sharded(self._parameter(r)) for r in unit.members):
+            return
+        if len(unit.members) > 1:
+            raise RuleError(
+                f"{unit} are sharded, and tied groups need them whole; give each its own rule."
+            )
+        if self.budget.scale != "none" or self.budget.floor:
+            raise RuleError(
+                f"{unit} is sharded, where a budget knows neither scale nor floor; leave them out."
+            )
