@@ -109,7 +109,7 @@ def test_full_trains_light_networks_too_and_goes_by_way_of_whole_maps(
     }
     assert {row["run"] for row in results["light"]} == {"pen-headline-l0-light-s3"}
     assert [row["fc_zeros"] for row in results["light"]] == [pytest.approx(0.9, abs=1e-3)] * 2
-    maps = json.loads((tiny / "pen-headline-l0-maps-s3" / "result.json").read_text())
+    maps = json.loads((tiny / "pen-headline-transformed-l1-maps-s3" / "result.json").read_text())
     assert maps["fc_zeros"] == 29 / 32
     assert {row["method"] for row in results["sweep"]} == {"l1", "l0", "transformed-l1"}
     final = next(row for row in results["rows"] if row["method"] == "l0")

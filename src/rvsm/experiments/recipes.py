@@ -2,7 +2,8 @@
 
 They were chosen on data seed 1: on validation splits (training fonts, writers and texts held out
 from training) and on a set of training fonts with texts held out. The generator and its matching
-were settled on data seeds 0 and 1 with their test scores in sight. Data seed 2 has chosen nothing.
+were settled on data seeds 0 and 1 with their test scores in sight. Of data seed 2 validation chose
+MAPS_METHOD, and nothing else was chosen.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ _FULL_MAPS: dict[str, Any] = {
     "epochs": 1,
     "rules": [{"pattern": "fc.weight", "groups": "maps", "sparsity": 116 / 128}],
 }
+MAPS_METHOD: Method = "transformed-l1"
+"""Finds the maps for all sparse methods: it lets them shrink before they go, l0 does not.
+
+98.55 % with l0, 99.15 % with transformed l1 (validation, fonts, seed 0).
+"""
 _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,

@@ -28,8 +28,8 @@ PROTOCOL_NOTE = (
     "data seed 2 chose nothing. "
     "Accuracy is that of u, zeros are counted by (w == 0) over all weights, biases not "
     "among them. The sparse networks start from the dense network of the same seed, with --full by "
-    "way of one in which whole maps are zero; epochs and seconds are those of the last step. They "
-    "take the gradient at u while w is updated, not at w as in "
+    "way of one in which transformed l1 made whole maps zero; epochs and seconds are those of the "
+    "last step. They take the gradient at u while w is updated, not at w as in "
     "the paper, and their strength is an exact share of zeros that grows along a schedule; lambda "
     "follows from it. Seeds vary the training; the data set is one."
 )
@@ -218,11 +218,12 @@ class _Plan:
         config = recipes.recipe("dense", full=self.full, data=data, seed=seed)
         self._add(dense, config, (f"data/{task}-{set_name}",))
         self.runs.append(dense)
+        before = dense
+        if self.full and sparse:
+            before = self._add_beside("maps", dense, recipes.MAPS_METHOD, data, seed)
         for method in sparse:
-            before = dense
             if self.full:
                 self.light.append(self._add_beside("light", dense, method, data, seed))
-                before = self._add_beside("maps", dense, method, data, seed)
             name = f"{task}-{set_name}-{method}-s{seed}"
             start = str(self.out / before)
             config = recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
