@@ -158,10 +158,12 @@ class TremorNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, 2)`` of images ``(B, 1, H, W)``."""
         flat = self.features(images).flatten(1)
-        weight = self.fc.weight
-        if self._alive is not None:
-            weight = weight.view(2, -1, self.positions)[:, self._alive].flatten(1)
-        return F.linear(F.dropout(flat, self.dropout, self.training), weight, self.fc.bias)
+        flat = F.dropout(flat, self.dropout, self.training)
+        if self._alive is None:
+            logits: Tensor = self.fc(flat)  # the layer itself, for whoever watches it
+            return logits
+        weight = self.fc.weight.view(2, -1, self.positions)[:, self._alive].flatten(1)
+        return F.linear(flat, weight, self.fc.bias)
 
     @torch.no_grad()
     def measure_statistics(self, batches: Iterable[Tensor]) -> None:
