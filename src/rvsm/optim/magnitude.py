@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
 from rvsm.optim.budget import Budget
-from rvsm.optim.relative import Relative
+from rvsm.optim.relative import Relative, check_every
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled
 from rvsm.optim.sparse import Writer
@@ -78,8 +78,7 @@ class MagnitudePruning(Relative):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        if every < 1:
-            raise RuleError(f"every must be a number of steps >= 1, not {every!r}.")
+        check_every(every)
         if not 0 <= initial < 1:
             raise RuleError(f"initial must lie in [0, 1), the share of zeros, not {initial!r}.")
         self.initial, self.every = initial, every

@@ -42,7 +42,22 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class _Span:
+    """From step `start` to step `end`."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise RuleError(f"{self}: start and end must be steps with 0 <= start < end.")
+
+    def _progress(self, step: int) -> float:
+        return min(max((step - self.start) / (self.end - self.start), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(_Span):
     """0 up to step `start`, rising in a straight line to 1 at step `end`.
 
     Parameters
@@ -51,19 +66,13 @@ class Linear:
         Optimizer steps, ``0 <= start < end``.
     """
 
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        _check_span(self)
-
     def __call__(self, step: int) -> float:
         """Return the share after `step` steps."""
-        return _progress(self, step)
+        return self._progress(step)
 
 
 @dataclass(frozen=True)
-class Cubic:
+class Cubic(_Span):
     """0 up to step `start`, then ``1 - (1 - progress)^3``, 1 from step `end`: fast, then gentle.
 
     Parameters
@@ -76,19 +85,13 @@ class Cubic:
     Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878.
     """
 
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        _check_span(self)
-
     def __call__(self, step: int) -> float:
         """Return the share after `step` steps."""
-        return 1 - (1 - _progress(self, step)) ** 3
+        return 1 - (1 - self._progress(step)) ** 3
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Span):
     """0 up to step `start`, then ``(1 - cos(pi progress)) / 2``, 1 from step `end`: gentle twice.
 
     Parameters
@@ -97,15 +100,9 @@ class Cosine:
         Optimizer steps, ``0 <= start < end``.
     """
 
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        _check_span(self)
-
     def __call__(self, step: int) -> float:
         """Return the share after `step` steps."""
-        return (1 - math.cos(math.pi * _progress(self, step))) / 2
+        return (1 - math.cos(math.pi * self._progress(step))) / 2
 
 
 @dataclass(frozen=True)
@@ -183,15 +180,3 @@ class Continuation:
         if growths * math.log(self.factor) >= math.log(self.limit / start):
             return self.limit  # a power this large might overflow
         return start * self.factor**growths
-
-
-_Span = Linear | Cubic | Cosine
-
-
-def _check_span(schedule: _Span) -> None:
-    if not 0 <= schedule.start < schedule.end:
-        raise RuleError(f"{schedule}: start and end must be steps with 0 <= start < end.")
-
-
-def _progress(schedule: _Span, step: int) -> float:
-    return min(max((step - schedule.start) / (schedule.end - schedule.start), 0.0), 1.0)
