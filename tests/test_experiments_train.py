@@ -24,6 +24,7 @@ from drawings import make_folder
 from rvsm.errors import ConfigError, RuleError, RunError, RvsmError
 from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
+from rvsm.experiments.callbacks import Recorder
 from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
 from rvsm.experiments.data import load_split
 from rvsm.experiments.evaluate import count_zeros, evaluate_network
@@ -72,6 +73,19 @@ def assert_same(run: Path, other: Path) -> None:
     assert metrics(run) == metrics(other)
     predictions = "test_predictions.csv"
     assert (run / predictions).read_bytes() == (other / predictions).read_bytes()
+
+
+def logged_steps(run: Path) -> list[int]:
+    """Read from the event file for which epochs it holds a validation loss."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (events,) = (run / "tensorboard").glob("events.*")
+    return [
+        event.step
+        for event in EventFileLoader(str(events)).Load()
+        for value in event.summary.value
+        if value.tag == "val_loss"
+    ]
 
 
 class Stopped(Exception):
@@ -243,6 +257,25 @@ def test_killed_and_called_again_it_ends_the_same(
     assert_same(tmp_path / "run", whole.run_dir)
 
 
+def test_killed_between_the_last_checkpoint_and_the_logs_it_ends_with_whole_logs(
+    whole: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Recorder._write_metrics
+
+    def stop_at_the_last(self: Recorder) -> None:
+        if len(self.rows) == EPOCHS:
+            raise Stopped
+        write(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Recorder, "_write_metrics", stop_at_the_last)
+        train(configure(folder), tmp_path / "run")
+    assert len(metrics(tmp_path / "run")) == EPOCHS - 1
+    train(configure(folder), tmp_path / "run")
+    assert_same(tmp_path / "run", whole.run_dir)
+    assert logged_steps(tmp_path / "run") == list(range(EPOCHS))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("grad_at", ["w", "u"])
@@ -265,19 +298,10 @@ def test_killed_many_times_at_random_it_ends_the_same(
 def test_the_event_file_of_a_resumed_run_holds_every_epoch_once(
     folder: Path, tmp_path: Path
 ) -> None:
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
     with pytest.raises(Stopped):
         train(configure(folder), tmp_path / "run", progress=stop_after(7))
     train(configure(folder), tmp_path / "run")
-    (events,) = (tmp_path / "run" / "tensorboard").glob("events.*")
-    steps = [
-        event.step
-        for event in EventFileLoader(str(events)).Load()
-        for value in event.summary.value
-        if value.tag == "val_loss"
-    ]
-    assert steps == [0, 1, 2, 3]
+    assert logged_steps(tmp_path / "run") == list(range(EPOCHS))
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

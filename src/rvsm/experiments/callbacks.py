@@ -129,8 +129,8 @@ class Recorder(Checkpoint):
         self.best_epoch = state_dict["best_epoch"]
         self._best_score = state_dict["best_score"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the logs of the epochs a resumed run has behind it."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the logs of the epochs a resumed run has behind it, be they all of them."""
         if self.rows:
             self._write_metrics()
         for row in self.rows:
