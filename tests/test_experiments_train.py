@@ -267,9 +267,10 @@ def test_killed_between_the_last_checkpoint_and_the_logs_it_ends_with_whole_logs
             raise Stopped
         write(self)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(Recorder, "_write_metrics", stop_at_the_last)
-        train(configure(folder), tmp_path / "run")
+        with pytest.raises(Stopped):
+            train(configure(folder), tmp_path / "run")
     assert len(metrics(tmp_path / "run")) == EPOCHS - 1
     train(configure(folder), tmp_path / "run")
     assert_same(tmp_path / "run", whole.run_dir)
