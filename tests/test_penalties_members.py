@@ -77,6 +77,18 @@ def test_the_polynomial_of_transformed_l1_is_as_good_as_float32():
     assert error.max() < 2.5e-7
 
 
+@pytest.mark.parametrize("a", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("share", [1e-12, 1e-6, 1e-3, 0.1, 0.139, 0.14, 0.3, 0.9])
+def test_transformed_l1_far_from_critical_is_as_good_as_float32(a, share):
+    """On both sides of where the root of q is no longer needed."""
+    mu = share * a**2 / (2 * (a + 1))
+    penalty = TransformedL1(a=a)
+    x = penalty.threshold(mu) * torch.logspace(1e-6, 3, 10001)
+    clear = x.double() > penalty.threshold(mu) * (1 + 1e-6)
+    error = (penalty.prox(x, mu) - penalty.prox(x.double(), mu)).abs() / x
+    assert error[clear].max() < (2e-6 if share > 0.5 else 5e-7)
+
+
 @pytest.mark.parametrize("mu", [0.01, 0.2, 1.0])
 def test_transformed_l1_tends_to_l0_and_to_l1(mu):
     x = torch.linspace(-3, 3, 1001, dtype=torch.float64)

@@ -17,41 +17,61 @@ class Mapper:
     """Applies levels, uncompiled until ``compile()``."""
 
     def __init__(self) -> None:
-        self._kernel: Callable[..., None] | None = None
+        self._kernel: Callable[..., Tensor | None] | None = None
 
     def compile(self, **options: Any) -> None:
         """Compile what follows, with options for `torch.compile`."""
         self._kernel = torch.compile(_kernel, **options)
 
-    def __call__(self, level: Level, target: Tensor, w: Tensor, factor: float | None) -> None:
-        """Add ``factor (w - u)`` to `target`, or write u into it."""
+    def __call__(
+        self,
+        level: Level,
+        target: Tensor,
+        w: Tensor,
+        factor: float | None,
+        *,
+        summed: bool = False,
+    ) -> float:
+        """Add ``factor (w - u)`` to `target`, or write u into it.
+
+        With `summed` return the sum of what `target` held before, otherwise 0.
+        """
         if self._kernel is None or distributed.is_sharded(w) or level.scale is not None:
-            if factor is None:
-                level.show(target, w)
-            else:
-                level.add_distance(target, w, factor)
-            return
+            if factor is not None:
+                return level.add_distance(target, w, factor, summed=summed)
+            level.show(target, w)
+            return 0.0
         zero = None if level.zero is None else level.groups.spread(level.zero, w)
         plain = w.detach()  # a parameter would be compiled for by its identity
-        self._kernel(
+        total = self._kernel(
             plain if target is w else target.detach(),
             plain,
             Level(level.penalty, level.groups, 0.0),
             zero,
             _scalar(level.mu, w),
             None if factor is None else _scalar(factor, w),
+            summed,
         )
+        return 0.0 if total is None else float(total)
 
 
 def _kernel(
-    target: Tensor, w: Tensor, level: Level, zero: Tensor | None, mu: Tensor, factor: Tensor | None
-) -> None:
+    target: Tensor,
+    w: Tensor,
+    level: Level,
+    zero: Tensor | None,
+    mu: Tensor,
+    factor: Tensor | None,
+    summed: bool,
+) -> Tensor | None:
     """Map `w`; all that changes from step to step is a tensor, so it is not compiled again."""
+    total = target.sum() if summed else None
     u = replace(level, mu=mu, zero=None).mapped(w, zero)
     if factor is None:
         target.copy_(u)
     else:
         target.add_((w - u) * factor)
+    return total
 
 
 def _scalar(number: float | Tensor, like: Tensor) -> Tensor:

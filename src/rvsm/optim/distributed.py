@@ -91,9 +91,13 @@ class _ShardedLevel(Level):
         """Write u of `w` into `target`, which may be `w` itself."""
         target.copy_(self.u(w))
 
-    def add_distance(self, target: Tensor, w: Tensor, factor: float | Tensor) -> None:
+    def add_distance(
+        self, target: Tensor, w: Tensor, factor: float, *, summed: bool = False
+    ) -> float:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
+        total = float(whole(target.sum())) if summed else 0.0
         target.add_((w - self.u(w)).mul_(factor))
+        return total
 
 
 def smallest_of_shards(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:

@@ -48,14 +48,20 @@ class Level:
             # Adding 0 takes the sign from zeros, which files would otherwise keep as values.
             into.copy_(self.mapped(piece, zero)).add_(0)
 
-    def add_distance(self, target: Tensor, w: Tensor, factor: float | Tensor) -> None:
-        """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
+    def add_distance(
+        self, target: Tensor, w: Tensor, factor: float, *, summed: bool = False
+    ) -> float:
+        """Add ``factor (w - u)`` to `target`, which may be `w` itself.
+
+        With `summed` return the sum of what `target` held before, which costs little while each
+        piece is in the cache anyway; 0 otherwise.
+        """
+        total = 0.0
         for into, piece, zero in self._pieces(target, w):
-            distance = piece - self.mapped(piece, zero)
-            if isinstance(factor, Tensor):
-                into.add_(distance.mul_(factor))
-            else:
-                into.add_(distance, alpha=factor)
+            if summed:
+                total += float(into.sum())
+            into.add_(piece - self.mapped(piece, zero), alpha=factor)
+        return total
 
     def mapped(self, w: Tensor, zero: Tensor | None) -> Tensor:
         """Return u of `w` or a piece of it, with `zero` spread over its elements."""

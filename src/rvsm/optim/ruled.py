@@ -254,25 +254,33 @@ class RuledOptimizer(Optimizer):
     def _check_gradients(self) -> None:
         """Raise if a ruled parameter's gradient is sparse or, on the CPU, not finite."""
         for r in self._ruled:
-            grad = self._parameter(r).grad
-            if grad is None:
-                continue
-            if grad.is_sparse:
-                raise RuleError(
-                    f"{r.name} has a sparse gradient, which takes no coupling; build its layer "
-                    "with sparse=False or leave it out of the rules."
-                )
-            # Elsewhere the host would have to wait. The sum costs one pass; it may overflow, so
-            # a sum that is not finite is only a reason to look.
-            if (
-                grad.device.type == "cpu"
-                and not math.isfinite(whole(grad.sum()))
-                and whole((~torch.isfinite(grad)).sum())
-            ):
-                raise RunError(
-                    f"The gradient of {r.name} is not finite at step {self.steps}; lower the "
-                    "learning rate, clip the gradients or look for NaN in the data."
-                )
+            self._check_layout(r)
+            self._check_finite(r)
+
+    def _check_layout(self, r: Ruled) -> None:
+        """Raise RuleError if the parameter's gradient is a sparse tensor."""
+        grad = self._parameter(r).grad
+        if grad is not None and grad.is_sparse:
+            raise RuleError(
+                f"{r.name} has a sparse gradient, which takes no coupling; build its layer "
+                "with sparse=False or leave it out of the rules."
+            )
+
+    def _check_finite(self, r: Ruled, total: float | None = None) -> None:
+        """Raise RunError if the parameter's gradient is not finite; on the CPU only.
+
+        Elsewhere the host would have to wait. `total` is the gradient's sum where it is known:
+        it may overflow, so a sum that is not finite is only a reason to look.
+        """
+        grad = self._parameter(r).grad
+        if grad is None or grad.device.type != "cpu":
+            return
+        total = float(whole(grad.sum())) if total is None else total
+        if not math.isfinite(total) and whole((~torch.isfinite(grad)).sum()):
+            raise RunError(
+                f"The gradient of {r.name} is not finite at step {self.steps}; lower the "
+                "learning rate, clip the gradients or look for NaN in the data."
+            )
 
 
 def _keys(numbers: dict[str, Any]) -> dict[str, set[str]]:

@@ -96,8 +96,9 @@ class SparseOptimizer(PenalizedOptimizer):
         Raises
         ------
         RunError
-            If a ruled parameter's gradient is not finite; weights and state are as before.
-            Looked at on the CPU only: elsewhere it would wait for the device.
+            If a ruled parameter's gradient is not finite; weights and state are as before,
+            gradients may hold their coupling. Looked at on the CPU only: elsewhere it would wait
+            for the device.
         RuleError
             Inside ``sparse_weights()``, or if a ruled parameter's gradient is a sparse tensor.
         """

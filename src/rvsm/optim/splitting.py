@@ -138,16 +138,35 @@ class RVSM(SparseOptimizer):
             for _, p in self._split():
                 self.state[p][self._hidden] = p.clone()
 
+    def _check_gradients(self) -> None:
+        if self.frozen or not self._sums:
+            super()._check_gradients()
+            return
+        for r in self._ruled:
+            self._check_layout(r)
+
+    @property
+    def _sums(self) -> bool:
+        """Whether gradients are summed, to be found finite, while the coupling is added.
+
+        Together they are read once. Only where nothing but gradients has changed by then.
+        """
+        return self.grad_at == "w" and self.coupling == "gradient"
+
     def _prepare(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
         levels = self._current()  # first: what it refuses must find everything as it was
         shown = self._hide_u() if self.grad_at == "u" else {}
+        totals: dict[Ruled, float | None] = {}
         for unit in self._units:
             self._add_subgradient(unit)
             for r in unit.members:
                 # Without a level u = w: not a single operation, so the base's step bit for bit.
                 if r in levels and self._parameter(r).grad is not None:
-                    self._add_coupling(r, levels[r], shown.get(r))
+                    totals[r] = self._add_coupling(r, levels[r], shown.get(r))
+        if self._sums:
+            for r in self._ruled:
+                self._check_finite(r, totals.get(r))
 
     def _add_subgradient(self, unit: Unit) -> None:
         """Add lam2 times the second penalty's subgradient to the gradients of a unit."""
@@ -161,16 +180,21 @@ class RVSM(SparseOptimizer):
             if p.grad is not None:
                 p.grad.add_(slope, alpha=self._sign(r) * lam2)
 
-    def _add_coupling(self, r: Ruled, level: Level, shown: Tensor | None) -> None:
-        """Add ``beta (w - u)``, with the u that was shown if there is one."""
+    def _add_coupling(self, r: Ruled, level: Level, shown: Tensor | None) -> float | None:
+        """Add ``beta (w - u)``, with the u that was shown if there is one.
+
+        Returns the sum of the gradient as it was, where it came at no cost.
+        """
         p = self._parameter(r)
         target, factor = cast(Tensor, p.grad), self._sign(r) * self._beta(r)
         if self.coupling == "decoupled":
             target, factor = p, -self.param_groups[r.group]["lr"] * self._beta(r)
         if shown is not None:
             target.add_((p - shown).mul_(factor))
-        else:
-            self._map(level, target, p, factor)
+            return None
+        summed = self._sums and p.device.type == "cpu" and not distributed.is_sharded(p)
+        total = self._map(level, target, p, factor, summed=summed)
+        return total if summed else None
 
     def _lam2(self, unit: Unit) -> float:
         """Return the strength of the second penalty in force after the steps taken."""

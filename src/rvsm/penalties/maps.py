@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -32,6 +33,24 @@ def beyond(u: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
         return torch.where(x.abs() <= t, 0.0, u)
     # The gradient of the hard threshold is the cheapest kernel that zeroes where |x| <= t.
     return cast(Tensor, torch.ops.aten.hardshrink_backward(u, x, t))
+
+
+def affine(x: Tensor, slope: float | Tensor, offset: Tensor) -> Tensor:
+    """Return ``slope x + offset`` with a 0-d `offset`, in one pass where `slope` is a float."""
+    if isinstance(slope, Tensor):
+        return (x * slope).add_(offset)
+    return torch.add(offset, x, alpha=slope)
+
+
+def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor | float:
+    """Return the polynomial with these coefficients, constant term first; one pass for each."""
+    if len(coefficients) == 1:
+        return coefficients[0]
+    constants = [x.new_full((), c) for c in coefficients[:-1]]
+    total = affine(x, coefficients[-1], constants.pop())
+    for constant in reversed(constants):
+        torch.addcmul(constant, total, x, out=total)
+    return total
 
 
 def line(
