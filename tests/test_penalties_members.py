@@ -86,7 +86,7 @@ def test_transformed_l1_far_from_critical_is_as_good_as_float32(a, share):
     x = penalty.threshold(mu) * torch.logspace(1e-6, 3, 10001)
     clear = x.double() > penalty.threshold(mu) * (1 + 1e-6)
     error = (penalty.prox(x, mu) - penalty.prox(x.double(), mu)).abs() / x
-    assert error[clear].max() < (2e-6 if share > 0.5 else 5e-7)
+    assert error[clear].max() < (4e-6 if share > 0.5 else 1e-6)
 
 
 @pytest.mark.parametrize("mu", [0.01, 0.2, 1.0])
