@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -316,6 +317,43 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_changes(bad, mode):
     assert torch.equal(weights(model), before)
     assert torch.equal(optimizer.state[model[0].weight]["momentum_buffer"], momentum)
     assert optimizer.steps == steps
+
+
+@each_mode
+@pytest.mark.parametrize(("name", "number"), [("lam", -1.0), ("lam", math.nan), ("beta", 0.0)])
+def test_a_strength_set_to_nonsense_stops_before_anything_changes(mode, name, number):
+    model, loss_of = MLP.build()
+    optimizer = RVSM(sgd(model, momentum=0.9), [Rule("*.weight", L0(), lam=1e-3)], **mode)
+    train(model, loss_of, optimizer, 3)
+    before, state = weights(model), copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.param_groups[0]["rvsm"]["rules"]["0"][name] = number
+    loss_of(model).backward()
+    with pytest.raises(RuleError, match=rf"weight in param_groups: {name} must be"):
+        optimizer.step()
+    assert torch.equal(weights(model), before)
+    torch.testing.assert_close(optimizer.state_dict()["state"], state, rtol=0, atol=0)
+
+
+@each_mode
+def test_a_penalty_that_fails_leaves_the_model_as_it_was_when_made_final(mode):
+    class Fails(L0):
+        broken = False
+
+        def prox(self, x, mu):
+            if self.broken and x.shape == model[2].weight.shape:
+                raise ValueError("no")
+            return super().prox(x, mu)
+
+    model, loss_of = MLP.build()
+    rule = Rule("*.weight", Fails(), lam=1e-2)
+    optimizer = RVSM(sgd(model), [rule], **mode)
+    train(model, loss_of, optimizer, 3)
+    before = weights(model)
+    Fails.broken = True
+    with pytest.raises(ValueError, match="no"):
+        optimizer.finalize()
+    assert torch.equal(weights(model), before)
+    assert not optimizer.frozen
 
 
 def test_a_gradient_whose_sum_overflows_is_fine():

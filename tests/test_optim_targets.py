@@ -7,7 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rvsm.optim.targets import smallest
+from rvsm.optim import RVSM, Rule
+from rvsm.optim.targets import clear_threshold, smallest
+from rvsm.penalties import (
+    L0,
+    L1,
+    MCP,
+    SCAD,
+    CappedL1,
+    LHalf,
+    LogSum,
+    Lp,
+    LTwoThirds,
+    TransformedL1,
+)
+
+PENALTIES = [
+    L0(), L1(), TransformedL1(), MCP(), SCAD(), CappedL1(), LogSum(), LHalf(), LTwoThirds(),
+    Lp(0.3), Lp(0.9),
+]  # fmt: skip
 
 
 def smallest_by_sorting(magnitudes, k):
@@ -37,3 +55,52 @@ def test_every_type(dtype, k):
     assert torch.equal(mask, smallest_by_sorting(magnitudes, k))
     assert threshold.dtype == dtype
     assert torch.equal(magnitudes, before)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_clear_threshold_marks_the_same_and_none_is_given_where_it_could_not(data):
+    rounding = torch.finfo(torch.float32).eps
+    numbers = st.integers(0, 5).map(lambda i: i / 7) | st.integers(0, 200).map(
+        lambda i: 1 + i * rounding
+    )
+    parts = [
+        torch.tensor(part, dtype=torch.float32)
+        for part in data.draw(st.lists(st.lists(numbers, min_size=1, max_size=9), min_size=1))
+    ]
+    together = torch.cat(parts)
+    k = data.draw(st.integers(1, len(together)))
+    t = clear_threshold(parts, k)
+    ordered = together.sort().values
+    if t is None:
+        assert ordered[k - 1] == 0 or ordered[k] <= ordered[k - 1] * (1 + 100 * rounding)
+    else:
+        assert t == ordered[k - 1]
+        assert torch.equal(together <= t, smallest_by_sorting(together, k))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-4])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_target_is_met_exactly_whatever_the_penalty_type_and_size(penalty, dtype, scale, tied):
+    """Ties at a magnitude whose shrunken survivors half precision rounds to nothing."""
+    torch.manual_seed(0)
+    w = torch.full((20, 30), scale) if tied else torch.randn(20, 30).mul(scale)
+    p = torch.nn.Parameter(w.to(dtype))
+    zeros_before = int((p == 0).sum())
+    base = torch.optim.SGD([("weight", p)], lr=0.0)
+    optimizer = RVSM(base, [Rule("weight", penalty, sparsity=0.5)])
+    assert zeros_before < 300
+    assert optimizer.zeros() == {"weight": (300, 600)}
+    optimizer.finalize()
+    assert int((p == 0).sum()) == 300
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+def test_ties_at_the_ends_of_float64(penalty):
+    for scale in (1e-30, 1e-3, 1e18):
+        p = torch.nn.Parameter(torch.full((600,), scale, dtype=torch.float64))
+        base = torch.optim.SGD([("weight", p)], lr=0.0)
+        optimizer = RVSM(base, [Rule("weight", penalty, sparsity=0.5)])
+        assert optimizer.zeros() == {"weight": (300, 600)}, scale

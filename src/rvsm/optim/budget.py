@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rvsm.errors import RuleError
-from rvsm.optim.targets import smallest_of
+from rvsm.groups import Elements
+from rvsm.optim.targets import clear_threshold, smallest_of
 from rvsm.optim.units import Unit
 
 
@@ -106,8 +108,13 @@ def check_reachable(budget: Budget, units: Sequence[Unit], k: int) -> None:
 
 
 def choose(
-    budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int
-) -> list[tuple[Tensor, Tensor] | None]:
+    budget: Budget,
+    units: Sequence[Unit],
+    norms: Sequence[Tensor],
+    k: int,
+    *,
+    masks: bool = True,
+) -> list[tuple[Tensor | None, Tensor] | None]:
     """Choose exactly `k` groups to be zero, ties broken by position.
 
     Parameters
@@ -120,12 +127,15 @@ def choose(
         Flat, one for each unit; inf where a group must stay.
     k : int
         Zeros over all units.
+    masks : bool
+        Say which groups are zero even where the threshold alone says it.
 
     Returns
     -------
-    list of (bool Tensor, 0-d Tensor) or None
+    list of (bool Tensor or None, 0-d Tensor) or None
         For each unit which of its groups are zero, and the threshold that no survivor lies below
-        but for rounding; None for a unit that no threshold is for.
+        but for rounding; without a mask, the threshold that all others lie clearly above. None
+        for a unit that no threshold is for.
 
     Raises
     ------
@@ -134,12 +144,17 @@ def choose(
     """
     check_reachable(budget, units, k)
     if budget.layout != "threshold":
+        shares = _shares(budget, units, k)
         return [
-            None if own == 0 else _one(norm, own)
-            for norm, own in zip(norms, _shares(budget, units, k), strict=True)
+            None if own == 0 else _one(unit, norm, own, masks)
+            for unit, norm, own in zip(units, norms, shares, strict=True)
         ]
     if k == 0:
         return [None] * len(units)
+    if not masks and budget.scale == "none":
+        t = _clear(units, norms, k)
+        if t is not None and _keeps_floor(budget, units, norms, t):
+            return [(None, t)] * len(units)
     divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
     if budget.floor and norms[0].device.type == "cpu":  # elsewhere the host would have to wait
         found = _by_threshold(norms, divisors, k)
@@ -154,6 +169,23 @@ def choose(
     ]
 
 
+def _clear(units: Sequence[Unit], norms: Sequence[Tensor], k: int) -> Tensor | None:
+    """Return the threshold that alone marks `k` single weights, if there is one."""
+    single = all(isinstance(groups, Elements) for unit in units for groups in unit.groups)
+    return clear_threshold(norms, k) if single else None
+
+
+def _keeps_floor(budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], t: Tensor) -> bool:
+    """Say whether more than `t` are as many groups of each unit as it must keep; on the CPU."""
+    for unit, norm in zip(units, norms, strict=True):
+        least = budget.least(unit)
+        if least == 1 and not norm.amax() > t:
+            return False
+        if least > 1 and np.count_nonzero(norm.numpy() > t.numpy()) < least:
+            return False
+    return True
+
+
 def _by_threshold(
     norms: Sequence[Tensor], divisors: Sequence[float | Tensor], k: int
 ) -> list[tuple[Tensor, Tensor]]:
@@ -166,9 +198,12 @@ def _by_threshold(
     ]
 
 
-def _one(norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    masks, t = smallest_of([norms], k)
-    return masks[0], t
+def _one(unit: Unit, norms: Tensor, k: int, masks: bool = True) -> tuple[Tensor | None, Tensor]:
+    """Choose `k` groups of a single unit."""
+    if not masks and (t := _clear([unit], [norms], k)) is not None:
+        return None, t
+    found, t = smallest_of([norms], k)
+    return found[0], t
 
 
 def _divided(norms: Tensor, by: float | Tensor) -> Tensor:
@@ -182,7 +217,7 @@ def _protect(budget: Budget, unit: Unit, norms: Tensor) -> tuple[Tensor, Tensor 
     least = budget.least(unit)
     if least <= unit.count - unit.reachable:  # what the groups leave free is enough
         return norms, None
-    mask, t = _one(norms, unit.count - least)
+    (mask,), t = smallest_of([norms], unit.count - least)
     return norms.masked_fill(~mask, math.inf), t
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rvsm.groups import Elements, Groups
@@ -72,6 +73,8 @@ class Level:
         # The threshold just below the target's is no half-precision number.
         wide = w.float() if w.element_size() < 4 else w
         u = self.groups.prox(self.penalty, wide, self.mu).to(w.dtype)
+        if wide is not w and isinstance(self.groups, Elements) and separable(self.penalty):
+            u = _no_smaller_than_its_type(u, w)
         return u.mul_(~zero)  # on one core a quarter of the time of masked_fill_
 
     def _pieces(self, target: Tensor, w: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -94,6 +97,15 @@ class Level:
                 w.view(-1)[piece],
                 None if zero is None else zero.view(-1)[piece],
             )
+
+
+def _no_smaller_than_its_type(u: Tensor, w: Tensor) -> Tensor:
+    """Return `u`, with the least number of its type where it was rounded to 0 and w is not 0.
+
+    A survivor of an exact target may lie a rounding of float32 above the threshold.
+    """
+    least = torch.full_like(u, torch.finfo(u.dtype).smallest_normal * torch.finfo(u.dtype).eps)
+    return torch.where((u == 0) & (w != 0), least.copysign(w), u)
 
 
 def distance_squared(w: Tensor, u: Tensor) -> Tensor:

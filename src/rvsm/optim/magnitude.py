@@ -64,6 +64,7 @@ class MagnitudePruning(Relative):
     _own = (*Relative._own, "initial", "every")
     _takes = ("sparsity",)
     _only_l0 = True
+    _masks = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,11 +12,11 @@ from rvsm.errors import RuleError
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, check_reachable, choose
 from rvsm.optim.level import Level
-from rvsm.optim.rule import Rule
+from rvsm.optim.rule import Rule, check_number
 from rvsm.optim.ruled import RuledOptimizer
-from rvsm.optim.strength import check_target, mu_just_below
+from rvsm.optim.strength import check_target, mu_beside
 from rvsm.optim.units import Ruled, Unit
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 
 class PenalizedOptimizer(RuledOptimizer):
@@ -33,6 +33,8 @@ class PenalizedOptimizer(RuledOptimizer):
     """
 
     _own = (*RuledOptimizer._own, "warmup", "budget")
+    _masks: ClassVar[bool] = False
+    """Whether the algorithm reads which groups a target zeroes off the levels."""
 
     def __init__(
         self,
@@ -74,7 +76,12 @@ class PenalizedOptimizer(RuledOptimizer):
 
     def _target(self, r: Ruled) -> float:
         """Return the share of zeros that a parameter brings to its target now."""
-        return self._numbers(r)["sparsity"] * self._share(r)
+        sparsity = self._numbers(r)["sparsity"]
+        if not 0 <= sparsity <= 1:
+            raise RuleError(
+                f"{r.name} in param_groups: sparsity must lie between 0 and 1, not {sparsity!r}."
+            )
+        return sparsity * self._share(r)
 
     def _levels(self, xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
         """Return what makes every one of `xs` sparse: ``prox_{mu P}``, or exact zeros.
@@ -88,6 +95,7 @@ class PenalizedOptimizer(RuledOptimizer):
             numbers = self._numbers(unit.lead)
             if unit.lead not in xs or "lam" not in numbers:
                 continue
+            check_number(f"{unit} in param_groups", "lam", numbers["lam"])
             lam = numbers["lam"] * self._share(unit.lead)
             if lam != 0 and (mu := self._mu(unit.lead, lam)) != 0:
                 penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
@@ -112,12 +120,15 @@ class PenalizedOptimizer(RuledOptimizer):
             return {}
         own = [[xs[r] for r in unit.members] for unit in pool]
         norms = [unit.norms(x) for unit, x in zip(pool, own, strict=True)]
+        penalties = [cast(Penalty, self.rules[unit.lead.rule].penalty) for unit in pool]
+        masks = self._masks or not all(map(separable, penalties))
+        found = choose(self.budget, pool, norms, k, masks=masks)
         levels: dict[Ruled, Level] = {}
-        for unit, x, chosen in zip(pool, own, choose(self.budget, pool, norms, k), strict=True):
+        for unit, x, penalty, chosen in zip(pool, own, penalties, found, strict=True):
             if chosen is not None:
                 zero, t = chosen
-                penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
-                levels.update(unit.levels(penalty, x, mu_just_below(penalty, t), zero))
+                mu = mu_beside(penalty, t, above=zero is None)
+                levels.update(unit.levels(penalty, x, mu, zero))
         return levels
 
     def _check_units(self, units: Sequence[Unit]) -> None:

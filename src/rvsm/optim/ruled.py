@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from rvsm.errors import RuleError, RunError
 from rvsm.groups import Tied
 from rvsm.optim.distributed import whole
-from rvsm.optim.rule import Rule, assign, clean_name
+from rvsm.optim.rule import Rule, assign, check_number, clean_name
 from rvsm.optim.schedules import Continuation
 from rvsm.optim.units import Ruled as Ruled
 from rvsm.optim.units import Unit, units_of
@@ -194,6 +194,7 @@ class RuledOptimizer(Optimizer):
     def _beta(self, r: Ruled) -> float:
         """Return the coupling strength in force after the steps taken."""
         start, beta = self._numbers(r)["beta"], self.rules[r.rule].beta
+        check_number(f"{r.name} in param_groups", "beta", start, positive=True)
         return beta(self.steps, start) if isinstance(beta, Continuation) else start
 
     def _sign(self, r: Ruled) -> float:

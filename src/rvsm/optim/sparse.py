@@ -294,13 +294,25 @@ class SparseOptimizer(PenalizedOptimizer):
             with self._showing():  # before anything is final: batches may fail
                 estimate(model, recalibrate)
         if not self.frozen:
-            for r, write in self._sparse().items():
-                write(self._parameter(r))
+            self._write_result()
         for _, p in self._split():
             for key in [key for key in self.state.get(p, {}) if str(key).startswith(OWN)]:
                 del self.state[p][key]
         distributed.reshard()
         self._freeze()
+
+    def _write_result(self) -> None:
+        """Let the parameters hold the sparse result, or what they held if that fails."""
+        before: dict[Ruled, Tensor] = {}
+        try:
+            for r, write in self._sparse().items():
+                if not self._shown(r):
+                    before[r] = self._parameter(r).clone()
+                write(self._parameter(r))
+        except BaseException:
+            for r, held in before.items():
+                self._parameter(r).copy_(held)
+            raise
 
     @torch.no_grad()
     def zeros(self) -> dict[str, tuple[int, int]]:

@@ -15,17 +15,17 @@ from rvsm.optim.units import Unit
 from rvsm.penalties.base import Penalty
 
 
-def mu_just_below(penalty: Penalty, t: Tensor) -> float | Tensor:
-    """Return the mu whose threshold lies a few roundings below `t`, a 0-d tensor.
+def mu_beside(penalty: Penalty, t: Tensor, *, above: bool) -> float | Tensor:
+    """Return the mu whose threshold lies a few roundings above or below `t`, a 0-d tensor.
 
-    A mask decides what is zero under an exact target. The map's own threshold must not zero what
-    ties with `t` and survives.
+    Above, it zeroes what an exact target asks for, where nothing else lies near t. Below, a mask
+    decides, and the map's own threshold must not zero what ties with t and survives.
     """
-    rounding = torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps
-    below = t.double() * (1 - 16 * rounding)
-    if below.device.type != "cpu":
-        return penalty.mu_for_threshold(below)  # without waiting for the device
-    return penalty.mu_for_threshold(float(below))
+    aside = 16 * max(torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps, 1e-13)
+    beside = t.double() * (1 + aside if above else 1 - aside)
+    if beside.device.type != "cpu":
+        return penalty.mu_for_threshold(beside)  # without waiting for the device
+    return penalty.mu_for_threshold(float(beside))
 
 
 def check_target(rule: Rule) -> None:

@@ -28,6 +28,40 @@ def smallest_of(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     return list(torch.split(mask, [x.numel() for x in flat])), threshold
 
 
+_CLEAR = 64
+"""Roundings by which the first survivor must lie above a threshold that says it all.
+
+Of float64 at least 1e-13 each: penalties invert their thresholds in that type.
+"""
+
+
+def clear_threshold(norms: Sequence[Tensor], k: int) -> Tensor | None:
+    """Return the k-th smallest of all `norms` where comparing with it marks exactly `k`.
+
+    None where the next lies too near for a penalty's threshold to come between, where the k-th is
+    0, or where it cannot be known without waiting for a device.
+
+    Parameters
+    ----------
+    norms : sequence of Tensor
+        Numbers >= 0 without NaN, of one type.
+    k : int
+        At least 1.
+    """
+    dtype = norms[0].dtype
+    if dtype not in (torch.float32, torch.float64) or any(
+        x.device.type != "cpu" or x.dtype != dtype or is_sharded(x) for x in norms
+    ):
+        return None
+    together = np.concatenate([x.numpy().reshape(-1) for x in norms])
+    together.partition(k - 1)
+    t = together[k - 1]
+    following = together[k:].min(initial=np.inf)
+    if t == 0 or following <= t * (1 + _CLEAR * max(np.finfo(t.dtype).eps, 1e-13)):
+        return None
+    return torch.as_tensor(t)
+
+
 def smallest(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Mark the `k` smallest of `magnitudes`; among equals the first positions count as smaller.
 
