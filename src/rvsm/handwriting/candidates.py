@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 50
 _FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 12.0
-_GOOD_GAP = 0.07
+_GOOD_GAP = 0.12
 _PER_BAND, _MOST_BANDS = 150, 8
 
 
@@ -179,7 +179,7 @@ class Maker:
     def _match(self, split: Split, groups: Sequence[_Group]) -> Match:
         place = {name: i for i, name in enumerate(split.carriers)}
         return match(
-            [np.array([c.features for c in group.candidates]) for group in groups],
+            [np.array([_covariates(c) for c in group.candidates]) for group in groups],
             [group.share for group in groups],
             np.random.default_rng([self.seed, 0x3A7C, split.number]),
             carriers=[
@@ -187,6 +187,13 @@ class Maker:
                 for group in groups
             ],
         )
+
+
+def _covariates(candidate: Candidate) -> Array:
+    """What must be distributed alike: the image's features, and the size and length of the text."""
+    text = candidate.row.text
+    size = candidate.row.x_height_mm or 0.0
+    return np.array([*candidate.features, size, len(text), 1 + text.count(" ")])
 
 
 def _groups(split: Split) -> list[_Group]:

@@ -1,12 +1,12 @@
 """One image of one text: written or printed, by a steady or a trembling hand.
 
-Both classes are drawn from the same texts, styles and positions. A regular text gets a virtual
-tremor of the same amplitude distribution, and a shaky one a virtual steady hand: both are laid
-out, and what the tremor changes for the whole picture is shared out between them. Letters stand
-closer in regular texts by as much as they stand apart in shaky ones, which would touch; letters are
-taller in regular texts, pens wider or narrower, and smooth waves lengthen regular strokes. So
-neither room, ink, width of strokes nor their number says to which class an image belongs.
-`rvsm.handwriting.matching` removes what is left.
+Both classes are drawn from the same texts, styles, sizes and positions. What a tremor would do to
+the whole picture both get in another way: letters leave the line, each in one piece, until the text
+is as tall as a large tremor would make it; in regular texts letters stand closer and are wider by
+as much, in shaky ones, where they would touch, they stand apart and are narrower; pens balance the
+length of the strokes, which smooth waves lengthen in regular texts. A regular text has a virtual
+tremor for this, and a shaky one a virtual steady hand. So neither room, ink, width of strokes nor
+their number says to which class an image belongs. `rvsm.handwriting.matching` removes what is left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, render, tremor
-from rvsm.handwriting.strokes import Carrier
+from rvsm.handwriting.strokes import Carrier, Glyph
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -29,10 +29,14 @@ SPEED_MM_S = 14.0
 _MARGIN_MM = 0.25
 _ROOM = np.array([render.WIDTH, render.HEIGHT]) / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 _TRIES = 60
-_TOUCH = {"fonts": 0.55, "pen": 0.7}
+_TALL_AS_MM = (0.7, 1.2)
+_STEEPEST = 0.6
+"""The largest slope of the line that letters stand on."""
+_STRETCH = (0.65, 1.5)
+_TOUCH = {"fonts": 0.85, "pen": 1.1}
 # Exponent of the pen's width against the length of the strokes: the pen of "pen" makes up for
 # longer strokes; outlines keep their ink by themselves, their rims do the opposite.
-_PEN_BALANCE = {"fonts": -0.3, "pen": 0.2}
+_PEN_BALANCE = {"fonts": -0.3, "pen": 0.15}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class _Layout:
     outline: Array
     contour: Index
     nearest: Index
+    letter: Index
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class Generator:
         for _ in range(_TRIES):
             carrier, texts = self._drawable[rng.integers(len(self._drawable))]
             text = _pick_text(rng, texts)
-            touch = _TOUCH[self.task] * amplitude_mm
-            style = _spaced(self._style(rng), touch if shaky else -touch)
+            touch = _TOUCH[self.task] * amplitude_mm**1.5
+            style = _spaced(self._style(rng), touch if shaky else -touch, carrier.glyphs(text))
             layout = _lay_out(carrier, text, style, rng)
             width = float(np.ptp(layout.points[:, 0]))
             if not 6.0 <= width <= _ROOM[0]:
@@ -124,10 +129,11 @@ class Generator:
             steady = tremor.waviness(t, rng, float(rng.uniform(0.1, 0.35)), style.speed_mm_s)
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             shaken, steadied = layout.points + shaking + noise, layout.points + steady + noise
-            taller = float(np.ptp(shaken[:, 1]) / np.ptp(steadied[:, 1]))
-            x_height = _x_height(style.x_height_mm, taller, shaky)
-            scale = x_height / style.x_height_mm
-            layout = replace(layout, points=scale * layout.points, outline=scale * layout.outline)
+            growth = (np.ptp(shaken[:, 1]) - np.ptp(steadied[:, 1])) / amplitude_mm
+            tall = np.ptp(steadied[:, 1]) + growth * rng.uniform(*_TALL_AS_MM)
+            place = _letter_places(layout)
+            drift = _drift(place, (shaken if shaky else steadied)[:, 1], tall, rng)
+            noise = noise + drift
             displacement = (shaking if shaky else steady) + noise
             longer = _path_length(shaken, layout.stroke) / _path_length(steadied, layout.stroke)
             balance = _PEN_BALANCE[self.task]
@@ -141,9 +147,9 @@ class Generator:
                 "tremor_frequency_hz": frequency if shaky else 0.0,
                 "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
                 "virtual_amplitude_mm": amplitude_mm,
-                "x_height_mm": x_height,
+                "x_height_mm": style.x_height_mm,
                 "pen_mm": pen,
-                "speed_mm_s": scale * style.speed_mm_s,
+                "speed_mm_s": style.speed_mm_s,
                 "slant_deg": style.slant_deg,
             }
             return Sample(image, text, carrier.name, meta)
@@ -172,15 +178,39 @@ class Generator:
         )
 
 
-def _spaced(style: _Style, shift_mm: float) -> _Style:
-    """Move letters apart where a tremor will make them touch, and together where it will not."""
-    return replace(style, spacing=style.spacing + shift_mm / style.x_height_mm)
+def _spaced(style: _Style, shift_mm: float, glyphs: Sequence[Glyph]) -> _Style:
+    """Move letters apart where a tremor will make them touch, and together where it will not.
+
+    Letters become narrower or wider by as much: the text keeps its length.
+    """
+    spacing = style.spacing + shift_mm / style.x_height_mm
+    advance = sum(glyph.advance for glyph in glyphs)
+    stretch = (advance + style.spacing * len(glyphs)) / (advance + spacing * len(glyphs))
+    return replace(style, spacing=spacing, width=style.width * float(np.clip(stretch, *_STRETCH)))
 
 
-def _x_height(x_height_mm: float, taller: float, shaky: bool) -> float:
-    """The x-height (mm) that makes both classes equally tall, within its 30 %."""
-    wanted = x_height_mm * taller ** (-0.5 if shaky else 0.5)
-    return float(np.clip(wanted, 0.7 * X_HEIGHT_MM, 1.3 * X_HEIGHT_MM))
+def _letter_places(layout: _Layout) -> Array:
+    """For each point the mean x (mm) of its letter; its own where all is one piece."""
+    x = layout.points[:, 0]
+    if np.ptp(layout.letter) == 0:
+        return x
+    count = np.maximum(np.bincount(layout.letter), 1)
+    return np.asarray((np.bincount(layout.letter, x) / count)[layout.letter])
+
+
+def _drift(place: Array, y: Array, tall_mm: float, rng: np.random.Generator) -> Array:
+    """Displacement (mm) by which letters leave the line until `y` is as tall as `tall_mm`.
+
+    The line is one slow sine of `place`, which is the same for all points of a letter: letters
+    keep their shapes.
+    """
+    length = max(float(np.ptp(place)), 12.0) * rng.uniform(0.8, 1.6)
+    wave = np.sin(2 * np.pi * ((place - place.min()) / length + rng.random()))
+    low, high = 0.0, _STEEPEST * length / (2 * np.pi)
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.ptp(y + middle * wave) < tall_mm else (low, middle)
+    return np.stack([np.zeros_like(place), low * wave], axis=1)
 
 
 def _pick_text(rng: np.random.Generator, texts: list[str]) -> str:
@@ -193,7 +223,7 @@ def _pick_text(rng: np.random.Generator, texts: list[str]) -> str:
 
 
 def _lay_out(carrier: Carrier, text: str, style: _Style, rng: np.random.Generator) -> _Layout:
-    points, outlines, strokes, contours, nearest = [], [], [], [], []
+    points, outlines, strokes, contours, nearest, letters = [], [], [], [], [], []
     x, n_points, n_strokes, n_contours = 0.0, 0, 0, 0
     glyphs = carrier.glyphs(text)
     for place, glyph in enumerate(glyphs):
@@ -213,6 +243,7 @@ def _lay_out(carrier: Carrier, text: str, style: _Style, rng: np.random.Generato
                 n_contours += len(sizes)
                 nearest.append(glyph.nearest + n_points)
             n_points += len(points[-1])
+            letters.append(np.full(len(points[-1]), place))
         x += (glyph.advance + style.spacing) * size * style.width
     frame = _frame(style)
     empty = np.zeros(0, dtype=np.intp)
@@ -222,6 +253,7 @@ def _lay_out(carrier: Carrier, text: str, style: _Style, rng: np.random.Generato
         outline=np.concatenate(outlines) @ frame if outlines else np.zeros((0, 2)),
         contour=np.concatenate(contours) if contours else empty,
         nearest=np.concatenate(nearest) if nearest else empty,
+        letter=np.concatenate(letters),
     )
 
 
