@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.checks import is_steps
 from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import RuledOptimizer
@@ -43,11 +45,11 @@ class PenalizedOptimizer(RuledOptimizer):
         budget: Literal["rule", "global", "parameter"] | Budget,
         named_parameters: Iterable[tuple[str, Tensor]] | None,
     ) -> None:
-        if warmup < 0:
-            raise RuleError(f"warmup must be a number of steps >= 0, not {warmup!r}.")
         self.warmup = warmup
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(base, rules, named_parameters)
+        for rule in self.rules:
+            _warn_of_a_jump(rule, warmup)
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -142,3 +144,15 @@ class PenalizedOptimizer(RuledOptimizer):
             raise RuleError(
                 f"{unit} is sharded, where a budget knows neither scale nor floor; leave them out."
             )
+
+
+def _warn_of_a_jump(rule: Rule, warmup: int) -> None:
+    """Warn where a schedule rises during the warm-up alone: steps count from the first."""
+    end = getattr(rule.schedule, "end", None)
+    if is_steps(end, 1) and end <= warmup:
+        warnings.warn(
+            f"Rule({rule.pattern!r}): its schedule ends at step {end} and the warm-up at step "
+            f"{warmup}, so that full strength sets in at once; schedules count from the first "
+            f"step, so let it start at {warmup}.",
+            stacklevel=5,
+        )
