@@ -73,6 +73,9 @@ CASES = {
         {"budget": "global"},
         ties=True,
     ),
+    "no layer dies": Case(
+        [Rule("*.weight", TransformedL1(), sparsity=0.97)], {"budget": "global"}, ties=True
+    ),
     "exact at u": Case(
         [Rule("*.weight", TransformedL1(), sparsity=0.6)],
         {"grad_at": "u", "coupling": "decoupled"},

@@ -120,7 +120,8 @@ def test_a_layer_added_later_is_in_the_phase_of_the_others_and_resumes(mode, at)
 
     model, loss_of, optimizer = build(grown=False)
     assert optimizer.param_groups[1]["rvsm"]["step"] == at
-    assert optimizer.param_groups[1]["rvsm"]["frozen"] == (at >= 10)
+    assert optimizer.frozen == (at >= 10)
+    assert optimizer.param_groups[1]["rvsm"]["frozen"] == 0
     train(model, loss_of, optimizer, 2)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     train(model, loss_of, optimizer, 8)

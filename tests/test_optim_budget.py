@@ -83,6 +83,8 @@ def chosen_by_loop(budget, units, norms, k):
         for j, x in enumerate(norm)
     )
     left = [unit.count - budget.least(unit) for unit in units]
+    if budget.floor is None and sum(left) - k >= len(units):
+        left = [n - bool(norm.max() > 0) for n, norm in zip(left, norms, strict=True)]
     zero = [torch.zeros(unit.count, dtype=torch.bool) for unit in units]
     for _, i, j in order:
         if k and left[i]:
@@ -105,7 +107,7 @@ def test_the_choice_is_that_of_a_loop(data):
     ]
     budget = Budget(
         scale=data.draw(st.sampled_from(["none", "rms", "max", "mean"])),
-        floor=data.draw(st.sampled_from([0, 1, 3, 0.2, 0.75])),
+        floor=data.draw(st.sampled_from([None, None, 0, 1, 3, 0.2, 0.75])),
     )
     most = sum(counts) - sum(map(budget.least, units))
     k = data.draw(st.integers(0, most))
@@ -163,12 +165,66 @@ def test_a_floor_keeps_every_layer_alive_and_the_total_exact():
     with torch.no_grad():
         model[2].weight.mul_(1e-3)
     rules = [Rule("*.weight", L0(), sparsity=0.5)]
-    assert zeros_of(model, rules, "global")["2.weight"] == 32
-    for floor, kept in ((0.1, 4), (5, 5), (1, 1)):
+    assert zeros_of(model, rules, Budget("global", floor=0))["2.weight"] == 32
+    for floor, kept in ((0.1, 4), (5, 5), (1, 1), (None, 1)):
         zeros = zeros_of(model, rules, Budget("global", floor=floor))
         assert zeros == {"0.weight": 96 - (32 - kept), "2.weight": 32 - kept}
     erk = Budget("global", layout="erk", floor=10)
     assert zeros_of(model, [Rule("*.weight", L0(), sparsity=0.8)], erk)["2.weight"] <= 22
+
+
+@pytest.mark.parametrize("budget", ["rule", "global"])
+@each_mode
+def test_no_layer_dies_by_default_and_the_total_is_exact(budget, mode):
+    model, loss_of = MLP.build()
+    with torch.no_grad():
+        model[2].weight.mul_(1e-2)
+    rules = [Rule("*.weight", L0(), sparsity=0.8)]
+    optimizer = RVSM(sgd(model, lr=1e-4), rules, budget=budget, **mode)
+    for _ in range(3):
+        zeros = {name: z for name, (z, _) in optimizer.zeros().items()}
+        assert zeros == {"0.weight": 154 - 31, "2.weight": 31}
+        train(model, loss_of, optimizer, 1)
+
+
+def test_the_default_floor_gives_way_to_the_target():
+    """The count is exact where fewer weights survive than there are layers, or a layer is zero."""
+    rule = Rule("*.weight", L0(), sparsity=0.9949)
+    assert sum(zeros_of(MLP.build()[0], [rule], "global").values()) == 191
+    rule = Rule("0.weight", L0(), sparsity=0.999)
+    assert zeros_of(MLP.build()[0], [rule], "rule") == {"0.weight": 160}
+    model, _ = MLP.build()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    rule = Rule("*.weight", L0(), sparsity=0.5)
+    assert zeros_of(model, [rule], "global") == {"0.weight": 64, "2.weight": 32}
+
+
+@pytest.mark.parametrize("floor", [None, 1])
+def test_a_floor_that_asks_for_nothing_selects_once(floor, monkeypatch):
+    from rvsm.optim import budget as module
+
+    selections = []
+
+    def spy(select):
+        return lambda *given: selections.append(1) or select(*given)
+
+    for name in ("smallest_of", "clear_threshold"):
+        monkeypatch.setattr(module, name, spy(getattr(module, name)))
+    rules = [Rule("*.weight", L0(), sparsity=0.8)]
+    RVSM(sgd(MLP.build()[0]), rules, budget=Budget("global", floor=floor)).zeros()
+    assert len(selections) == 1
+
+
+@pytest.mark.parametrize("scale", ["none", "rms", "max", "mean"])
+def test_a_parameter_without_elements_has_no_part_in_a_budget(scale):
+    named = [("a", torch.nn.Parameter(torch.ones(0, 3))), ("b", torch.nn.Parameter(torch.ones(4)))]
+    optimizer = RVSM(
+        torch.optim.SGD(named, lr=0.1),
+        [Rule("*", L0(), sparsity=0.5)],
+        budget=Budget("global", scale=scale),
+    )
+    assert optimizer.zeros() == {"a": (0, 0), "b": (2, 4)}
 
 
 @pytest.mark.parametrize("scale", ["none", "rms", "max", "mean"])
@@ -213,6 +269,9 @@ def test_one_threshold_of_the_quotients_holds_in_units_of_each_layer():
         ({"floor": -1}, "floor must be a share"),
         ({"floor": 1.0}, "floor must be a share"),
         ({"floor": math.nan}, "floor must be a share"),
+        ({"floor": "x"}, "floor must be a share"),
+        ({"floor": 1.5}, "floor must be a share"),
+        ({"floor": True}, "floor must be a share"),
         ({"layout": "erk", "scale": "max"}, "fixes every parameter's share"),
     ],
 )

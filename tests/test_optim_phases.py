@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -116,10 +117,35 @@ def test_schedules_raise_the_target_and_the_strength():
 
 
 @pytest.mark.parametrize("schedule", [Linear, Cubic])
-@pytest.mark.parametrize("span", [(3, 3), (5, 2), (-1, 4)])
+@pytest.mark.parametrize("span", [(3, 3), (5, 2), (-1, 4), ("a", 3), (0, 2.5), (None, 3)])
 def test_a_schedule_needs_a_span(schedule, span):
     with pytest.raises(RuleError, match="0 <= start < end"):
         schedule(*span)
+
+
+@pytest.mark.parametrize("schedule", [Cubic(0, 20), Linear(3, 10), Steps((5, 15))], ids=str)
+def test_a_schedule_that_ends_before_the_warm_up_warns(schedule):
+    def build(warmup):
+        rule = Rule("*.weight", L0(), sparsity=0.5, schedule=schedule)
+        return RVSM(sgd(MLP.build()[0]), [rule], warmup=warmup)
+
+    with pytest.warns(
+        UserWarning, match=r"ends at step \d+ and .* step 20, .* start at 20"
+    ) as seen:
+        build(20)
+    assert seen[0].filename == __file__
+    build(schedule.end - 1)
+    build(0)
+
+
+def test_schedules_count_from_the_first_step_whatever_the_warm_up():
+    model, loss_of = MLP.build()
+    rule = Rule("*.weight", L0(), sparsity=0.5, schedule=Linear(4, 8))
+    optimizer = RVSM(sgd(model), [rule], warmup=4)
+    for step in range(10):
+        share = min(max(step - 4, 0) / 4, 1)
+        assert sum(z for z, _ in optimizer.zeros().values()) == round(0.5 * share * 192)
+        train(model, loss_of, optimizer, 1)
 
 
 def test_a_zero_learning_rate_moves_nothing():
@@ -147,6 +173,10 @@ def test_a_cosine_and_steps():
         ((3, 3), None, "milestones must be steps"),
         ((1, 2), (0.5,), "one number from 0 to 1 for each"),
         ((1, 2), (0.5, 1.5), "one number from 0 to 1 for each"),
+        ((1, 2), (0.5, "x"), "one number from 0 to 1 for each"),
+        ((1, 2), 0.5, "one number from 0 to 1 for each"),
+        ((1, "x"), None, "milestones must be steps"),
+        (5, None, "milestones must be steps"),
     ],
 )
 def test_steps_need_milestones_and_shares(milestones, shares, message):
@@ -198,11 +228,44 @@ def test_beta_grows_to_its_limit():
 
 @pytest.mark.parametrize(
     "numbers",
-    [(0.0, 2, 1, 1), (1, 0.5, 1, 2), (1, 2, 0, 2), (2, 2, 1, 1), (1, 2, 1, math.inf)],
+    [
+        (0.0, 2, 1, 1),
+        (1, 0.5, 1, 2),
+        (1, 2, 0, 2),
+        (2, 2, 1, 1),
+        (1, 2, 1, math.inf),
+        ("a", 2, 1, 2),
+        (1, None, 1, 2),
+        (1, 2, 1.5, 2),
+        (1, 2, "x", 2),
+    ],
 )
 def test_a_continuation_needs_growth_and_a_limit(numbers):
     with pytest.raises(RuleError, match="0 < start <= limit"):
         Continuation(*numbers)
+
+
+@each_mode
+def test_a_layer_added_to_a_frozen_support_trains_from_zero(mode):
+    """Only what was zero when the support was fixed stays so: a new layer may begin with zeros."""
+    model, loss_of = MLP.build()
+    base = torch.optim.SGD(model[0].named_parameters(prefix="0"), lr=0.05, momentum=0.9)
+    optimizer = RVSM(base, [Rule("*.weight", L0(), sparsity=0.5)], **mode)
+    train(model, loss_of, optimizer, 3)
+    optimizer.finalize()
+    dead = model[0].weight == 0
+    torch.nn.init.zeros_(model[2].weight)
+    optimizer.add_param_group({"params": list(model[2].named_parameters(prefix="2"))})
+    train(model, loss_of, optimizer, 2)
+    optimizer.finalize()  # again: nothing new is fixed
+    again = copy.deepcopy((model, optimizer))
+    again[1].load_state_dict(optimizer.state_dict())
+    for its, ours in ((model, optimizer), again):
+        train(its, loss_of, ours, 2)
+        assert ours.frozen
+        assert [group["rvsm"]["frozen"] for group in ours.param_groups] == [1, 0]
+        assert (its[2].weight != 0).any()
+        assert torch.equal(its[0].weight == 0, dead)
 
 
 HEALING = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from problems import MLP
-from rvsm.errors import RuleError
-from rvsm.optim import RVSM, Constant, Rule
+from problems import MLP, train, weights
+from rvsm.errors import RuleError, RunError
+from rvsm.groups import Filters
+from rvsm.optim import ADMM, RVSM, Budget, Constant, Cubic, LinearizedBregman, Rule
 from rvsm.optim.rule import assign, clean_name
 from rvsm.penalties import L0, L1
 
@@ -37,6 +40,14 @@ def optimizer(rules, *, base=None, **options):
         ({"lam": 1, "subgradient": ("l1", 1.0)}, "'l1' is no penalty"),
         ({"lam": 1, "groups": "rows"}, "groups must be"),
         ({"lam": 1, "schedule": 3}, "schedule must be"),
+        ({"lam": "0.1"}, "lam must be a finite number >= 0, not '0.1'"),
+        ({"lam": True}, "lam must be a finite number >= 0, not True"),
+        ({"lam": torch.tensor(0.1)}, "lam must be a finite number >= 0"),
+        ({"sparsity": "0.9"}, r"sparsity must lie in \[0, 1\)"),
+        ({"lam": 1, "beta": None}, "beta must be a finite number > 0, not None"),
+        ({"lam": 1, "subgradient": (L1(), "x")}, "lam2 must be a finite number >= 0"),
+        ({"lam": 1, "groups": Filters}, "groups must be an object"),
+        ({"lam": 1, "schedule": Cubic}, r"schedule must be .* such as Cubic\(0, 1000\), not"),
     ],
 )
 def test_a_rule_refuses_what_cannot_work(options, message):
@@ -64,8 +75,9 @@ def test_a_rule_needs_a_pattern(pattern):
 
 
 def test_a_share_outside_0_to_1_is_refused():
-    with pytest.raises(RuleError, match="share must lie between 0 and 1"):
-        Constant(1.5)
+    for share in (1.5, -0.1, math.nan, "1", None):
+        with pytest.raises(RuleError, match=r"Constant: share must lie in \[0, 1\]"):
+            Constant(share)
 
 
 def test_the_last_matching_rule_wins():
@@ -127,6 +139,15 @@ def test_names_come_from_named_parameters_where_the_base_has_none():
         ({"warmup": -1}, "warmup must be a number of steps >= 0"),
         ({"heal_from": 0}, "heal_from must be a step after warmup=0"),
         ({"warmup": 5, "heal_from": 5}, "heal_from must be a step after warmup=5"),
+        ({"warmup": "a"}, "warmup must be a number of steps >= 0, a whole one, not 'a'"),
+        ({"warmup": 1.5}, "warmup must be .*, not 1.5; round it"),
+        ({"warmup": None}, "warmup must be a number of steps >= 0"),
+        ({"heal_from": "x"}, "heal_from must be a number of steps >= 0"),
+        ({"heal_from": 2.5}, "heal_from must be .*, not 2.5; round it"),
+        ({"model": 5}, r"model must be a torch\.nn\.Module, not 5"),
+        ({"named_parameters": 5}, "named_parameters must be pairs"),
+        ({"named_parameters": [torch.ones(2)]}, "named_parameters must be pairs"),
+        ({"budget": Budget}, "budget must be"),
     ],
 )
 def test_the_optimizer_refuses_what_cannot_work(options, message):
@@ -139,7 +160,7 @@ def test_the_optimizer_needs_a_base_and_rules():
     for base in (inner, "sgd"):
         with pytest.raises(RuleError, match="needs a torch optimizer to stand on"):
             RVSM(base, [Rule("*", L0(), lam=1)])
-    for rules in ([], ["fc.weight"]):
+    for rules in ([], ["fc.weight"], Rule("*", L0(), lam=1), None, 3):
         with pytest.raises(RuleError, match=r"at least one rvsm\.Rule"):
             optimizer(rules)
 
@@ -151,3 +172,59 @@ def test_a_sparse_gradient_is_refused_by_name():
     table(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(RuleError, match="weight has a sparse gradient"):
         ours.step()
+
+
+@pytest.mark.parametrize("every", [0, 1.5, "a", None])
+def test_steps_between_two_updates_are_whole(every):
+    model, _ = MLP.build()
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    with pytest.raises(RuleError, match="every must be a number of steps >= 1"):
+        ADMM(base, [Rule("*", L0(), lam=1)], every=every)
+    with pytest.raises(RuleError, match="delta must be a finite number > 0"):
+        LinearizedBregman(base, [Rule("*", L1(), lam=1)], delta="a")
+
+
+def test_whole_numbers_of_numpy_are_steps_and_numbers():
+    rule = Rule("*", L0(), lam=np.float32(0.5), schedule=Cubic(np.int64(3), np.int64(5)))
+    ours = optimizer([rule], warmup=np.int64(2), heal_from=np.int64(9))
+    assert type(ours.param_groups[0]["rvsm"]["rules"]["0"]["lam"]) is float
+
+
+def test_a_gradient_outside_the_rules_that_is_not_finite_is_refused_by_name():
+    for options in ({}, {"grad_at": "u"}, {"coupling": "decoupled"}):
+        model, loss_of = MLP.build()
+        ours = optimizer(
+            [Rule("*.weight", L0(), lam=1e-3)],
+            base=torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9),
+            **options,
+        )
+        train(model, loss_of, ours, 1)
+        loss_of(model).backward()
+        model[2].bias.grad[0] = math.nan
+        before = copy.deepcopy((weights(model), ours.state_dict(), model[2].weight.grad))
+        with pytest.raises(RunError, match=r"gradient of 2\.bias is not finite at step 1; lower"):
+            ours.step()
+        assert torch.equal(weights(model), before[0])
+        assert torch.equal(model[2].weight.grad, before[2])
+        after = ours.state_dict()
+        assert after["param_groups"] == before[1]["param_groups"]
+        for index, state in after["state"].items():
+            assert all(torch.equal(v, before[1]["state"][index][k]) for k, v in state.items())
+
+
+def test_gradients_outside_the_rules_may_be_sparse_or_complex():
+    table = torch.nn.Embedding(10, 3, sparse=True)
+    turn = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    head = torch.nn.Linear(3, 1)
+    named = [("turn", turn), *table.named_parameters("table"), *head.named_parameters("head")]
+    ours = RVSM(torch.optim.SGD(named, lr=0.1), [Rule("head.weight", L0(), lam=1e-3)])
+    loss = head((table(torch.tensor([1, 2])) * turn).real).sum()
+    loss.backward()
+    ours.step()
+    for p, name in ((table.weight, "table.weight"), (turn, "turn")):
+        for q in (table.weight, turn):
+            q.grad = None
+        head((table(torch.tensor([1, 2])) * turn).real).sum().backward()
+        p.grad = p.grad * math.inf
+        with pytest.raises(RunError, match=rf"gradient of {name} is not finite"):
+            ours.step()

@@ -11,8 +11,9 @@ import torch
 
 from problems import CONVOLUTIONAL, MLP, train, weights
 from rvsm.errors import RuleError
+from rvsm.groups import Filters
 from rvsm.optim import RVSM, Cubic, Rule
-from rvsm.penalties import L0, L1, TransformedL1
+from rvsm.penalties import L0, L1, Elastic, TransformedL1
 
 MODES = {
     "w": {},
@@ -109,6 +110,11 @@ def test_only_numbers_and_names_are_added_to_the_state_dict():
             "0": {"sparsity": 0.7, "beta": 0.1},
             "1": {"lam": 1e-3, "beta": 0.1, "lam2": 1e-4},
         },
+        "made": {
+            "0": "Rule('*.weight', TransformedL1(a=1.0), groups=Elements())",
+            "1": "Rule('0.*', L1(), groups=Elements(), subgradient=L1())",
+        },
+        "mode": {"grad_at": "w", "coupling": "gradient"},
     }
 
 
@@ -140,6 +146,110 @@ def test_a_checkpoint_of_other_rules_is_refused_whole():
         other.load_state_dict(saved)
     assert other.steps == 0
     assert not other.state
+
+
+class Named(L1):
+    """A penalty of a user's own whose repr is an address."""
+
+    __repr__ = object.__repr__
+
+
+def one_rule(penalty=L0(), pattern="*.weight", strength=None, **options):  # noqa: B008
+    model, loss_of = MLP.build()
+    parts = {key: options.pop(key) for key in ("groups", "subgradient") if key in options}
+    rule = Rule(pattern, penalty, **(strength or {"sparsity": 0.5}), **parts)
+    return model, loss_of, RVSM(BASES["momentum"](model.named_parameters()), [rule], **options)
+
+
+OTHERS = [
+    ({"penalty": TransformedL1()}, r"rule 0 is Rule\('\*\.weight', L0\(\), .* TransformedL1\(a=1"),
+    ({"pattern": "[02].weight"}, r"rule 0 is Rule\('\*\.weight', .*'\[02\]\.weight', .* here"),
+    ({"groups": Filters()}, r"groups=Elements\(\)\) there and .*groups=Filters\(\)\) here"),
+    ({"subgradient": (L1(), 0.1)}, r"rule 0 is .* here"),
+    ({"grad_at": "u"}, "grad_at is w there and u here"),
+    ({"coupling": "decoupled"}, "coupling is gradient there and decoupled here"),
+    ({"strength": {"lam": 0.1}}, "rule 0 has beta, sparsity there and beta, lam here"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
+def test_a_checkpoint_says_what_differs(other, message):
+    model, loss_of, optimizer = one_rule()
+    train(model, loss_of, optimizer, 2)
+    saved = through_a_file(optimizer.state_dict())
+    _, _, again = one_rule(**other)
+    before = copy.deepcopy(again.state_dict())
+    with pytest.raises(RuleError, match=rf"made under other rules \(.*{message}"):
+        again.load_state_dict(saved)
+    assert again.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("penalty", "same"),
+    [
+        (TransformedL1(a=1.0), TransformedL1(a=1)),
+        (Named(), Named()),
+        (Elastic(L1(), 0.5), Elastic(L1(), 0.5)),
+    ],
+)
+def test_a_checkpoint_of_equal_rules_loads(penalty, same):
+    model, loss_of, optimizer = one_rule(penalty)
+    train(model, loss_of, optimizer, 2)
+    _, _, again = one_rule(same)
+    again.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert again.steps == 2
+
+
+def test_the_strengths_of_the_checkpoint_hold():
+    model, loss_of, optimizer = one_rule()
+    train(model, loss_of, optimizer, 2)
+    _, _, again = one_rule(strength={"sparsity": 0.9})
+    again.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert sum(z for z, _ in again.zeros().values()) == 96
+    again.param_groups[0]["rvsm"]["rules"]["0"]["sparsity"] = 0.9
+    assert sum(z for z, _ in again.zeros().values()) == round(0.9 * 192)
+
+
+def test_a_checkpoint_from_before_rules_were_told_loads():
+    model, loss_of, optimizer = one_rule()
+    train(model, loss_of, optimizer, 2)
+    saved = through_a_file(optimizer.state_dict())
+    for key in ("made", "mode"):
+        del saved["param_groups"][0]["rvsm"][key]
+    _, _, again = one_rule(TransformedL1())
+    again.load_state_dict(saved)
+    assert again.steps == 2
+    assert again.state_dict()["param_groups"][0]["rvsm"]["mode"]["grad_at"] == "w"
+
+
+@pytest.mark.parametrize("grad_at", ["w", "u"])
+def test_a_second_optimizer_on_a_base_begins_anew(grad_at):
+    model, loss_of, first = one_rule(grad_at=grad_at)
+    train(model, loss_of, first, 3)
+    first.finalize()
+    rules = [Rule("0.weight", L1(), lam=1.0), Rule("2.weight", L0(), sparsity=0.9)]
+    second = RVSM(first.base, rules)
+    assert second.steps == 0
+    assert not second.frozen
+    assert second.param_groups[0]["rvsm"]["rules"] == {
+        "0": {"lam": 1.0, "beta": 0.1},
+        "1": {"sparsity": 0.9, "beta": 0.1},
+    }
+    train(model, loss_of, second, 2)
+    assert second.zeros()["2.weight"] == (29, 32)
+
+
+def test_a_second_optimizer_drops_what_the_first_kept_unless_it_is_refused():
+    model, loss_of, first = one_rule(grad_at="u")
+    train(model, loss_of, first, 3)
+    numbers = copy.deepcopy(first.param_groups[0]["rvsm"])
+    with pytest.raises(RuleError, match="matches no parameter"):
+        RVSM(first.base, [Rule("x", L0(), lam=1.0)])
+    assert first.param_groups[0]["rvsm"] == numbers
+    assert "rvsm_w" in first.state[model[0].weight]
+    second = RVSM(first.base, [Rule("*.weight", L0(), lam=1e-4)])
+    assert not any("rvsm_w" in state for state in second.state.values())
+    assert "momentum_buffer" in second.state[model[0].weight]
 
 
 @each_mode
@@ -244,6 +354,73 @@ def test_a_group_added_later_is_ruled_and_counted():
     assert optimizer.steps == 6
 
 
+LOOKS = {
+    "step": lambda optimizer: optimizer.step(),
+    "zeros": lambda optimizer: optimizer.zeros(),
+    "finalize": lambda optimizer: optimizer.finalize(),
+    "state_dict": lambda optimizer: optimizer.load_state_dict(optimizer.state_dict()),
+    "sparse_weights": lambda optimizer: optimizer.sparse_weights().__enter__(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_group_added_to_the_base_itself_is_ruled_too(look):
+    model, loss_of = MLP.build()
+    base = torch.optim.SGD(model[0].named_parameters(prefix="0"), lr=0.05)
+    optimizer = RVSM(base, [Rule("*.weight", L0(), sparsity=0.5)])
+    train(model, loss_of, optimizer, 3)
+    base.add_param_group({"params": list(model[2].named_parameters(prefix="2"))})
+    look(optimizer)
+    assert optimizer.ruled_names() == ["0.weight", "2.weight"]
+    assert optimizer.param_groups[1]["rvsm"]["step"] == optimizer.steps
+    assert sum(z for z, _ in optimizer.zeros().values()) == 96
+
+
+@each_mode
+def test_a_group_added_to_the_base_that_cannot_be_ruled_moves_nothing(mode):
+    model, loss_of, optimizer = build(mode=mode)
+    train(model, loss_of, optimizer, 6)
+    late = torch.zeros(2, dtype=torch.complex64, requires_grad=True)
+    optimizer.base.add_param_group({"params": [("z.weight", late)]})
+    before = weights(model)
+    for look in LOOKS.values():
+        with pytest.raises(RuleError, match="only real weights"):
+            look(optimizer)
+    assert torch.equal(weights(model), before)
+    optimizer.base.param_groups.pop()
+    train(model, loss_of, optimizer, 1)
+    assert optimizer.steps == 7
+
+
+REFUSED = {
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "state_dict": lambda optimizer: optimizer.state_dict(),
+    "load_state_dict": lambda optimizer: optimizer.load_state_dict({}),
+}
+
+
+@pytest.mark.parametrize("act", REFUSED.values(), ids=REFUSED)
+def test_nothing_is_kept_of_an_optimizer_whose_parameters_show_u(act):
+    model, loss_of, optimizer = build()
+    train(model, loss_of, optimizer, 6)
+    before = weights(model)
+    with optimizer.sparse_weights():
+        with pytest.raises(RuleError, match=r"inside sparse_weights\(\) would .*; leave it first"):
+            act(optimizer)
+        copy.deepcopy(model)
+    assert torch.equal(weights(model), before)
+    copy.deepcopy(optimizer)
+    # Where the parameters hold u anyway, a copy misses nothing.
+    model, loss_of, optimizer = build(mode={"grad_at": "u"})
+    train(model, loss_of, optimizer, 6)
+    with optimizer.sparse_weights():
+        twin, again = copy.deepcopy((model, optimizer))
+    for its, ours in ((model, optimizer), (twin, again)):
+        train(its, loss_of, ours, 3)
+    assert torch.equal(weights(model), weights(twin))
+
+
 def test_a_group_it_cannot_rule_is_not_added():
     _, _, optimizer = build()
     with pytest.raises(RuleError, match="only real weights"):
@@ -271,3 +448,8 @@ def test_distributed_checkpoints_flatten_and_restore_it(tmp_path):
         for pair in ((model, optimizer), (resumed, again)):
             train(pair[0], loss_of, pair[1], 6)
         assert torch.equal(weights(model), weights(resumed))
+        told = optimizer.state_dict()["param_groups"][0]["rvsm"]
+        assert again.state_dict()["param_groups"][0]["rvsm"] == told
+        saved["param_groups"][0]["rvsm"]["mode"]["grad_at"] = "v"
+        with pytest.raises(RuleError, match="grad_at is v there and"):
+            set_optimizer_state_dict(resumed, again, saved)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.optim.budget import Budget
-from rvsm.optim.relative import Relative, check_every
+from rvsm.optim.checks import check_steps
+from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled
 from rvsm.optim.sparse import Writer
@@ -78,7 +79,7 @@ class ADMM(Relative):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        check_every(every)
+        check_steps("every", every, 1)
         self.every = every
         super().__init__(
             base,

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
 from rvsm.groups import Groups
+from rvsm.optim.checks import check_number, check_share
 from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule, assign
 from rvsm.optim.ruled import Ruled
@@ -79,8 +80,7 @@ class LinearizedBregman(Relative):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        if not (math.isfinite(delta) and delta > 0):
-            raise RuleError(f"delta must be a finite number > 0, not {delta!r}.")
+        check_number("delta", delta, positive=True)
         self.delta = delta
         super().__init__(
             base,
@@ -167,8 +167,7 @@ def sparse_start(
     ----------
     Bungert et al., arXiv 2105.04319, section 4.1.
     """
-    if not 0 < density <= 1:
-        raise RuleError(f"density must lie in (0, 1], not {density!r}.")
+    check_share("density", density, "(0, 1]", "the share that survives")
     named = list(named_parameters)
     for (_, p), rule in zip(named, assign([name for name, _ in named], rules), strict=True):
         if rule is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from rvsm.errors import RuleError
 from rvsm.groups import Elements
+from rvsm.optim.checks import is_number, is_steps
+from rvsm.optim.distributed import is_sharded
+from rvsm.optim.floor import holds, spare
 from rvsm.optim.targets import clear_threshold, smallest_of
 from rvsm.optim.units import Unit
 
@@ -36,9 +39,10 @@ class Budget:
         The smallest norms wherever they lie; the same share of zeros for every parameter; or
         Erdos-Renyi-Kernel, a density in proportion to (sum of the sizes of the axes) / (their
         product), where a layer that would exceed density 1 stays dense and the others pay.
-    floor : float or int
+    floor : float or int, optional
         The least that each parameter keeps of its groups, so that no layer dies: a share in
-        [0, 1), rounded up, or a count.
+        [0, 1), rounded up, or a count. By default one group, where w is not zero anyway and as
+        long as the target leaves as many groups as there are parameters; 0 lets layers die.
 
     Raises
     ------
@@ -53,14 +57,14 @@ class Budget:
     scope: Literal["rule", "global", "parameter"] = "rule"
     scale: Literal["none", "rms", "max", "mean"] = "none"
     layout: Literal["threshold", "uniform", "erk"] = "threshold"
-    floor: float | int = 0
+    floor: float | int | None = None
 
     def __post_init__(self) -> None:
         check_choice("budget", self.scope, ("rule", "global", "parameter"))
         check_choice("Budget: scale", self.scale, ("none", "rms", "max", "mean"))
         check_choice("Budget: layout", self.layout, ("threshold", "uniform", "erk"))
-        count = isinstance(self.floor, int)
-        if not (self.floor >= 0 and (count or self.floor < 1)):
+        floor = 0 if self.floor is None else self.floor
+        if not is_number(floor) or floor < 0 or (floor >= 1 and not is_steps(floor)):
             raise RuleError(
                 f"Budget: floor must be a share in [0, 1) or a count >= 0, not {self.floor!r}."
             )
@@ -71,16 +75,25 @@ class Budget:
             )
 
     def least(self, unit: Unit) -> int:
-        """Return how many groups of a unit are never zero."""
-        floor = math.ceil(self.floor * unit.count) if self.floor < 1 else int(self.floor)
+        """Return how many groups of a unit are never zero, whatever the target."""
+        floor = self.floor or 0
+        floor = math.ceil(floor * unit.count) if floor < 1 else int(floor)
         return max(min(floor, unit.count), unit.count - unit.reachable)
+
+    def at_target(self, units: Sequence[Unit], k: int) -> Budget:
+        """Return the budget with the floor that holds at `k` zeros: by default 1 or else 0."""
+        if self.floor is not None:
+            return self
+        one = replace(self, floor=1)
+        kept = sum(unit.count for unit in units) - k
+        return one if kept >= sum(map(one.least, units)) else replace(self, floor=0)
 
     def divisor(self, unit: Unit, norms: Tensor) -> float | Tensor:
         """Return what the norms of a unit are divided by before they compete."""
-        if self.scale == "none":
+        if self.scale == "none" or norms.numel() == 0:
             return 1.0
         if self.scale == "rms":
-            return math.sqrt(unit.numel / max(unit.count, 1))
+            return math.sqrt(unit.numel / unit.count)
         free = unit.reachable < unit.count
         finite = norms.masked_fill(norms.isinf(), 0) if free else norms
         found = finite.amax() if self.scale == "max" else finite.sum() / max(unit.reachable, 1)
@@ -143,6 +156,7 @@ def choose(
         If not that many groups can be zero.
     """
     check_reachable(budget, units, k)
+    default, budget = budget.floor is None, budget.at_target(units, k)
     if budget.layout != "threshold":
         shares = _shares(budget, units, k)
         return [
@@ -156,16 +170,29 @@ def choose(
         if t is not None and _keeps_floor(budget, units, norms, t):
             return [(None, t)] * len(units)
     divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
-    if budget.floor and norms[0].device.type == "cpu":  # elsewhere the host would have to wait
+    most = [unit.count - budget.least(unit) for unit in units]
+    bound = [n < min(unit.reachable, k) for unit, n in zip(units, most, strict=True)]
+    # Elsewhere than on the CPU the host would have to wait.
+    looks = norms[0].device.type == "cpu" and not any(map(is_sharded, norms))
+    if looks or not any(bound):
         found = _by_threshold(norms, divisors, k)
-        most = [unit.count - budget.least(unit) for unit in units]
-        if all(int(mask.sum()) <= n for (mask, _), n in zip(found, most, strict=True)):
+        alive = [
+            not is_bound or holds(mask, norm, n, zeros=default)
+            for (mask, _), norm, n, is_bound in zip(found, norms, most, bound, strict=True)
+        ]
+        if all(alive):
             return list(found)  # the floor asks for nothing, which is the rule
-    protected = [_protect(budget, unit, norm) for unit, norm in zip(units, norms, strict=True)]
-    found = _by_threshold([norm for norm, _ in protected], divisors, k)
+    protected = [
+        spare(norm, n, zeros=default) if is_bound else None
+        for norm, n, is_bound in zip(norms, most, bound, strict=True)
+    ]
+    candidates = [
+        norm if spared is None else spared.norms
+        for norm, spared in zip(norms, protected, strict=True)
+    ]
     return [
-        (mask, t if limit is None else torch.minimum(t, limit.to(t.dtype)))
-        for (mask, t), (_, limit) in zip(found, protected, strict=True)
+        (mask, t if spared is None else spared.threshold(t))
+        for (mask, t), spared in zip(_by_threshold(candidates, divisors, k), protected, strict=True)
     ]
 
 
@@ -210,15 +237,6 @@ def _divided(norms: Tensor, by: float | Tensor) -> Tensor:
     if isinstance(by, float) and by == 1:
         return norms
     return (norms.float() if norms.element_size() < 4 else norms) / by
-
-
-def _protect(budget: Budget, unit: Unit, norms: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the norms with inf for those the floor keeps, and the largest it does not keep."""
-    least = budget.least(unit)
-    if least <= unit.count - unit.reachable:  # what the groups leave free is enough
-        return norms, None
-    (mask,), t = smallest_of([norms], unit.count - least)
-    return norms.masked_fill(~mask, math.inf), t
 
 
 def _shares(budget: Budget, units: Sequence[Unit], k: int) -> tuple[int, ...]:

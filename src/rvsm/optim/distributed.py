@@ -100,6 +100,37 @@ class _ShardedLevel(Level):
         return total
 
 
+def local(x: Tensor) -> Tensor:
+    """Return this rank's part of `x`."""
+    return x.to_local() if is_sharded(x) else x
+
+
+def local_like(x: Tensor, like: Tensor) -> Tensor:
+    """Return `x`, this rank's part, laid out as `like`."""
+    return _from_local(x.view_as(like.to_local()), like) if is_sharded(like) else x.view_as(like)
+
+
+def largest(x: Tensor, like: Tensor) -> Tensor:
+    """Return the largest of the 0-d `x` of all ranks that share `like`."""
+    if not is_sharded(like):
+        return x
+    from torch import distributed
+
+    found = x.double()
+    distributed.all_reduce(found, distributed.ReduceOp.MAX, group=_common_group([like]))
+    return found.to(x.dtype)
+
+
+def is_last(x: Tensor, like: Tensor) -> Tensor:
+    """Say whether this rank is the last of those that share `like` whose 0-d `x` is true."""
+    if not is_sharded(like):
+        return x
+    from torch import distributed
+
+    rank = torch.full_like(x, distributed.get_rank(_common_group([like])), dtype=torch.float64)
+    return largest(torch.where(x, rank, -1), like) == rank
+
+
 def smallest_of_shards(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     """Mark the `k` smallest of all norms over all ranks, as `rvsm.optim.targets.smallest` does.
 

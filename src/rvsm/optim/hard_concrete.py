@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from rvsm.errors import RuleError
+from rvsm.optim.checks import check_number, check_share
 from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import NUMBERS, Ruled
@@ -100,12 +101,9 @@ class HardConcrete(Relative):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        if not (math.isfinite(gate_lr) and gate_lr >= 0):
-            raise RuleError(f"gate_lr must be a finite number >= 0, not {gate_lr!r}.")
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise RuleError(f"temperature must be a finite number > 0, not {temperature!r}.")
-        if not 0 < initial < 1:
-            raise RuleError(f"initial must lie in (0, 1), a probability, not {initial!r}.")
+        check_number("gate_lr", gate_lr)
+        check_number("temperature", temperature, positive=True)
+        check_share("initial", initial, "(0, 1)", "a probability")
         self.gate_lr, self.temperature, self.initial, self.seed = (
             gate_lr, temperature, initial, seed,
         )  # fmt: skip

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
 from rvsm.optim.budget import Budget
-from rvsm.optim.relative import Relative, check_every
+from rvsm.optim.checks import check_share, check_steps
+from rvsm.optim.relative import Relative
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import Ruled
 from rvsm.optim.sparse import Writer
@@ -79,9 +80,8 @@ class MagnitudePruning(Relative):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        check_every(every)
-        if not 0 <= initial < 1:
-            raise RuleError(f"initial must lie in [0, 1), the share of zeros, not {initial!r}.")
+        check_steps("every", every, 1)
+        check_share("initial", initial, "[0, 1)", "the share of zeros")
         self.initial, self.every = initial, every
         super().__init__(
             base,

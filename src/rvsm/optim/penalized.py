@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, cast
 
@@ -11,8 +12,9 @@ from torch.optim import Optimizer
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.checks import check_number, check_share, is_steps
 from rvsm.optim.level import Level
-from rvsm.optim.rule import Rule, check_number
+from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import RuledOptimizer
 from rvsm.optim.strength import check_target, mu_beside
 from rvsm.optim.units import Ruled, Unit
@@ -45,11 +47,11 @@ class PenalizedOptimizer(RuledOptimizer):
         budget: Literal["rule", "global", "parameter"] | Budget,
         named_parameters: Iterable[tuple[str, Tensor]] | None,
     ) -> None:
-        if warmup < 0:
-            raise RuleError(f"warmup must be a number of steps >= 0, not {warmup!r}.")
         self.warmup = warmup
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(base, rules, named_parameters)
+        for rule in self.rules:
+            _warn_of_a_jump(rule, warmup)
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -77,10 +79,7 @@ class PenalizedOptimizer(RuledOptimizer):
     def _target(self, r: Ruled) -> float:
         """Return the share of zeros that a parameter brings to its target now."""
         sparsity = self._numbers(r)["sparsity"]
-        if not 0 <= sparsity <= 1:
-            raise RuleError(
-                f"{r.name} in param_groups: sparsity must lie between 0 and 1, not {sparsity!r}."
-            )
+        check_share(f"{r.name} in param_groups: sparsity", sparsity, "[0, 1]", "the share of zeros")
         return sparsity * self._share(r)
 
     def _levels(self, xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
@@ -95,7 +94,7 @@ class PenalizedOptimizer(RuledOptimizer):
             numbers = self._numbers(unit.lead)
             if unit.lead not in xs or "lam" not in numbers:
                 continue
-            check_number(f"{unit} in param_groups", "lam", numbers["lam"])
+            check_number(f"{unit} in param_groups: lam", numbers["lam"])
             lam = numbers["lam"] * self._share(unit.lead)
             if lam != 0 and (mu := self._mu(unit.lead, lam)) != 0:
                 penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
@@ -153,3 +152,15 @@ class PenalizedOptimizer(RuledOptimizer):
             raise RuleError(
                 f"{unit} is sharded, where a budget knows neither scale nor floor; leave them out."
             )
+
+
+def _warn_of_a_jump(rule: Rule, warmup: int) -> None:
+    """Warn where a schedule rises during the warm-up alone: steps count from the first."""
+    end = getattr(rule.schedule, "end", None)
+    if is_steps(end, 1) and end <= warmup:
+        warnings.warn(
+            f"Rule({rule.pattern!r}): its schedule ends at step {end} and the warm-up at step "
+            f"{warmup}, so that full strength sets in at once; schedules count from the first "
+            f"step, so let it start at {warmup}.",
+            stacklevel=5,
+        )

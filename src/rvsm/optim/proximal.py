@@ -70,6 +70,7 @@ class ProximalGradient(Relative):
     """
 
     _own = (*Relative._own, "aggregate")
+    _mode = ("aggregate",)
 
     def __init__(
         self,

@@ -96,9 +96,3 @@ class Relative(SparseOptimizer):
             and torch.distributed.get_world_size() > 1
         ):
             raise RuleError(f"{name} trains in a single process ({r.name} is shared); use RVSM.")
-
-
-def check_every(every: int) -> None:
-    """Raise RuleError unless `every`, the steps between two updates, is at least 1."""
-    if every < 1:
-        raise RuleError(f"every must be a number of steps >= 1, not {every!r}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from rvsm.errors import RuleError
 from rvsm.groups import Elements, Groups, Tied
+from rvsm.optim.checks import check_number, check_share
 from rvsm.optim.schedules import Continuation, Schedule
 from rvsm.penalties.base import Penalty
 
@@ -32,7 +32,8 @@ class Rule:
     lam : float, optional
         Strength lambda >= 0 of the penalty. Give this or `sparsity`.
     sparsity : float, optional
-        Share of the matched weights, in [0, 1), to be exactly zero; lambda follows from it.
+        Share of the matched groups, in [0, 1), to be exactly zero: of the weights, where groups are
+        of one size. Lambda follows from it.
     beta : float or Continuation
         Coupling strength > 0 between w and u. Weights below ``threshold(lam / beta)`` are zero.
     schedule : Schedule, optional
@@ -73,19 +74,22 @@ class Rule:
             if (self.lam is None) == (self.sparsity is None):
                 raise RuleError(f"{where}: give exactly one of lam and sparsity.")
         if self.lam is not None:
-            check_number(where, "lam", self.lam)
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise RuleError(
-                f"{where}: sparsity must lie in [0, 1), the share of zeros, not {self.sparsity!r}."
-            )
+            check_number(f"{where}: lam", self.lam)
+        if self.sparsity is not None:
+            check_share(f"{where}: sparsity", self.sparsity, "[0, 1)", "the share of zeros")
         if not isinstance(self.beta, Continuation):
-            check_number(where, "beta", self.beta, positive=True)
-        if not isinstance(self.groups, Groups):
+            check_number(f"{where}: beta", self.beta, positive=True)
+        if isinstance(self.groups, type) or not isinstance(self.groups, Groups):
             raise RuleError(
-                f"{where}: groups must be an object of rvsm.groups, such as Elements()."
+                f"{where}: groups must be an object of rvsm.groups, such as Elements(), not "
+                f"{self.groups!r}."
             )
-        if self.schedule is not None and not callable(self.schedule):
-            raise RuleError(f"{where}: schedule must be a function of the step, such as Cubic.")
+        schedule = self.schedule
+        if schedule is not None and (isinstance(schedule, type) or not callable(schedule)):
+            raise RuleError(
+                f"{where}: schedule must be a function of the step, such as Cubic(0, 1000), not "
+                f"{schedule!r}."
+            )
         if self.subgradient is not None:
             _check_subgradient(where, self.subgradient)
 
@@ -105,13 +109,6 @@ class Rule:
         if self.subgradient is not None:
             found["lam2"] = self.subgradient[1]
         return {key: float(number) for key, number in found.items() if number is not None}
-
-
-def check_number(where: str, name: str, number: float, *, positive: bool = False) -> None:
-    """Raise RuleError unless `number` is finite and >= 0, or > 0 if `positive`."""
-    bound = "> 0" if positive else ">= 0"
-    if not (math.isfinite(number) and (number > 0 or (number == 0 and not positive))):
-        raise RuleError(f"{where}: {name} must be a finite number {bound}, not {number!r}.")
 
 
 def clean_name(name: str) -> str:
@@ -171,4 +168,4 @@ def _check_subgradient(where: str, subgradient: object) -> None:
         raise RuleError(f"{where}: subgradient must be a pair (penalty, lam2).")
     penalty, lam2 = subgradient
     _check_penalty(where, penalty)
-    check_number(where, "lam2", lam2)
+    check_number(f"{where}: lam2", lam2)

@@ -12,14 +12,23 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError, RunError
 from rvsm.groups import Tied
+from rvsm.optim.checks import check_number
+from rvsm.optim.description import TOLD, difference, rule_text
 from rvsm.optim.distributed import whole
-from rvsm.optim.rule import Rule, assign, check_number, clean_name
+from rvsm.optim.rule import Rule, assign, clean_name
 from rvsm.optim.schedules import Continuation
 from rvsm.optim.units import Ruled as Ruled
 from rvsm.optim.units import Unit, units_of
 
 NUMBERS = "rvsm"
-"""Key in every param_group of the numbers kept there: step, frozen and each rule's strengths."""
+"""Key in every param_group of what is kept there, plain numbers and text.
+
+``step``; ``frozen``, whether the zeros of its parameters are held; ``rules``, each rule's
+strengths; ``made``, each rule in words, and ``mode``, both for checkpoints to tell.
+"""
+
+OWN = "rvsm_"
+"""How every key that is not the base's begins in ``state[p]``."""
 
 _FLATTENED = ("_fsdp_flattened", "_is_flat_param")
 """Marks on the parameters of the first FullyShardedDataParallel."""
@@ -29,7 +38,8 @@ class RuledOptimizer(Optimizer):
     """An optimizer that shares state and groups with a base and has rules for its parameters.
 
     It owns no state: `state`, `param_groups` and `defaults` are the base's, whatever a load
-    replaces them with, and what it must remember are plain numbers inside the groups.
+    replaces them with, and what it must remember are plain numbers inside the groups. Building it
+    begins anew, with what the parameters hold: what an earlier one left on the base is dropped.
 
     Parameters
     ----------
@@ -52,6 +62,9 @@ class RuledOptimizer(Optimizer):
     _ties: ClassVar[bool] = False
     """Whether the algorithm knows groups that reach across parameters."""
 
+    _mode: ClassVar[tuple[str, ...]] = ()
+    """Options under which alone a checkpoint means the same."""
+
     def __init__(
         self,
         base: Optimizer,
@@ -69,24 +82,27 @@ class RuledOptimizer(Optimizer):
                 "shard with torch.distributed.fsdp.fully_shard instead."
             )
         self.base = base
-        self.rules = tuple(rules)
+        self.rules = tuple(rules) if isinstance(rules, Iterable) else ()
         if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
             raise RuleError(f"{type(self).__name__} needs a list of at least one rvsm.Rule.")
         super().__setstate__({})  # the hooks that Optimizer.__init__ would make
         self._ruled: list[Ruled] = []
         self._units: list[Unit] = []
-        names = [group.get("param_names") for group in base.param_groups]
-        if named_parameters is not None:
-            _name_groups(base, named_parameters)
+        before = [dict(group) for group in base.param_groups]
         try:
+            if named_parameters is not None:
+                _name_groups(base, named_parameters)
+            for group in base.param_groups:
+                group.pop(NUMBERS, None)
             self._match_rules()
-        except RuleError:  # leave the base as it was
-            for group, named in zip(base.param_groups, names, strict=True):
-                if named is None:
-                    group.pop("param_names", None)
-                else:
-                    group["param_names"] = named
+        except BaseException:  # leave the base as it was
+            for group, held in zip(base.param_groups, before, strict=True):
+                group.clear()
+                group.update(held)
             raise
+        for state in base.state.values():
+            for key in [key for key in state if str(key).startswith(OWN)]:
+                del state[key]
 
     @property
     def state(self) -> Any:
@@ -120,6 +136,7 @@ class RuledOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state_dict, whose param_groups hold rvsm's numbers."""
+        self._adopt()
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state_dict = self.base.state_dict()
@@ -130,26 +147,31 @@ class RuledOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict saved under the same rules, or one of the bare base optimizer.
 
-        The model may be loaded before or after: nothing is computed from its weights here.
+        The strengths of the state_dict hold from now on, not those of the rules. The model may be
+        loaded before or after: nothing is computed from its weights here.
 
         Raises
         ------
         RuleError
-            If it was saved under other rules; nothing is loaded then.
+            If it was saved under other patterns, penalties, groups or modes; nothing is loaded
+            then.
         """
+        self._adopt()
         state_dict = state_dict.copy()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         numbers = [group[NUMBERS] for group in self.param_groups]
         for saved, own in zip(state_dict["param_groups"], numbers, strict=False):
-            if NUMBERS in saved and _keys(saved[NUMBERS]) != _keys(own):
+            if NUMBERS in saved and (found := difference(saved[NUMBERS], own)):
                 raise RuleError(
-                    "The checkpoint was made under other rules; build the optimizer with the "
-                    "rules it was saved with, or load the model's weights alone."
+                    f"The checkpoint was made under other rules ({found}); build the optimizer "
+                    "with the rules it was saved with, or load the model's weights alone."
                 )
         self.base.load_state_dict(state_dict)
         for group, own in zip(self.param_groups, numbers, strict=True):
-            group.setdefault(NUMBERS, own)
+            loaded = group.setdefault(NUMBERS, own)
+            for key in TOLD:  # which older checkpoints do not say
+                loaded.setdefault(key, own[key])
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -174,6 +196,7 @@ class RuledOptimizer(Optimizer):
 
     def ruled_names(self) -> list[str]:
         """Return the names of the parameters under a rule, in the base's order."""
+        self._adopt()
         return [r.name for r in self._ruled]
 
     def _count_step(self) -> None:
@@ -181,8 +204,15 @@ class RuledOptimizer(Optimizer):
             group[NUMBERS]["step"] += 1
 
     def _freeze(self) -> None:
-        for group in self.param_groups:
-            group[NUMBERS]["frozen"] = 1
+        """Hold the zeros of now; groups added later have none to hold."""
+        if not self.frozen:
+            for group in self.param_groups:
+                group[NUMBERS]["frozen"] = 1
+
+    def _adopt(self) -> None:
+        """Match the rules to groups that were added to the base itself."""
+        if any(NUMBERS not in group for group in self.param_groups):
+            self._match_rules()
 
     def _parameter(self, r: Ruled) -> Tensor:
         return cast(Tensor, self.param_groups[r.group]["params"][r.index])
@@ -194,7 +224,7 @@ class RuledOptimizer(Optimizer):
     def _beta(self, r: Ruled) -> float:
         """Return the coupling strength in force after the steps taken."""
         start, beta = self._numbers(r)["beta"], self.rules[r.rule].beta
-        check_number(f"{r.name} in param_groups", "beta", start, positive=True)
+        check_number(f"{r.name} in param_groups: beta", start, positive=True)
         return beta(self.steps, start) if isinstance(beta, Continuation) else start
 
     def _sign(self, r: Ruled) -> float:
@@ -208,7 +238,8 @@ class RuledOptimizer(Optimizer):
             if "param_names" not in group:
                 raise RuleError(
                     "The base optimizer's parameters have no names; build it from "
-                    f"model.named_parameters() or pass named_parameters= to {type(self).__name__}."
+                    f"model.named_parameters() or pass named_parameters= to {type(self).__name__}, "
+                    "and give groups added later pairs of name and parameter."
                 )
             names += group["param_names"]
             places += [(g, i) for i in range(len(group["params"]))]
@@ -221,13 +252,17 @@ class RuledOptimizer(Optimizer):
             self._check_parameter(r)
         units = units_of(found, self.rules, self._parameter)
         self._check_units(units)
-        first = self.param_groups[0].get(NUMBERS, {"step": 0, "frozen": 0})
+        steps = self.param_groups[0].get(NUMBERS, {"step": 0})["step"]
         for g, group in enumerate(self.param_groups):
-            rules = sorted({r.rule for r in found if r.group == g})
-            own = {str(rule): self.rules[rule].numbers() for rule in rules}
-            group.setdefault(
-                NUMBERS, {"step": first["step"], "frozen": first["frozen"], "rules": own}
-            )
+            own = {str(r.rule): self.rules[r.rule] for r in found if r.group == g}
+            fresh = {
+                "step": steps,
+                "frozen": 0,
+                "rules": {key: rule.numbers() for key, rule in own.items()},
+                "made": {key: rule_text(rule) for key, rule in own.items()},
+                "mode": {name: getattr(self, name) for name in self._mode},
+            }
+            group.setdefault(NUMBERS, fresh)
         self._ruled[:], self._units[:] = found, units
 
     def _check_parameter(self, r: Ruled) -> None:
@@ -270,27 +305,41 @@ class RuledOptimizer(Optimizer):
     def _check_finite(self, r: Ruled, total: float | None = None) -> None:
         """Raise RunError if the parameter's gradient is not finite; on the CPU only.
 
-        Elsewhere the host would have to wait. `total` is the gradient's sum where it is known:
-        it may overflow, so a sum that is not finite is only a reason to look.
+        `total` is the gradient's sum where it is known.
         """
-        grad = self._parameter(r).grad
+        self._check_gradient(r.name, self._parameter(r).grad, total)
+
+    def _check_others(self) -> None:
+        """Raise RunError if a gradient that no rule is for is not finite; on the CPU only."""
+        ruled = {(r.group, r.index) for r in self._ruled}
+        for g, group in enumerate(self.param_groups):
+            for i, (name, p) in enumerate(zip(group["param_names"], group["params"], strict=True)):
+                if p.grad is not None and (g, i) not in ruled:
+                    grad = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
+                    real = torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad
+                    self._check_gradient(clean_name(name), real)
+
+    def _check_gradient(self, name: str, grad: Tensor | None, total: float | None = None) -> None:
+        # Elsewhere the host would have to wait.
         if grad is None or grad.device.type != "cpu":
             return
+        # A sum may overflow: where it is not finite, that is only a reason to look.
         total = float(whole(grad.sum())) if total is None else total
         if not math.isfinite(total) and whole((~torch.isfinite(grad)).sum()):
             raise RunError(
-                f"The gradient of {r.name} is not finite at step {self.steps}; lower the "
+                f"The gradient of {name} is not finite at step {self.steps}; lower the "
                 "learning rate, clip the gradients or look for NaN in the data."
             )
 
 
-def _keys(numbers: dict[str, Any]) -> dict[str, set[str]]:
-    return {rule: set(strengths) for rule, strengths in numbers["rules"].items()}
-
-
 def _name_groups(base: Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
     """Write names into the base's groups as torch does when it is given them."""
-    names = {id(p): name for name, p in named_parameters}
+    pairs = list(named_parameters) if isinstance(named_parameters, Iterable) else None
+    if pairs is None or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise RuleError(
+            "named_parameters must be pairs of name and tensor, as model.named_parameters() gives."
+        )
+    names = {id(p): name for name, p in pairs}
     found = [[names.get(id(p)) for p in group["params"]] for group in base.param_groups]
     missing = sum(name is None for group in found for name in group)
     if missing:

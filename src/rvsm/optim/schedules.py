@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rvsm.errors import RuleError
+from rvsm.optim.checks import check_share, is_number, is_steps
 
 
 @runtime_checkable
@@ -33,8 +33,7 @@ class Constant:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise RuleError(f"Constant: share must lie between 0 and 1, not {self.share!r}.")
+        check_share("Constant: share", self.share, "[0, 1]", "a share of the full strength")
 
     def __call__(self, step: int) -> float:
         """Return the share."""
@@ -49,8 +48,8 @@ class _Span:
     end: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end:
-            raise RuleError(f"{self}: start and end must be steps with 0 <= start < end.")
+        if not (is_steps(self.start) and is_steps(self.end, self.start + 1)):
+            raise RuleError(f"{self}: start and end must be whole steps with 0 <= start < end.")
 
     def _progress(self, step: int) -> float:
         return min(max((step - self.start) / (self.end - self.start), 0.0), 1.0)
@@ -121,16 +120,22 @@ class Steps:
     shares: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        milestones = tuple(self.milestones)
+        milestones = _sequence(self.milestones)
         even = tuple((i + 1) / len(milestones) for i in range(len(milestones)))
-        shares = even if self.shares is None else tuple(self.shares)
+        shares = even if self.shares is None else _sequence(self.shares)
+        steps = all(map(is_steps, milestones))
+        if not milestones or not steps or sorted({*milestones}) != [*milestones]:
+            raise RuleError(f"{self}: milestones must be steps >= 0, whole ones, that rise.")
+        numbers = all(is_number(share) and 0 <= share <= 1 for share in shares)
+        if len(shares) != len(milestones) or not numbers:
+            raise RuleError(f"{self}: shares must be one number from 0 to 1 for each milestone.")
         object.__setattr__(self, "milestones", milestones)
         object.__setattr__(self, "shares", shares)
-        rising = all(earlier < later for earlier, later in itertools.pairwise(milestones))
-        if not milestones or milestones[0] < 0 or not rising:
-            raise RuleError(f"{self}: milestones must be steps >= 0 that rise.")
-        if len(shares) != len(milestones) or not all(0 <= share <= 1 for share in shares):
-            raise RuleError(f"{self}: shares must be one number from 0 to 1 for each milestone.")
+
+    @property
+    def end(self) -> int:
+        """The last milestone."""
+        return self.milestones[-1]
 
     def __call__(self, step: int) -> float:
         """Return the share after `step` steps."""
@@ -168,10 +173,15 @@ class Continuation:
     limit: float
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (self.start, self.factor, self.limit)))
-        if not finite or not 0 < self.start <= self.limit or self.factor < 1 or self.every < 1:
+        numbers = all(map(is_number, (self.start, self.factor, self.limit)))
+        if (
+            not numbers
+            or not is_steps(self.every, 1)
+            or not (0 < self.start <= self.limit and self.factor >= 1)
+        ):
             raise RuleError(
-                f"{self}: needs finite numbers with 0 < start <= limit, factor >= 1, every >= 1."
+                f"{self}: needs finite numbers with 0 < start <= limit, factor >= 1 and a whole "
+                "every >= 1."
             )
 
     def __call__(self, step: int, start: float) -> float:
@@ -180,3 +190,8 @@ class Continuation:
         if growths * math.log(self.factor) >= math.log(self.limit / start):
             return self.limit  # a power this large might overflow
         return start * self.factor**growths
+
+
+def _sequence(numbers: object) -> tuple[Any, ...]:
+    """Return what is no sequence as an empty one."""
+    return tuple(numbers) if isinstance(numbers, Iterable) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from torch.optim import Optimizer
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget
+from rvsm.optim.checks import check_steps
 from rvsm.optim.penalized import PenalizedOptimizer
 from rvsm.optim.recalibration import Batches, recalibrated
 from rvsm.optim.recalibration import recalibrate as estimate
 from rvsm.optim.rule import Rule
+from rvsm.optim.ruled import NUMBERS, OWN
 from rvsm.optim.units import Ruled
-
-OWN = "rvsm_"
-"""How every key that is not the base's begins in ``state[p]``."""
 
 Writer = Callable[[Tensor], object]
 """Writes the sparse result of a parameter into a tensor, which may be the parameter."""
@@ -57,8 +56,9 @@ class SparseOptimizer(PenalizedOptimizer):
         model: nn.Module | None = None,
         named_parameters: Iterable[tuple[str, Tensor]] | None = None,
     ) -> None:
-        if heal_from is not None and heal_from <= warmup:
-            raise RuleError(f"heal_from must be a step after warmup={warmup}, not {heal_from!r}.")
+        _check_phases(warmup, heal_from)
+        if model is not None and not isinstance(model, nn.Module):
+            raise RuleError(f"model must be a torch.nn.Module, not {model!r}.")
         self.heal_from, self.model = heal_from, model
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
@@ -71,6 +71,41 @@ class SparseOptimizer(PenalizedOptimizer):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__({**state, "_held": {}, "_inside": [], "model": None})
+
+    def __getstate__(self) -> dict[str, object]:
+        self._refuse_inside("A copy or pickle of the optimizer")
+        return super().__getstate__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base's state_dict, whose param_groups hold rvsm's numbers.
+
+        Raises
+        ------
+        RuleError
+            Inside ``sparse_weights()`` where the parameters hold something else outside: the
+            checkpoint that it is for would lack that.
+        """
+        self._refuse_inside("A checkpoint")
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict saved under the same rules, or one of the bare base optimizer.
+
+        As in RuledOptimizer, and a RuleError inside ``sparse_weights()``.
+        """
+        if self._held:
+            raise RuleError(
+                "load_state_dict() inside sparse_weights() would be undone in part; leave it first."
+            )
+        super().load_state_dict(state_dict)
+
+    def _refuse_inside(self, what: str) -> None:
+        """Raise RuleError while ``sparse_weights()`` holds apart what the parameters hold."""
+        if self._held:
+            raise RuleError(
+                f"{what} inside sparse_weights() would lose the weights that come back "
+                "afterwards; leave it first."
+            )
 
     # Traced whole, it would be compiled again for every value of a strength.
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -96,7 +131,7 @@ class SparseOptimizer(PenalizedOptimizer):
         Raises
         ------
         RunError
-            If a ruled parameter's gradient is not finite; weights and state are as before,
+            If a gradient is not finite; weights and state are as before,
             gradients may hold their coupling. Looked at on the CPU only: elsewhere it would wait
             for the device.
         RuleError
@@ -104,6 +139,7 @@ class SparseOptimizer(PenalizedOptimizer):
         """
         if self._inside:
             raise RuleError("step() inside sparse_weights() would be undone; leave it first.")
+        self._adopt()
         if closure is None and self._only_makes_state():
             self._make_state()
             return None
@@ -113,6 +149,7 @@ class SparseOptimizer(PenalizedOptimizer):
 
         @torch.no_grad()  # the base evaluates its closure with gradients enabled
         def prepare() -> None:
+            self._check_others()
             self._check_gradients()
             if not frozen:
                 self._prepare()
@@ -176,8 +213,9 @@ class SparseOptimizer(PenalizedOptimizer):
     def _dead(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield parameters with a mask of the entries that this step must leave zero."""
         if self.frozen:
-            for _, p in self._split():
-                yield p, p == 0
+            for r, p in self._split():
+                if self.param_groups[r.group][NUMBERS]["frozen"]:
+                    yield p, p == 0
 
     def _sparse(self) -> dict[Ruled, Writer]:
         """Return how to write the result of parameters; what the others hold is theirs."""
@@ -244,6 +282,7 @@ class SparseOptimizer(PenalizedOptimizer):
         if self._inside:
             yield
             return
+        self._adopt()
         self._inside.append(None)
         try:
             with torch.no_grad():
@@ -289,6 +328,7 @@ class SparseOptimizer(PenalizedOptimizer):
         """
         if self._inside:
             raise RuleError("finalize() inside sparse_weights() would be undone; leave it first.")
+        self._adopt()
         model = self._model_for(recalibrate)
         if model is not None and recalibrate is not None:
             with self._showing():  # before anything is final: batches may fail
@@ -317,6 +357,7 @@ class SparseOptimizer(PenalizedOptimizer):
     @torch.no_grad()
     def zeros(self) -> dict[str, tuple[int, int]]:
         """Return for every split parameter how many of its result are zero, and its size."""
+        self._adopt()
         sparse = {} if self.frozen or self._inside else self._sparse()
         counts = {}
         for r, p in self._split():
@@ -327,3 +368,12 @@ class SparseOptimizer(PenalizedOptimizer):
             nonzeros = int(distributed.whole(torch.count_nonzero(result)))
             counts[r.name] = (p.numel() - nonzeros, p.numel())
         return counts
+
+
+def _check_phases(warmup: int, heal_from: int | None) -> None:
+    """Raise RuleError unless healing, if there is any, comes after the warm-up."""
+    check_steps("warmup", warmup)
+    if heal_from is not None:
+        check_steps("heal_from", heal_from)
+        if heal_from <= warmup:
+            raise RuleError(f"heal_from must be a step after warmup={warmup}, not {heal_from!r}.")

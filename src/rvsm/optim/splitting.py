@@ -54,7 +54,8 @@ class RVSM(SparseOptimizer):
     budget : {"rule", "global", "parameter"} or Budget
         Who meets a ``sparsity=`` together: the parameters of a rule, those of all rules
         (``round(sum of s n)`` zeros), or each by itself; zeros go where the magnitudes are
-        smallest. A `Budget` also compares layers by scale, fixes their shares or keeps a floor.
+        smallest, and every parameter keeps one. A `Budget` also compares layers by scale, fixes
+        their shares or sets another floor.
     model : nn.Module, optional
         For ``recalibrate=``, and for names where the base has none. It is no part of the
         optimizer's state, copies or pickles: set ``optimizer.model`` again after those.
@@ -84,6 +85,7 @@ class RVSM(SparseOptimizer):
 
     _own = (*SparseOptimizer._own, "grad_at", "coupling")
     _ties = True
+    _mode = ("grad_at", "coupling")
 
     def __init__(
         self,
@@ -252,12 +254,14 @@ class RVSM(SparseOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state_dict saved under the same rules, or one of the bare base optimizer.
 
-        The model may be loaded before or after: nothing is computed from its weights here.
+        The strengths of the state_dict hold from now on, not those of the rules. The model may be
+        loaded before or after: nothing is computed from its weights here.
 
         Raises
         ------
         RuleError
-            If it was saved under other rules; nothing is loaded then.
+            If it was saved under other patterns, penalties, groups or modes, or inside
+            ``sparse_weights()``; nothing is loaded then.
         """
         super().load_state_dict(state_dict)
         if self.frozen or self.steps < self.warmup:
