@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 50
 _FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 12.0
-_GOOD_GAP = 0.12
+_GOOD_GAP = 0.07
 _PER_BAND, _MOST_BANDS = 150, 8
 
 
@@ -179,21 +179,20 @@ class Maker:
     def _match(self, split: Split, groups: Sequence[_Group]) -> Match:
         place = {name: i for i, name in enumerate(split.carriers)}
         return match(
-            [np.array([_covariates(c) for c in group.candidates]) for group in groups],
+            [np.array([c.features for c in group.candidates]) for group in groups],
             [group.share for group in groups],
             np.random.default_rng([self.seed, 0x3A7C, split.number]),
             carriers=[
                 np.array([place[c.row.carrier] for c in group.candidates], dtype=np.intp)
                 for group in groups
             ],
+            texts=[np.array([_measures(c.row) for c in group.candidates]) for group in groups],
         )
 
 
-def _covariates(candidate: Candidate) -> Array:
-    """What must be distributed alike: the image's features, and the size and length of the text."""
-    text = candidate.row.text
-    size = candidate.row.x_height_mm or 0.0
-    return np.array([*candidate.features, size, len(text), 1 + text.count(" ")])
+def _measures(row: Row) -> tuple[float, float, float]:
+    """How large a text is written, and how long it is in characters and in words."""
+    return (row.x_height_mm or 0.0, len(row.text), 1 + row.text.count(" "))
 
 
 def _groups(split: Split) -> list[_Group]:

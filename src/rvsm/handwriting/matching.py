@@ -22,6 +22,7 @@ Labels = npt.NDArray[np.intp]
 
 _MOST_EXCHANGES = 200
 _CARRIER_WEIGHT = 0.6
+_TEXT_WEIGHT = 0.6
 _SHAPE_WEIGHT = 0.5  # of products and logs, where not everything can be had
 
 
@@ -54,13 +55,15 @@ def match(
     rng: np.random.Generator,
     *,
     carriers: Sequence[Labels] | None = None,
+    texts: Sequence[Array] | None = None,
     ridge: float = 0.3,
 ) -> Match:
     r"""Accept candidates of every group so that their features are distributed alike.
 
     In a group candidate i is accepted with probability
     :math:`\pi_i = \sigma(\alpha + \theta \cdot \phi_i)`, where :math:`\phi` are functions of
-    the features (see `features.expand`) and one indicator for each carrier. A logistic propensity
+    the features (see `features.expand`), measures of the text and one indicator for each carrier. A
+    logistic propensity
     has odds (1 - p)/p of the form :math:`\exp(\theta \cdot \phi)`; instead of fitting it by
     likelihood and iterating, theta solves the balance conditions themselves,
 
@@ -85,6 +88,8 @@ def match(
         Decides among candidates; equal states give equal choices.
     carriers : sequence of ndarray of int, shapes (n_g,), optional
         Which font or writer each candidate has; their shares are matched too.
+    texts : sequence of ndarray of float64, shapes (n_g, t), optional
+        Measures of each candidate's text, such as its length; their means are matched too.
     ridge : float
         Strength of the quadratic penalty on theta; it keeps small groups solvable.
 
@@ -106,6 +111,10 @@ def match(
     if carriers is not None:
         carrier = np.concatenate(carriers)
         phi = np.hstack([phi, _indicators(carrier)])
+    if texts is not None:
+        measures = np.vstack(texts)
+        spread = np.maximum(measures.std(axis=0), 1e-9)
+        phi = np.hstack([phi, _TEXT_WEIGHT * (measures - measures.mean(axis=0)) / spread])
     starts = np.cumsum([len(group) for group in groups])[:-1]
     parts = np.split(phi, starts)
     means = np.array([part.mean(axis=0) for part in parts])
