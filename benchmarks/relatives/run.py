@@ -17,6 +17,7 @@ what is there already is not run again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -53,15 +54,21 @@ def candidates(task: Task, runs: Runs, method: Method, target: float) -> list[fl
     if method.settings:
         return list(method.settings)
 
-    def distance(lam: float) -> float:
+    def own(lam: float) -> float:
         def build(model: nn.Module) -> Any:
             return method.build(model, task.steps, target, lam)
 
         name = f"{method.name} | {target if method.start_depends else 'any'} | {lam:g} | scan"
-        own = runs(name, task, build, 0, target, only_zeros=True)["own"]
-        return abs(math.log(max(1 - own, 1e-4) / (1 - target)))
+        return runs(name, task, build, 0, target, only_zeros=True)["own"]
 
-    return sorted(sorted(LAMS, key=distance)[:3])
+    def distance(lam: float) -> float:
+        return abs(math.log(max(1 - own(lam), 1e-4) / (1 - target)))
+
+    found = list(LAMS)
+    for low, high in itertools.pairwise(LAMS):
+        if own(low) < target <= own(high):
+            found += [float(f"{low * (high / low) ** (i / 5):.3g}") for i in range(1, 5)]
+    return sorted(sorted(found, key=distance)[:3])
 
 
 def compare(task: Task, runs: Runs, seeds: int) -> list[dict[str, Any]]:
