@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from rvsm.penalties import L0, L1, Penalty, TransformedL1
 BETAS = (0.01, 0.1, 1.0)
 ENDS = (0.25, 0.5, 0.7)
 LAMS = tuple(10.0**-k * m for k in (5, 4, 3, 2, 1) for m in (1, 2, 5))
-"""Where a strength is looked for that leaves about as many weights as the target."""
+"""The grid of lam, each about twice the one before."""
 
 
 def sgd(groups: Any) -> torch.optim.Optimizer:
@@ -135,20 +134,15 @@ METHODS = [
     Method("LinearizedBregman, l1", bregman, "lam", start_depends=True),
     Method("MagnitudePruning", magnitude, "end of the schedule", ENDS),
     Method("HardConcrete", gates, "lam"),
+    Method(
+        "torchao PAT, smallest weights",
+        pat(
+            prox_type="GlobalMinSparsityConstraint",
+            group_type="ElemGrouper",
+            min_sparsity_schedule=True,
+        ),
+        "share of warm-up",
+        (0.0, 0.1, 0.3),
+    ),
+    Method("torchao PAT, lasso", pat(prox_type="ProxLasso", group_type="ElemGrouper"), "lam"),
 ]
-if importlib.util.find_spec("torchao") is not None:
-    METHODS += [
-        Method(
-            "torchao PAT, smallest weights",
-            pat(
-                prox_type="GlobalMinSparsityConstraint",
-                group_type="ElemGrouper",
-                min_sparsity_schedule=True,
-            ),
-            "share of warm-up",
-            (0.0, 0.1, 0.3),
-        ),
-        Method(
-            "torchao PAT, lasso", pat(prox_type="ProxLasso", group_type="ElemGrouper"), "lam"
-        ),
-    ]  # fmt: skip

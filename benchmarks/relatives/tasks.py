@@ -190,10 +190,13 @@ def train(
 
 
 class Runs:
-    """Runs by name, in a JSON file that is written after every one: what is there is not rerun."""
+    """Runs by name, in a JSON file that is written after every one: what is there is not rerun.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `only_read` a run that is not there is a KeyError.
+    """
+
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
+        self.path, self.only_read = path, only_read
         self.told: dict[str, Any] = {}
         self.found: dict[str, dict[str, float]] = {}
         if path.exists():
@@ -202,7 +205,7 @@ class Runs:
 
     def __call__(self, name: str, *args: Any, **options: Any) -> dict[str, float]:
         """Return the run of that name, made now by `train` if there is none."""
-        if name not in self.found:
+        if name not in self.found and not self.only_read:
             self.found[name] = train(*args, **options)
             print(name, self.found[name], flush=True)
             self.write(self.told)
