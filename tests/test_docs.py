@@ -1,9 +1,13 @@
 """What the documents say works: Python runs, commands and options exist, links lead somewhere."""
 
+import dataclasses
+import importlib.util
 import re
 import runpy
 import shlex
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +101,43 @@ def test_table_of_batch_norm() -> None:
         measures = (row[key] for key in ("at_w", "at_u", "at_u_recalibrated"))
         cells = [f"{100 * m['mean']:.1f} +- {100 * m['std']:.1f}" for m in measures]
         assert f"| {100 * float(zeros):.0f} % | {' | '.join(cells)} |" in text
+
+
+@pytest.fixture
+def relatives(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the benchmark, whose scripts import each other."""
+    folder = ROOT / "benchmarks" / "relatives"
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in ("tasks", "methods"):
+        sys.modules.pop(name, None)
+
+
+def test_tables_of_the_relatives(relatives: Path) -> None:
+    run = runpy.run_path(str(relatives / "run.py"))
+    found = run["Runs"](relatives / "results.json", only_read=True)
+    rows = run["compare"](run["digits"](), found, seeds=3)
+    assert run["table"](rows) in (ROOT / "docs" / "relatives.md").read_text("utf-8")
+    ablation = runpy.run_path(str(relatives / "ablation.py"))
+    found = ablation["Runs"](relatives / "ablation.json", only_read=True)
+    assert ablation["tables"](found) in (ROOT / "docs" / "choosing.md").read_text("utf-8")
+
+
+def test_benchmark_of_the_relatives(relatives: Path, tmp_path: Path) -> None:
+    """Every method ends with the zeros asked for, a run that is there is not run again."""
+    run = runpy.run_path(str(relatives / "run.py"))
+    task = dataclasses.replace(run["digits"](), epochs=1)
+    for method in run["METHODS"]:
+        if method.name.startswith("torchao") and importlib.util.find_spec("torchao") is None:
+            continue
+        setting = (*method.settings, 0.01)[0]
+        runs = run["Runs"](tmp_path / "results.json")
+        (made,) = run["several"](task, runs, method, 0.9, setting, [0])
+        # Too strong a lam leaves fewer; what a method zeroed never comes back.
+        assert made["zeros"] == pytest.approx(max(made["own"], 0.9), abs=2e-4), method.name
+        again = run["Runs"](tmp_path / "results.json")
+        assert run["several"](task, again, method, 0.9, setting, [0]) == [made]
+        assert again(f"{method.name} | 0.9 | {setting:g} | 0") == made  # nothing to train it with
 
 
 def test_example_of_any_model() -> None:

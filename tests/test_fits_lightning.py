@@ -155,22 +155,151 @@ def test_early_denser_epochs_are_not_the_best(tmp_path):
     assert keep.best.score == 1.0
     from rvsm.deploy.files import read_metadata
 
-    assert read_metadata(tmp_path / "best.safetensors") == {"score": "1.0", "step": "9"}
+    told = {"score": "1.0", "step": "9", "strength": "1.0"}
+    assert read_metadata(tmp_path / "best.safetensors") == told
+
+
+def quiet_trainer(folder, callback, epochs=0):
+    return Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,
+        callbacks=[callback],
+    )  # fmt: skip
 
 
 def test_tests_and_predictions_are_at_u_too(tmp_path):
     module = Module()
     trainer, _ = fit(tmp_path, module, epochs=2)
-    module.seen.clear()
     w = copy.deepcopy(module.state_dict())
-    trainer.test(module, loader(), verbose=False)
-    zeros = trainer.predict(module, loader())
-    assert len(set(zeros)) == 1
-    assert zeros[0] > 0
-    # Outside of fit there may be no optimizer at hand; then the model's own weights are tested.
-    assert set(module.seen) <= {28, 0}
+    with trainer.optimizers[0].sparse_weights():
+        zeros = int((module.net[0].weight == 0).sum())
+    for run in (trainer.test, trainer.validate):
+        module.seen.clear()
+        run(module, loader(), verbose=False)
+        assert module.seen == [28, 28, 28]
+    assert trainer.predict(module, loader()) == [zeros] * 3
+    assert zeros > 0
     for name, value in module.state_dict().items():
         assert torch.equal(value, w[name])
+
+
+@pytest.mark.parametrize("what", ["test", "validate", "predict"])
+def test_a_trainer_that_knows_no_optimizer_says_so(tmp_path, what):
+    module, path = Module(), tmp_path / "best.safetensors"
+    fitted, _ = fit(tmp_path, module, epochs=2)
+    fresh = quiet_trainer(tmp_path, SparseValidation(path, "val_loss"))
+    with pytest.warns(UserWarning, match=r"may be w; load u with rvsm\.load from .*best"):
+        getattr(fresh, what)(module, loader())
+    other = Module()
+    with pytest.warns(UserWarning, match="may be w"):  # the optimizer of another module
+        getattr(fitted, what)(other, loader())
+    with pytest.warns(UserWarning, match="from the best file first"):
+        getattr(quiet_trainer(tmp_path, SparseValidation()), what)(module, loader())
+    rvsm.load(path, other)
+    other.seen.clear()
+    found = getattr(fresh, what)(other, loader())  # warnings are errors
+    if what == "predict":
+        assert found == [int((other.net[0].weight == 0).sum())] * 3
+    else:
+        assert other.seen == [28, 28, 28]
+
+
+def test_a_fit_that_keeps_nothing_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="kept no model in .*best"):
+        fit(tmp_path, Module(), epochs=1)  # three steps of six
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+class TwoOptimizers(Module):
+    """The first has arrived at once, the second after nine steps."""
+
+    def __init__(self):
+        super().__init__(manual=True)
+
+    def training_step(self, batch, _):
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self):
+        found = []
+        for i, schedule in ((0, None), (2, Cubic(0, 9))):
+            base = torch.optim.SGD(self.net[i].named_parameters(), lr=0.01)
+            found.append(RVSM(base, [Rule("weight", L1(), sparsity=0.5, schedule=schedule)]))
+        return found
+
+
+def test_every_optimizer_must_have_arrived(tmp_path):
+    from rvsm.deploy.files import read_metadata
+
+    module = TwoOptimizers()
+    scores = iter([9.0, 0.1, 0.2, 2.0, 3.0])  # sanity check, then four epochs
+    module.validation_step = lambda batch, batch_idx: module.log(
+        "val_loss", torch.tensor(module.score)
+    )
+    module.on_validation_start = lambda: setattr(module, "score", next(scores))
+    _, keep = fit(tmp_path, module)
+    assert keep.best.score == 2.0
+    assert read_metadata(tmp_path / "best.safetensors")["step"] == "9"
+    found = rvsm.load(tmp_path / "best.safetensors")
+    assert sum(int((found[f"net.{i}.weight"] == 0).sum()) for i in (0, 2)) == 28
+
+
+class Normed(Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)
+        )  # fmt: skip
+        self.statistics = []
+
+    def forward(self, x):
+        return self.net(x)
+
+    def loss(self, batch):
+        return nn.functional.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", self.loss(batch), batch_size=len(batch[0]))
+        self.statistics.append(self.net[1].running_mean.clone())
+
+    def predict_step(self, batch, _):
+        return self.net[1].running_mean.clone()
+
+    def configure_optimizers(self):
+        base = torch.optim.AdamW(self.named_parameters(), lr=0.05)
+        return RVSM(base, [Rule("net.[03].weight", L1(), sparsity=0.8)])
+
+
+def test_statistics_of_batch_norm_are_those_of_u(tmp_path):
+    """In validation, prediction and the file, while training goes on with its own."""
+    module, plain = Normed(), Normed()
+    keep = SparseValidation(tmp_path / "best.safetensors", "val_loss", recalibrate=loader())
+    trainer = quiet_trainer(tmp_path, keep, epochs=3)
+    trainer.fit(module, loader(), loader())
+    quiet_trainer(tmp_path, SparseValidation(), epochs=3).fit(plain, loader(), loader())
+    for name, value in plain.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+
+    best = Normed().eval()
+    rvsm.load(tmp_path / "best.safetensors", best)
+    kept = best.net[1].running_mean.clone()
+    assert any(torch.equal(kept, seen) for seen in module.statistics)
+    assert not any(torch.equal(kept, seen) for seen in plain.statistics)
+    losses = torch.stack([best.loss(batch).detach() for batch in loader()])
+    assert float(losses.mean()) == pytest.approx(keep.best.score, rel=1e-6)
+    rvsm.optim.recalibrate(best, loader())
+    torch.testing.assert_close(best.net[1].running_mean, kept)
+
+    before = module.net[1].running_mean.clone()
+    predicted = trainer.predict(module, loader())[0]
+    assert torch.equal(module.net[1].running_mean, before)
+    with trainer.optimizers[0].sparse_weights():
+        rvsm.optim.recalibrate(module, loader())
+    torch.testing.assert_close(predicted, module.net[1].running_mean)
 
 
 def test_an_exception_in_validation_puts_w_back(tmp_path):
