@@ -6,12 +6,13 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rvsm import load
 from rvsm.errors import ConfigError, RunError
@@ -63,15 +64,26 @@ def load_into(net: TremorNet, path: Path) -> None:
     Raises
     ------
     RunError
-        If the shapes differ.
+        If the shapes differ, or a weight is infinite or no number.
     """
+    state = load(path)
     try:
-        net.load_state_dict(load(path))
+        net.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(
             f"The weights of {path} do not fit the network of this configuration; give both the "
             "same [network] section."
         ) from error
+    if (name := first_not_finite(state)) is not None:
+        raise RunError(
+            f"{name} in {path} holds weights that are infinite or no numbers: its training "
+            "diverged; train again in a new folder with a smaller lr."
+        )
+
+
+def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with an entry that is no finite number, or None."""
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
 def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
