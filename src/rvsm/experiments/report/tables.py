@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from rvsm.experiments.config import METHODS
-from rvsm.experiments.report.source import Row
+from rvsm.experiments.report.source import ORDER, Row
 
 COLUMNS = ("accuracy", "auc", "fc_zeros", "zeros", "nonzeros")
 
@@ -67,9 +66,9 @@ def headline(rows: Sequence[Row]) -> list[TableRow]:
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """The four methods in their fixed order, then any other as first met."""
+    """The known methods in their fixed order, then any other as first met."""
     given = list(dict.fromkeys(methods))
-    return [str(m) for m in METHODS if m in given] + [m for m in given if m not in METHODS]
+    return [m for m in ORDER if m in given] + [m for m in given if m not in ORDER]
 
 
 def cell(name: str, figure: Figure) -> Cell:
