@@ -11,8 +11,9 @@ import torch
 
 import rvsm
 from drawings import make_folder
-from rvsm.errors import ConfigError, RuleError, RunError, RvsmError
-from rvsm.experiments.config import TrainConfig, make_config
+from rvsm.errors import ConfigError, DataError, RuleError, RunError, RvsmError
+from rvsm.experiments import train as train_module
+from rvsm.experiments.config import TrainConfig, dump_config, load_config, make_config
 from rvsm.experiments.runs import load_run, locked
 from rvsm.experiments.train import RunResult, train
 
@@ -77,10 +78,46 @@ def test_weights_that_are_no_numbers_are_not_used(whole: RunResult, tmp_path: Pa
         train(configure(Path(load_run(whole.run_dir)[0].data), start=str(run)), tmp_path / "next")
 
 
-def test_folders_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_told_before_any_image_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(train_module, "load_split", read)
     (tmp_path / "file").write_text("")
+    unmatched = [{"pattern": "fc9.weight", "sparsity": 0.5}]
+    for method in ("l0", "dense"):
+        with pytest.raises(RuleError, match=r"fc9\.weight.* conv1\.weight"):
+            train(configure(folder, method=method, rules=unmatched), tmp_path / "run")
+    with pytest.raises(DataError, match="48x128"):
+        train(configure(folder, network={"size": [48, 128]}), tmp_path / "run")
+    with pytest.raises(RunError, match="holds no training"):
+        train(configure(folder, start=str(tmp_path)), tmp_path / "run")
     with pytest.raises(RvsmError, match="file"):
         train(configure(folder), tmp_path / "file" / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_checkpoint_is_taken_over(folder: Path, tmp_path: Path) -> None:
+    """What a first command with a mistake wrote does not stand in the way of the second."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(dump_config(configure(folder, epochs=9)))
+    train(configure(folder, seed=1), run, resume=False)
+    assert load_config(run / "config.toml").seed == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_result_is_told(whole: RunResult, tmp_path: Path, content: str) -> None:
+    run = shutil.copytree(whole.run_dir, tmp_path / "run")
+    (run / "result.json").write_text(content)
+    config = configure(Path(load_run(run)[0].data))
+    with pytest.raises(RunError, match=r"result\.json is damaged .*delete that file"):
+        train(config, run)
+    (run / "result.json").unlink()
+    again = train(config, run).result
+    assert again["scores"] == whole.result["scores"]
 
 
 def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
@@ -88,9 +125,3 @@ def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
     run.mkdir()
     with locked(run), pytest.raises(RunError, match="Another process is training"):
         train(configure(folder), run)
-
-
-def test_a_pattern_that_matches_nothing(folder: Path, tmp_path: Path) -> None:
-    rules = [{"pattern": "fc9.weight", "sparsity": 0.5}]
-    with pytest.raises(RuleError, match=r"fc9\.weight"):
-        train(configure(folder, rules=rules), tmp_path / "run")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rvsm.experiments.config import TrainConfig
 
 
+_NAMED = 5
+"""Files that could not be read are named up to so many."""
+
+
 class Method(StrEnum):
     dense = "dense"
     l1 = "l1"
@@ -75,6 +79,11 @@ def train(
 
     settings = _config(config, data, method, seed, epochs, start)
     settings = _refined(settings, sparsity or [], lam or [], beta, set_ or [])
+    if settings.method == "dense" and (sparsity or lam or beta is not None):
+        raise typer.BadParameter(
+            "A dense network has no penalty: leave out --sparsity, --lam and --beta, or choose "
+            "another --method."
+        )
     with Bars() as bars:
         finished = run_training(settings, out, resume=resume, progress=bars)
     print_result(str(finished.run_dir), finished.result)
@@ -129,6 +138,7 @@ def evaluate(
         typer.echo(json.dumps(result, indent=2))
     else:
         print_result(f"{run} on {data}", result)
+        print_bands(result)
 
 
 def predict(
@@ -323,5 +333,30 @@ def print_result(title: str, result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for split, number in result.get("skipped_images", {}).items():
-        if number:
-            console.print(f"{split}: {number} files could not be read and were left out.")
+        names = list(result.get("skipped_files", {}).get(split, ()))[:_NAMED]
+        more = f" and {number - len(names)} more" if number > len(names) else ""
+        console.print(
+            f"{split}: {number} files could not be read and were left out: "
+            f"{', '.join(names)}{more}.",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def print_bands(result: dict[str, Any]) -> None:
+    """Print the accuracy of each split by tremor amplitude; nothing where none is known."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "tremor, mm", "images", "accuracy", "shaky found", "regular found")
+    for split, score in result["scores"].items():
+        for band in score["bands"]:
+            shares = (band[name] for name in ("accuracy", "shaky_found", "regular_found"))
+            table.add_row(
+                split,
+                f"{band['low_mm']:g}-{band['high_mm']:g}",
+                str(band["images"]),
+                *("" if share is None else f"{share:.2%}" for share in shares),
+            )
+    if table.rows:
+        Console().print(table)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from rvsm import RVSM, Rule
-from rvsm.errors import RunError
+from rvsm.errors import RuleError, RunError
 from rvsm.experiments.config import RuleConfig, TrainConfig
 from rvsm.experiments.data import Batches, seed_of
 from rvsm.experiments.runs import first_not_finite
@@ -111,6 +111,20 @@ class SparseTraining(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def check_rules(self) -> None:
+        """Raise RuleError for a rule that matches no parameter, be it of a dense run, or cannot be.
+
+        Needs no data: what a configuration gets wrong is told before any are read.
+        """
+        names = [name for name, _ in self.net.named_parameters()]
+        for rule in self.config.rules:
+            if not any(fnmatchcase(name, rule.pattern) for name in names):
+                raise RuleError(
+                    f'The rule "{rule.pattern}" matches no parameter of the network; choose among '
+                    f"{', '.join(names)}."
+                )
+        self.configure_optimizers()
 
     def _base(self) -> torch.optim.Optimizer:
         config = self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -22,6 +23,8 @@ from rvsm.handwriting.network import TremorNet
 
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
 """Which split of a data folder measures which protocol."""
+
+_RESULT = {"method", "seed", "scores", "split_sizes", "zeros", "fc_zeros", "nonzeros"}
 
 TRAINING_FILE = "training.safetensors"
 """The chosen weights as they were trained, with the normalisation: where another run starts."""
@@ -141,6 +144,38 @@ def resolve(config: TrainConfig) -> TrainConfig:
     else:
         fast = _cpu_has_bf16()
     return config.model_copy(update={"precision": "bf16-mixed" if fast else "32"})
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Say whether a folder holds a finished epoch or more: what stopped before leaves no run."""
+    return (run_dir / "config.toml").exists() and (
+        (run_dir / "result.json").exists() or any(run_dir.glob("checkpoints/epoch-*.ckpt"))
+    )
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """Return the contents of a run's ``result.json``, or None where the run is not finished.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    path = run_dir / "result.json"
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        result, cause = None, str(error)
+    else:
+        cause = "it holds no scores"
+    if not isinstance(result, dict) or not _RESULT.issubset(result):
+        raise RunError(
+            f"{path} is damaged ({cause}); delete that file and run the same command again: the "
+            "checkpoints are kept, only the scores are measured anew."
+        )
+    return result
 
 
 def check_same(config: TrainConfig, run_dir: Path) -> TrainConfig:
