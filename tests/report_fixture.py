@@ -147,8 +147,24 @@ def make_reproduction(
         }
         for zeros, right in ((0.5, 0.991), (0.9, 0.99), (0.97, 0.984), (0.99, 0.96))
     ]
-    results = {"protocol_note": "A note on the protocol.", "rows": listed[""], "sweep": sweep}
+    results = {
+        "protocol_note": "A note on the protocol.\nAnother note.",
+        "rows": listed[""],
+        "sweep": sweep,
+    }
     results["light"] = listed["light"]
+    score = {"split": "curve", "regular": 30, "shaky": 31, "accuracy": 0.527}
+    score |= {"low": 0.481, "high": 0.573, "verdict": "fine"}
+    results["checks"] = [
+        {
+            "task": task,
+            "set": kind,
+            "most_per_split": 4000,
+            "findings": [{"name": "equal files", "level": "fine", "text": "no two are equal"}],
+            "linear": [{**score, "band_mm": None}, {**score, "band_mm": [0.2, 0.4]}],
+        }
+        for task, kind in views
+    ]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return results
 

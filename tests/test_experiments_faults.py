@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import rvsm
 from drawings import make_folder
 from rvsm.errors import ConfigError, DataError, RuleError, RunError, RvsmError
+from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import TrainConfig, dump_config, load_config, make_config
 from rvsm.experiments.runs import load_run, locked
@@ -118,6 +120,29 @@ def test_a_damaged_result_is_told(whole: RunResult, tmp_path: Path, content: str
     (run / "result.json").unlink()
     again = train(config, run).result
     assert again["scores"] == whole.result["scores"]
+
+
+def test_the_commit_is_that_of_a_checkout_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package in an environment inside somebody's repository is not of that repository."""
+
+    def git(*words: str) -> None:
+        person = ("-c", "user.name=n", "-c", "user.email=e")
+        subprocess.run(["git", "-C", tmp_path, *person, *words], check=True, capture_output=True)
+
+    place = tmp_path / "venv" / "rvsm" / "runs.py"
+    place.parent.mkdir(parents=True)
+    place.write_text("")
+    (tmp_path / ".gitignore").write_text("venv\n")
+    git("init")
+    git("add", ".gitignore")
+    git("commit", "-m", "theirs")
+    monkeypatch.setattr(runs, "__file__", str(place))
+    assert runs.environment()["git_commit"] is None
+    git("add", "-f", str(place))
+    git("commit", "-m", "ours")
+    assert len(runs.environment()["git_commit"]) == 40
 
 
 def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:

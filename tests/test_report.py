@@ -180,6 +180,18 @@ def test_says_what_the_numbers_were_measured_on(html: str) -> None:
         assert part in words
 
 
+def test_shows_what_a_short_cut_can_tell(html: str) -> None:
+    page = Page(html)
+    for part in (
+        "Can a short cut tell them apart?",
+        "0.2–0.4 31 52.7 % 48.1 % – 57.3 % fine",
+        "at most 4,000 images of a split",
+        "equal files: fine, no two are equal.",
+    ):
+        assert part in page.words
+    assert html.count("<li>Another note.</li>") == 1
+
+
 def test_every_figure_has_a_caption_and_every_picture_a_text(html: str) -> None:
     page = Page(html)
     tags = [tag for tag, _ in page.tags]

@@ -250,7 +250,10 @@ def _cpu_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout this file is in, with ``+changes`` where it differs."""
+    """Return the commit of the checkout this file is in, with ``+changes`` where it differs.
+
+    None for an installed package, though its environment lie in somebody's repository.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -258,6 +261,7 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

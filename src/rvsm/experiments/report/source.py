@@ -218,6 +218,7 @@ class View:
     runs: list[Run]
     sweep: list[Row]
     data: Path | None
+    check: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -331,11 +332,19 @@ def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
                 list(runs.values()),
                 [row for row in sweep if (row.task, row.set) == (task, kind)],
                 data,
+                _check_of(results, task, kind),
             )
         )
     if not rows:
         missing.append("results.json has no rows yet")
     return Study(folder, False, views, str(results.get("protocol_note") or ""), missing)
+
+
+def _check_of(results: Mapping[str, Any], task: str, kind: str) -> Mapping[str, Any]:
+    """What the short-cut check found of a data set; empty where it has not been made."""
+    checks = [check for check in results.get("checks") or [] if isinstance(check, Mapping)]
+    mine = (check for check in checks if (check.get("task"), check.get("set")) == (task, kind))
+    return next(mine, {})
 
 
 def _rows(results: Mapping[str, Any], name: str) -> list[Row]:
