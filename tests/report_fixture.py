@@ -117,26 +117,54 @@ def make_reproduction(
     views: Sequence[tuple[str, str]] = (("fonts", "headline"), ("pen", "headline")),
     seeds: Sequence[int] = (0, 1),
     methods: Sequence[str] = METHODS,
+    light: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A folder as rvsm reproduce leaves it; returns the contents of its results.json."""
-    listed = []
+    """A folder as rvsm reproduce leaves it; returns the contents of its results.json.
+
+    ``light`` names the methods that have a light network too, as with ``--full``.
+    """
+    listed: dict[str, list[dict[str, Any]]] = {"": [], "light": []}
     for task, kind in views:
         data = folder / "data" / f"{task}-{kind}"
         rows = make_data(data, task, kind)
-        for method in methods:
+        kinds = [*((method, "") for method in methods), *((method, "light") for method in light)]
+        for method, stage in kinds:
             for seed in seeds:
-                name = f"{task}-{kind}-{method}-s{seed}"
+                name = "-".join(part for part in (task, kind, method, stage, f"s{seed}") if part)
                 result = make_run(folder / name, data, rows, method, seed, task, kind)
                 scores = result.pop("scores")
-                listed += [
+                listed[stage] += [
                     {**result, **score, "protocol": split.removeprefix("test-"), "run": name}
+                    | ({"stage": stage} if stage else {})
                     for split, score in scores.items()
                 ]
     sweep = [
-        {**listed[-1], "zeros": zeros, "nonzeros": round(14_000 * (1 - zeros)), "accuracy": right}
+        {
+            **listed[""][-1],
+            "zeros": zeros,
+            "nonzeros": round(14_000 * (1 - zeros)),
+            "accuracy": right,
+        }
         for zeros, right in ((0.5, 0.991), (0.9, 0.99), (0.97, 0.984), (0.99, 0.96))
     ]
-    results = {"protocol_note": "A note on the protocol.", "rows": listed, "sweep": sweep}
+    results = {
+        "protocol_note": "A note on the protocol.\nAnother note.",
+        "rows": listed[""],
+        "sweep": sweep,
+    }
+    results["light"] = listed["light"]
+    score = {"split": "curve", "regular": 30, "shaky": 31, "accuracy": 0.527}
+    score |= {"low": 0.481, "high": 0.573, "verdict": "fine"}
+    results["checks"] = [
+        {
+            "task": task,
+            "set": kind,
+            "most_per_split": 4000,
+            "findings": [{"name": "equal files", "level": "fine", "text": "no two are equal"}],
+            "linear": [{**score, "band_mm": None}, {**score, "band_mm": [0.2, 0.4]}],
+        }
+        for task, kind in views
+    ]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return results
 

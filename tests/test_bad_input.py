@@ -89,8 +89,15 @@ def test_unreadable_images_are_counted_and_skipped(run: Run, tmp_path: Path) -> 
     done = run("train", folder, "--out", tmp_path / "run", "--method", "dense", "--epochs", 1)
     assert done.code == 0, done.err
     assert "train: 3 files could not be read" in done.out
+    listed = (tmp_path / "run" / "skipped.csv").read_text()
+    for file in ("regular/000001.png", "shaky/000001.png", "shaky/000002.png"):
+        assert f"train/{file}" in done.out
+        assert f"train,train/{file}," in listed
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["split_sizes"]["train"] == 45
+    assert set(result["skipped_files"]["train"]) == {
+        f"train/{file}" for file in ("regular/000001.png", "shaky/000001.png", "shaky/000002.png")
+    }
     checked = run("data", "check", folder)
     assert "000001.png" in checked.out + checked.err
 
@@ -245,6 +252,12 @@ def test_unknown_key(run: Run, data: Path, tmp_path: Path) -> None:
         (("--beta", "-0.5"), ["beta", "-0.5"]),
         (("--sparsity", "nothing.like.it=0.9"), ["nothing.like.it"]),
         (("--sparsity", "fc.weight=1.5"), ["sparsity"]),
+        (("--method", "dense", "--lam", "fc.weight=-1"), ["fc.weight", "lam", "-1"]),
+        (("--method", "dense", "--beta", "-1"), ["beta", "-1"]),
+        (("--method", "dense", "--set", "splitting.beta=-1"), ["beta", "-1"]),
+        (("--method", "dense", "--sparsity", "fc.weight=0.5"), ["dense", "--sparsity"]),
+        (("--set", "network.size=[48,128]"), ["64x256", "48x128", "network.size"]),
+        (("--set", "network.channels=[0,1,1]"), ["network.channels", "0"]),
         (("--set", "lr=fast"), ["lr"]),
         (("--set", "network.kernel.x=1"), ["kernel"]),
         (("--set", "splitting.betta=1"), ["betta"]),
@@ -259,7 +272,7 @@ def test_options_that_cannot_work(
     sentence = run("train", data, "--out", tmp_path / "run", "--epochs", 1, *options).sentence()
     for word in words:
         assert word in sentence
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_loss_that_is_not_finite(run: Run, data: Path, tmp_path: Path) -> None:

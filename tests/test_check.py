@@ -55,6 +55,16 @@ def level(report: CheckReport, name: str) -> str:
     return next(f.level for f in report.findings if f.name == name)
 
 
+def test_a_sample_of_each_split(tmp_path: Path) -> None:
+    """Bounded in every split, the same each time, and enough to find what is planted."""
+    root = folder(tmp_path, thick=20)
+    report = check(root, most=60)
+    assert [sum(by_label.values()) for by_label in report.images.values()] == [60, 60, 60]
+    assert level(report, "global features") == "fault"
+    assert check(root, most=60) == report
+    assert check(root, most=1000).images["train"] == {"regular": 100, "shaky": 100}
+
+
 def test_a_sound_folder(tmp_path: Path) -> None:
     report = check(folder(tmp_path))
     assert report.ok, [f for f in report.findings if f.level == "fault"]

@@ -7,6 +7,7 @@ import torch
 import rvsm
 from commandline import Run, make_folder, run_apart, run_here
 from rvsm.cli.guard import Bars, explain_error
+from rvsm.cli.runs import print_bands
 
 
 @pytest.fixture
@@ -51,6 +52,31 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     changed = run(*command, "--seed", 3)
     assert "another configuration" in changed.sentence()
     assert "already holds a run" in run(*command, "--no-resume").sentence()
+
+
+def test_bands_of_amplitude_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    band = {"low_mm": 0.4, "high_mm": 0.55, "images": 20, "accuracy": 0.95}
+    band |= {"shaky_found": 0.9, "regular_found": None}
+    scores = {"test": {"bands": []}, "curve": {"bands": [band]}}
+    print_bands({"scores": scores})
+    words = capsys.readouterr().out.split()
+    for part in ("curve", "0.4-0.55", "20", "95.00%", "90.00%"):
+        assert part in words
+    print_bands({"scores": {"test": {"bands": []}}})
+    assert capsys.readouterr().out == ""
+
+
+def test_own_images_without_splits(run: Run, tmp_path: Path) -> None:
+    """Trained on some, scored on others: those of the training are no test of its own run."""
+    make_folder(tmp_path / "drawn", {"train": 16})
+    data = (tmp_path / "drawn" / "train").rename(tmp_path / "own")
+    trained = run("train", data, "--out", tmp_path / "run", "--method", "dense", "--epochs", 1)
+    assert trained.code == 0, trained.err
+    own = json.loads(run("evaluate", tmp_path / "run", "--json").out)
+    assert {name: score["images"] for name, score in own["scores"].items()} == {"test": 4}
+    other = (tmp_path / "own").rename(tmp_path / "other")
+    whole = json.loads(run("evaluate", tmp_path / "run", other, "--json").out)
+    assert {name: score["images"] for name, score in whole["scores"].items()} == {"all": 32}
 
 
 def test_data_make_and_check(run: Run, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_dumped_configuration_reads_back_equal(tmp_path: Path) -> None:
         ('data = "d"\nmethod = "l3"', "\"method\" in .* cannot be 'l3'"),
         ('data = "d"\nepochs = ', "is not valid TOML"),
         ('data = "d"\n[splitting]\nbeta = 0', "splitting.beta is 0"),
+        ('data = "d"\nmethod = "dense"\n[splitting]\nbeta = -1', "splitting.beta is -1"),
+        ('data = "d"\n[network]\nchannels = [0, 1, 1]', '"network.channels" in .* cannot be 0'),
         ('data = "d"\n[splitting]\nstart = 0.5\nend = 0.5', "must be larger"),
         ('data = "d"\nrules = []', "has no"),
         ('data = "d"\n[[rules]]\npattern = "fc.weight"\nlam = -1', "lam = -1"),

@@ -45,7 +45,7 @@ def test_a_split_is_read_as_ink_on_paper(folder: Path) -> None:
     assert 0 < split.images.float().mean() < 30, "paper is 0"
     assert split.labels.bincount().tolist() == [6, 6]
     assert [row.label == "shaky" for row in split.rows] == split.labels.bool().tolist()
-    assert split.skipped == 0
+    assert split.skipped == ()
 
 
 def test_reducing_averages_blocks() -> None:
@@ -98,7 +98,10 @@ def test_unreadable_images_are_counted(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
     for _ in range(2):
         split = load_split(folder, "train", SIZE)
-        assert (len(split), split.skipped) == (11, 1)
+        assert len(split) == 11
+        (skipped,) = split.skipped
+        assert folder / skipped.file == file
+        assert str(file) in skipped.error
         assert all((folder / row.file) != file for row in split.rows)
 
 
@@ -129,6 +132,36 @@ def test_a_folder_without_validation_gives_some_of_its_carriers(tmp_path: Path) 
     assert carriers["val"]
     assert not carriers["train"] & carriers["val"]
     assert rows == read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("count", [3, 4, 40])
+def test_an_unsplit_folder_is_cut_in_three(tmp_path: Path, count: int) -> None:
+    """Both classes are in each part, an eighth of them in validation and in the test."""
+    drawn = make_folder(tmp_path / "drawn", {"train": 2 * count})
+    own = tmp_path / "own"
+    for label in ("regular", "shaky"):
+        shutil.copytree(drawn / "train" / label, own / label)
+    (own / "shaky" / "notes.txt").write_text("not an image")
+    rows = read_rows(own)
+    assert {(r.split, r.label) for r in rows} == {
+        (split, label) for split in ("train", "val", "test") for label in ("regular", "shaky")
+    }
+    for split in ("val", "test"):
+        assert sum(r.split == split for r in rows) == 2 * -(-count // 8)
+    assert rows == read_rows(own)
+    assert len(load_split(own, "train", SIZE, rows=rows).skipped) == 1
+    for file in list(own.glob("regular/*.png"))[2:]:
+        file.unlink()
+    with pytest.raises(DataError, match=r"too few images: 2 regular .* at least 3 of each class"):
+        read_rows(own)
+
+
+def test_validation_keeps_both_classes_where_there_are_few(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": 8, "test": 4})
+    (tmp_path / "manifest.csv").unlink()
+    rows = read_rows(tmp_path)
+    assert {r.label for r in rows if r.split == "val"} == {"regular", "shaky"}
+    assert {r.label for r in rows if r.split == "train"} == {"regular", "shaky"}
 
 
 def test_the_description_of_a_folder(folder: Path) -> None:

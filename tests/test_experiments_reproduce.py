@@ -16,6 +16,7 @@ from rvsm.experiments import recipes
 from rvsm.experiments import reproduce as reproduce_module
 from rvsm.experiments.config import Method
 from rvsm.experiments.jobs import Job, raise_failures, run_jobs
+from rvsm.experiments.plan import CHECK_FILE, Plan
 from rvsm.experiments.reproduce import reproduce, results_table
 
 TINY: dict[str, Any] = {"epochs": 2, "batch_size": 16, "network": {"channels": [2, 3, 4]}}
@@ -36,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     without_data = run_jobs
 
     def skip_data(jobs: list[Job], **options: Any) -> list[str]:
-        names = {job.name for job in jobs if job.order["kind"] == "train"}
+        names = {job.name for job in jobs if job.order["kind"] != "data"}
         return without_data(
             [
                 Job(job.name, job.order, tuple(need for need in job.needs if need in names))
@@ -51,7 +52,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_every_method_on_every_task_and_again_at_once(tiny: Path, console: Console) -> None:
+def test_every_method_on_every_task_and_again_at_once(
+    tiny: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     methods: list[Method] = ["dense", "l0"]
     results = reproduce(tiny, methods=methods, console=console)
     keys = {(r["task"], r["protocol"], r["set"], r["method"], r["seed"]) for r in results["rows"]}
@@ -62,7 +65,8 @@ def test_every_method_on_every_task_and_again_at_once(tiny: Path, console: Conso
         for method in methods
     }
     assert len(results["rows"]) == 8
-    needed = {"accuracy", "auc", "fc_zeros", "zeros", "nonzeros", "epochs", "seconds", "start"}
+    needed = {"task", "protocol", "set", "method", "seed", "accuracy", "auc", "fc_zeros", "zeros"}
+    needed |= {"nonzeros", "epochs", "seconds", "split_sizes", "start", "run"}
     for row in results["rows"]:
         assert needed <= set(row)
         assert set(row["split_sizes"]) == {"train", "val", "test"}
@@ -70,17 +74,38 @@ def test_every_method_on_every_task_and_again_at_once(tiny: Path, console: Conso
         assert row["start"] == ("scratch" if row["method"] == "dense" else "dense")
     assert json.loads((tiny / "results.json").read_text()) == results
     assert len(results["curves"]) == 4
+    assert [(check["task"], check["set"]) for check in results["checks"]] == [
+        ("fonts", "headline"),
+        ("pen", "headline"),
+    ]
+    for check in results["checks"]:
+        assert {finding["name"] for finding in check["findings"]} >= {"global features"}
+        splits = {score["split"] for score in check["linear"]}
+        assert splits == {"val", "test-paper", "test-unseen", "curve"}
     shown = console.export_text()
     assert "pen headline unseen" in shown
     assert "fonts-headline-l0-s0" in shown
-    times = {p: p.stat().st_mtime_ns for p in tiny.glob("*/model.safetensors")}
+    times = {p: p.stat().st_mtime_ns for p in sorted(tiny.glob("*-s0/model.safetensors"))}
     assert len(times) == 4
     again = reproduce(tiny, methods=methods, console=console)
     assert again["rows"] == results["rows"]
-    assert times == {p: p.stat().st_mtime_ns for p in tiny.glob("*/model.safetensors")}
+    # The next stretch of the study: another seed of one task.
+    more = reproduce(tiny, tasks=["pen"], seeds=[4], methods=["dense"], console=console)
+    assert {row["run"] for row in more["rows"]} == {
+        *(row["run"] for row in results["rows"]),
+        "pen-headline-dense-s4",
+    }
+    assert len(more["checks"]) == 2
+    assert json.loads((tiny / "results.json").read_text()) == more
+    assert times == {p: p.stat().st_mtime_ns for p in sorted(tiny.glob("*-s0/model.safetensors"))}
     recipes.QUICK["dense"] = {**recipes.QUICK["dense"], "lr": 0.5}
     with pytest.raises(RunError, match=r"different: lr"):
         reproduce(tiny, methods=methods, console=console)
+    monkeypatch.setattr(reproduce_module, "run_jobs", lambda *_, **__: [])
+    other = reproduce(tiny, seeds=[9], methods=["dense"], console=console)
+    assert {row["method"] for row in other["rows"]} == {"l0"}
+    left_out = "fonts-headline-dense-s0, pen-headline-dense-s0, pen-headline-dense-s4"
+    assert left_out in console.export_text().replace("\n", " ")
 
 
 def test_full_trains_light_networks_too_and_goes_by_way_of_whole_maps(
@@ -116,6 +141,22 @@ def test_full_trains_light_networks_too_and_goes_by_way_of_whole_maps(
     assert final["fc_zeros"] == pytest.approx(0.98, abs=1e-3)
     assert final["zeros"] > 0.9
     assert "l0 light" in console.export_text()
+
+
+def test_a_check_is_made_once_and_of_data_that_are_there(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, False, {})
+    plan.add_data("pen", "headline", {})
+    assert plan.open_jobs() == [], "no run needs the data"
+    plan.data("pen", "headline").mkdir(parents=True)
+    assert [job.name for job in plan.open_jobs()] == ["check/pen-headline"]
+    (plan.data("pen", "headline") / CHECK_FILE).write_text("{}")
+    assert plan.open_jobs() == []
+    plan.add_runs("pen", "headline", 0, ["dense", "l0"])
+    assert {job.name: job.needs for job in plan.open_jobs()} == {
+        "data/pen-headline": (),
+        "pen-headline-dense-s0": ("data/pen-headline",),
+        "pen-headline-l0-s0": ("data/pen-headline", "pen-headline-dense-s0"),
+    }
 
 
 def test_a_failed_step_leaves_the_others_whole(tiny: Path, console: Console) -> None:

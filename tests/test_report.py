@@ -10,6 +10,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rvsm.experiments.report import write_report
 from rvsm.experiments.report.amplitude import detection
 from rvsm.experiments.report.evidence import choose, log_odds, occlusion
 from rvsm.experiments.report.pictures import evidence, near_square, paper, weights
+from rvsm.experiments.report.sheets import maps
 from rvsm.experiments.report.source import Predictions, read_study
 from rvsm.experiments.report.svg import Axis, Chart, linear_axis, log_axis
 from rvsm.experiments.report.tables import Figure, cell, headline, percent
@@ -140,6 +142,28 @@ def test_tables_hold_the_means_of_results_json(reproduction: Path, html: str) ->
     assert sorted(page.values("difference")) == pytest.approx(sorted(differences), abs=1e-12)
 
 
+def test_light_networks_are_methods_of_their_own(tmp_path: Path) -> None:
+    """Those of ``--full`` that carry the paper's claim: in tables, plots and maps."""
+    results = make_reproduction(
+        tmp_path / "full", [("pen", "headline")], (0, 1), ("dense", "l0"), light=("l0",)
+    )
+    (view,) = read_study(tmp_path / "full").views
+    lines = headline(view.rows)
+    assert [line.method for line in lines] == ["dense", "l0 light", "l0"] * 2
+    light = [row for row in results["light"] if row["protocol"] == "paper"]
+    assert lines[1].cells["accuracy"].raw == repr(fmean(row["accuracy"] for row in light))
+    assert view.featured is not None
+    assert view.featured.name == "pen-headline-l0-s0"
+    assert [sheet.run for sheet in maps(view)] == [
+        "pen-headline-dense-s0",
+        "pen-headline-l0-light-s0",
+        "pen-headline-l0-s0",
+    ]
+    html = write_report(tmp_path / "full").read_text(encoding="utf-8")
+    assert "<title>l0 light, seed 1: " in html
+    assert '<tr class="m-l0 light">' in html
+
+
 def test_says_what_the_numbers_were_measured_on(html: str) -> None:
     words = Page(html).words
     for part in (
@@ -154,6 +178,18 @@ def test_says_what_the_numbers_were_measured_on(html: str) -> None:
         "split test-unseen",
     ):
         assert part in words
+
+
+def test_shows_what_a_short_cut_can_tell(html: str) -> None:
+    page = Page(html)
+    for part in (
+        "Can a short cut tell them apart?",
+        "0.2–0.4 31 52.7 % 48.1 % – 57.3 % fine",
+        "at most 4,000 images of a split",
+        "equal files: fine, no two are equal.",
+    ):
+        assert part in page.words
+    assert html.count("<li>Another note.</li>") == 1
 
 
 def test_every_figure_has_a_caption_and_every_picture_a_text(html: str) -> None:

@@ -11,7 +11,13 @@ import typer
 
 from rvsm.cli.guard import Bars, guarded
 
-app = typer.Typer(help="Make images of shaky and regular writing; check a set for short cuts.")
+app = typer.Typer(
+    help="Make images of shaky and regular writing; check a set for short cuts.\n\n"
+    "\b\n"
+    "Examples:\n"
+    "  rvsm data make data/pen --task pen\n"
+    "  rvsm data check data/pen"
+)
 
 
 class Task(StrEnum):

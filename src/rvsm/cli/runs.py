@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rvsm.experiments.config import TrainConfig
 
 
+_NAMED = 5
+"""Files that could not be read are named up to so many."""
+
+
 class Method(StrEnum):
     dense = "dense"
     l1 = "l1"
@@ -75,6 +79,11 @@ def train(
 
     settings = _config(config, data, method, seed, epochs, start)
     settings = _refined(settings, sparsity or [], lam or [], beta, set_ or [])
+    if settings.method == "dense" and (sparsity or lam or beta is not None):
+        raise typer.BadParameter(
+            "A dense network has no penalty: leave out --sparsity, --lam and --beta, or choose "
+            "another --method."
+        )
     with Bars() as bars:
         finished = run_training(settings, out, resume=resume, progress=bars)
     print_result(str(finished.run_dir), finished.result)
@@ -129,6 +138,7 @@ def evaluate(
         typer.echo(json.dumps(result, indent=2))
     else:
         print_result(f"{run} on {data}", result)
+        print_bands(result)
 
 
 def predict(
@@ -174,6 +184,9 @@ def reproduce(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds; 1 quick, 5 full.")
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="Just this seed; may be given again.")
+    ] = None,
     task: Annotated[list[Task] | None, typer.Option(help="Only this task.")] = None,
     set_: Annotated[list[Range] | None, typer.Option("--set", help="Only this set.")] = None,
     method: Annotated[list[Method] | None, typer.Option(help="Only this method.")] = None,
@@ -190,16 +203,29 @@ def reproduce(
     fonts: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="A folder of further fonts.")
     ] = None,
+    strokes: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A file of further pen strokes.")
+    ] = None,
+    omniglot: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The Omniglot strokes, folder or zip.")
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Real handwritten words instead: a task of its own."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
 ) -> None:
     """Do the paper's study: data, dense, l1, l0 and transformed-l1 networks, table, report.
 
     Quick by default: one seed on the headline sets, the sparse networks starting from the dense
-    one. Stopped at any moment, the same command goes on where it was.
+    one. Stopped at any moment, the same command goes on where it was. Other seeds, sets, tasks or
+    methods in the same folder join what is finished there.
 
     \b
     Examples:
       rvsm reproduce
+      rvsm reproduce --seed 1 --seed 2
+      rvsm reproduce --words DHSD --out runs/words
       rvsm reproduce --task pen --method dense --method l0
       rvsm reproduce --full --out runs/full
       rvsm reproduce --out runs/tiny --count train=1000 --count val=200
@@ -210,18 +236,29 @@ def reproduce(
     from rvsm.experiments.recipes import TASKS
     from rvsm.experiments.reproduce import reproduce as study
 
+    if seed and seeds is not None:
+        raise typer.BadParameter("Give --seeds, their number, or each as --seed; not both.")
+    if words is not None and task:
+        raise typer.BadParameter("--words is a task of its own: leave out --task.")
+    options = {
+        "font_dirs": [str(folder) for folder in fonts or ()],
+        "stroke_files": [str(file) for file in strokes or ()],
+        "omniglot": None if omniglot is None else str(omniglot),
+        "words_dir": None if words is None else str(words),
+    }
+    tasks = [name.value for name in task] if task else TASKS
     study(
         out,
         full=full,
-        seeds=None if seeds is None else range(seeds),
-        tasks=[name.value for name in task] if task else TASKS,
+        seeds=sorted(set(seed)) if seed else None if seeds is None else range(seeds),
+        tasks=tasks if words is None else ("words",),
         sets=[name.value for name in set_] if set_ else None,
         methods=[name for name in METHODS if not method or name in method],
         counts=read_counts(count),
         data_seed=data_seed,
         grid=grid,
         workers=workers,
-        data_options={"font_dirs": [str(folder) for folder in fonts]} if fonts else None,
+        data_options={name: value for name, value in options.items() if value},
         console=Console(),
     )
 
@@ -323,5 +360,30 @@ def print_result(title: str, result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for split, number in result.get("skipped_images", {}).items():
-        if number:
-            console.print(f"{split}: {number} files could not be read and were left out.")
+        names = list(result.get("skipped_files", {}).get(split, ()))[:_NAMED]
+        more = f" and {number - len(names)} more" if number > len(names) else ""
+        console.print(
+            f"{split}: {number} files could not be read and were left out: "
+            f"{', '.join(names)}{more}.",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def print_bands(result: dict[str, Any]) -> None:
+    """Print the accuracy of each split by tremor amplitude; nothing where none is known."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "tremor, mm", "images", "accuracy", "shaky found", "regular found")
+    for split, score in result["scores"].items():
+        for band in score["bands"]:
+            shares = (band[name] for name in ("accuracy", "shaky_found", "regular_found"))
+            table.add_row(
+                split,
+                f"{band['low_mm']:g}-{band['high_mm']:g}",
+                str(band["images"]),
+                *("" if share is None else f"{share:.2%}" for share in shares),
+            )
+    if table.rows:
+        Console().print(table)

@@ -143,6 +143,7 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch; Lightning calls this after validation and every other callback."""
         module = cast(SparseTraining, pl_module)
+        module.check_finite()
         row = module.epoch_row()
         row["seconds"] = time.perf_counter() - self._epoch_started
         self.rows.append(row)

@@ -6,7 +6,7 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from rvsm.errors import ConfigError
 
 Method = Literal["dense", "l1", "l0", "transformed-l1"]
 METHODS: tuple[Method, ...] = get_args(Method)
+_Positive = Annotated[int, Field(ge=1)]
+_Pool = tuple[_Positive, _Positive]
 
 
 class _Strict(BaseModel):
@@ -23,10 +25,10 @@ class _Strict(BaseModel):
 class NetworkConfig(_Strict):
     """Shape of :class:`rvsm.handwriting.network.TremorNet`."""
 
-    channels: tuple[int, int, int] = (12, 24, 24)
+    channels: tuple[_Positive, _Positive, _Positive] = (12, 24, 24)
     kernel: int = Field(default=3, ge=1)
-    pools: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((2, 2), (2, 2), (1, 2))
-    size: tuple[int, int] = (32, 128)
+    pools: tuple[_Pool, _Pool, _Pool] = ((2, 2), (2, 2), (1, 2))
+    size: tuple[_Positive, _Positive] = (32, 128)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     norm: bool = True
 
@@ -139,9 +141,7 @@ class TrainConfig(_Strict):
     rules: tuple[RuleConfig, ...] = DEFAULT_RULES
 
     def model_post_init(self, _context: Any) -> None:
-        """Check what fields alone cannot: names the rule or option and the remedy."""
-        if self.method == "dense":
-            return
+        """Check what fields alone cannot, whatever the method: numbers first, then what is used."""
         if self.splitting.beta <= 0 or not math.isfinite(self.splitting.beta):
             raise ConfigError(
                 f"splitting.beta is {self.splitting.beta}; give a number above 0, such as 0.1."
@@ -151,7 +151,7 @@ class TrainConfig(_Strict):
                 f"splitting.end ({self.splitting.end}) must be larger than splitting.start "
                 f"({self.splitting.start})."
             )
-        if not self.rules:
+        if not self.rules and self.method != "dense":
             raise ConfigError(
                 f'method "{self.method}" has no [[rules]]; give at least one, or set method to '
                 '"dense".'

@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from torch.nn import functional as F
 
 from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RvsmError
+from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
-from rvsm.handwriting.images import read_grey
-from rvsm.handwriting.manifest import LABELS, Row, read_manifest
+from rvsm.handwriting.images import SIZE, read_grey
+from rvsm.handwriting.manifest import LABELS, Row, read_manifest, verify
 
 _CACHE_FORMAT = "1"
 Progress = Callable[[int, int], None]
@@ -42,13 +42,13 @@ class Split:
     rows
         What the manifest says about each image, in the same order.
     skipped
-        How many files of the split could not be read.
+        The files of the split that could not be read, each with its reason in ``error``.
     """
 
     images: Tensor
     labels: Tensor
     rows: tuple[Row, ...]
-    skipped: int
+    skipped: tuple[Row, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,22 +83,12 @@ def load_split(
     Raises
     ------
     DataError
-        If the split is missing or has images of one class only.
+        If the split is missing or has images of one class only, or ``size`` does not fit.
     """
+    check_size(size)
     all_rows = read_rows(folder) if rows is None else rows
     wanted = [row for row in all_rows if row.split == name]
-    usable = [row for row in wanted if not row.error]
-    if not usable:
-        splits = ", ".join(sorted({row.split for row in all_rows})) or "none"
-        raise DataError(
-            f'{folder} has no readable images in its split "{name}" (splits found: {splits}); '
-            "make a data set with `rvsm data make`, or check the folder with `rvsm data check`."
-        )
-    if len({row.label for row in usable}) < 2:
-        raise DataError(
-            f'The split "{name}" of {folder} holds only {usable[0].label} images; '
-            f"both classes, {LABELS[0]} and {LABELS[1]}, are needed."
-        )
+    usable = usable_rows(folder, all_rows, name)
     cache = folder / ".cache" / f"{name}-{size[0]}x{size[1]}.npz"
     key = _fingerprint(folder, usable, size)
     cached = _read_cache(cache, key)
@@ -111,24 +101,38 @@ def load_split(
             progress(len(usable), len(usable))
     kept = tuple(usable[index] for index in readable)
     labels = torch.tensor([LABELS.index(row.label) for row in kept])
-    return Split(torch.from_numpy(images), labels, kept, skipped=len(wanted) - len(kept))
+    sound = set(readable.tolist())
+    damaged = [row for index, row in enumerate(usable) if index not in sound]
+    skipped = (*(row for row in wanted if row.error), *verify(damaged, folder))
+    return Split(torch.from_numpy(images), labels, kept, skipped)
+
+
+def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:
+    """Return the images of a split that are not known to be unreadable.
+
+    Raises
+    ------
+    DataError
+        If the split is missing or has images of one class only.
+    """
+    usable = [row for row in rows if row.split == name and not row.error]
+    if not usable:
+        splits = ", ".join(sorted({row.split for row in rows})) or "none"
+        raise DataError(
+            f'{folder} has no readable images in its split "{name}" (splits found: {splits}); '
+            "make a data set with `rvsm data make`, or check the folder with `rvsm data check`."
+        )
+    if len({row.label for row in usable}) < 2:
+        raise DataError(
+            f'The split "{name}" of {folder} holds only {usable[0].label} images; '
+            f"both classes, {LABELS[0]} and {LABELS[1]}, are needed."
+        )
+    return usable
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Read the manifest, and set a validation split aside where the folder names none.
-
-    One in eight of the carriers of the training split becomes validation (of its files where no
-    carrier is known), chosen by a hash of the name alone.
-    """
-    rows = read_manifest(folder)
-    if any(row.split == "val" for row in rows):
-        return rows
-    return [
-        replace(row, split="val")
-        if row.split == "train" and zlib.crc32((row.carrier or row.file).encode()) % 8 == 0
-        else row
-        for row in rows
-    ]
+    """Read the manifest; what it does not name, :func:`rvsm.experiments.aside.set_aside` does."""
+    return set_aside(folder, read_manifest(folder))
 
 
 def dataset_info(folder: Path) -> dict[str, Any]:
@@ -146,6 +150,15 @@ def dataset_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def check_size(size: tuple[int, int], whole: tuple[int, int] = SIZE) -> None:
+    """Raise DataError where images of ``whole`` size cannot be reduced to ``size`` by blocks."""
+    if min(size) < 1 or whole[0] % size[0] or whole[1] % size[1]:
+        raise DataError(
+            f"Images of {whole[0]}x{whole[1]} pixels cannot be reduced to {size[0]}x{size[1]}; "
+            "set network.size to a whole fraction, such as [32, 128]."
+        )
+
+
 def reduce_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Turn an image (ink dark on light) into ink = 255 on 0 at ``size``, by block averages.
 
@@ -155,11 +168,7 @@ def reduce_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
         If ``size`` is not a whole fraction of the image's size.
     """
     height, width = image.shape
-    if height % size[0] or width % size[1]:
-        raise DataError(
-            f"Images of {height}x{width} pixels cannot be reduced to {size[0]}x{size[1]}; "
-            "set network.size to a whole fraction, such as [32, 128]."
-        )
+    check_size(size, (height, width))
     blocks = image.reshape(size[0], height // size[0], size[1], width // size[1])
     ink: NDArray[np.uint8] = np.rint(255.0 - blocks.mean(axis=(1, 3))).astype(np.uint8)
     return ink

@@ -7,7 +7,7 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rvsm.atomic import atomic_write
-from rvsm.experiments.data import Batches, Split, load_split
+from rvsm.atomic import atomic_text
+from rvsm.experiments.data import Batches, Split, load_split, read_rows
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.manifest import Row, read_manifest
 
@@ -26,6 +26,7 @@ AMPLITUDE_EDGES_MM = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.2, 1.5)
 """Edges of the amplitude bands in which accuracy is reported, RMS millimetres."""
 
 _BATCH = 500
+_SKIPPED_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def evaluate(
     Returns
     -------
     dict
-        ``scores``: for each split what :meth:`Score.summary` returns; ``skipped_images`` for each
-        split; and what :func:`count_zeros` returns.
+        ``scores``: for each split what :meth:`Score.summary` returns; and what
+        :func:`describe_skipped` and :func:`count_zeros` return.
 
     Raises
     ------
@@ -132,16 +133,18 @@ def evaluate(
     """
     config, net = load_run(run_dir)
     data = Path(data)
-    rows = read_manifest(data)
+    # Of the run's own images those it was trained on are no test, be they named so or not.
+    own = data.resolve() == Path(config.data).resolve()
+    rows = read_rows(data) if own else read_manifest(data)
     names = sorted({row.split for row in rows})
     chosen = splits or [name for name in names if name not in ("train", "val")] or names
-    scores, skipped = {}, {}
+    scores, loaded = {}, {}
     for name in chosen:
         told = None if progress is None else functools.partial(progress, f"reading {name}")
         split = load_split(data, name, config.network.size, rows=rows, progress=told)
         scores[name] = evaluate_network(net, split).summary()
-        skipped[name] = split.skipped
-    return {"scores": scores, "skipped_images": skipped, **count_zeros(net)}
+        loaded[name] = split
+    return {"scores": scores, **describe_skipped(loaded), **count_zeros(net)}
 
 
 def evaluate_network(net: nn.Module, split: Split) -> Score:
@@ -196,19 +199,60 @@ def count_zeros(net: nn.Module) -> dict[str, Any]:
     }
 
 
+def describe_skipped(splits: Mapping[str, Split]) -> dict[str, Any]:
+    """Say which files could not be read.
+
+    Returns
+    -------
+    dict
+        ``skipped_images``: their number in each split that has any; ``skipped_files``: in the same
+        splits the reason under the name of each file, of the first hundred of them.
+    """
+    skipped = {name: split.skipped for name, split in splits.items() if split.skipped}
+    return {
+        "skipped_images": {name: len(rows) for name, rows in skipped.items()},
+        "skipped_files": {
+            name: {row.file: row.error for row in rows[:_SKIPPED_LISTED]}
+            for name, rows in skipped.items()
+        },
+    }
+
+
+def write_skipped(path: Path, splits: Mapping[str, Split]) -> None:
+    """Write one line per file that could not be read: split, file, reason; none, no file."""
+    skipped = [row for split in splits.values() for row in split.skipped]
+    if skipped:
+        _write_csv(
+            path,
+            ("split", "file", "error"),
+            ((row.split, row.file, row.error) for row in skipped),
+        )
+
+
 def write_predictions(path: Path, splits: Mapping[str, Split], scores: Mapping[str, Score]) -> None:
     """Write one line per image: split, file, label, probability of "shaky", amplitudes in mm."""
+
+    def amplitudes(row: Row) -> tuple[float | None, float | None]:
+        return row.tremor_amplitude_mm, row.virtual_amplitude_mm
+
+    heading = ("split", "file", "label", "probability")
+    _write_csv(
+        path,
+        (*heading, "tremor_amplitude_mm", "virtual_amplitude_mm"),
+        (
+            (name, row.file, row.label, f"{probability:.6f}", *amplitudes(row))
+            for name, split in splits.items()
+            for row, probability in zip(split.rows, scores[name].probabilities, strict=True)
+        ),
+    )
+
+
+def _write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("split", "file", "label", "probability", "tremor_amplitude_mm", "virtual_amplitude_mm")
-    )
-    for name, split in splits.items():
-        for row, probability in zip(split.rows, scores[name].probabilities, strict=True):
-            amplitudes = (row.tremor_amplitude_mm, row.virtual_amplitude_mm)
-            writer.writerow((name, row.file, row.label, f"{probability:.6f}", *amplitudes))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    writer.writerow(heading)
+    writer.writerows(lines)
+    atomic_text(path, text.getvalue())
 
 
 def _amplitude(row: Row) -> float:

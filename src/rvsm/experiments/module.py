@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, cast
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from rvsm import RVSM, Rule
-from rvsm.errors import RunError
+from rvsm.errors import RuleError, RunError
 from rvsm.experiments.config import RuleConfig, TrainConfig
 from rvsm.experiments.data import Batches, seed_of
+from rvsm.experiments.runs import first_not_finite
 from rvsm.groups import Elements, InputChannels
 from rvsm.handwriting.network import TremorNet
 from rvsm.optim import Cubic
@@ -110,6 +112,20 @@ class SparseTraining(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def check_rules(self) -> None:
+        """Raise RuleError for a rule that matches no parameter, be it of a dense run, or cannot be.
+
+        Needs no data: what a configuration gets wrong is told before any are read.
+        """
+        names = [name for name, _ in self.net.named_parameters()]
+        for rule in self.config.rules:
+            if not any(fnmatchcase(name, rule.pattern) for name in names):
+                raise RuleError(
+                    f'The rule "{rule.pattern}" matches no parameter of the network; choose among '
+                    f"{', '.join(names)}."
+                )
+        self.configure_optimizers()
+
     def _base(self) -> torch.optim.Optimizer:
         config = self.config
         named = list(self.net.named_parameters())
@@ -184,11 +200,7 @@ class SparseTraining(LightningModule):
             self.net(images), labels, label_smoothing=self.config.label_smoothing
         )
         if not bool(torch.isfinite(loss)):
-            raise RunError(
-                f"The loss became {loss.item()} in epoch {self.current_epoch}, step "
-                f"{self.global_step}; start a new run with a smaller lr (now {self.config.lr:g}) "
-                "or beta; this run's last checkpoint is kept."
-            )
+            raise self._diverged(f"The loss became {loss.item()}")
         self._add("train_loss", loss.detach() * len(labels), len(labels))
         return loss
 
@@ -236,6 +248,30 @@ class SparseTraining(LightningModule):
         zeros = sum(int((weight == 0).sum()) for weight in weights.values())
         row["zeros/all"] = zeros / sum(weight.numel() for weight in weights.values())
         return row
+
+    def check_finite(self) -> None:
+        """Raise if the epoch's last steps left weights or a validation loss that are no numbers.
+
+        `training_step` looks at the loss before a step; what a step does to the weights shows in
+        the next one, and the last step of an epoch has none before the checkpoint.
+
+        Raises
+        ------
+        RunError
+            With the remedy; the checkpoint of the epoch before is the last one.
+        """
+        state = {**dict(self.net.named_parameters()), **self.state_at_u()}
+        if (name := first_not_finite(state)) is not None:
+            raise self._diverged(f"The weights of {name} became infinite or no numbers")
+        loss = float(self._sums["val_loss"]) / self._counts["val_loss"]
+        if not math.isfinite(loss):
+            raise self._diverged(f"The validation loss became {loss}")
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(
+            f"{what} in epoch {self.current_epoch}, step {self.global_step}; start a new run with "
+            f"a smaller lr (now {self.config.lr:g}) or beta; this run's last checkpoint is kept."
+        )
 
     def weights_at_u(self) -> dict[str, Tensor]:
         """Return copies of all weights (biases not among them) with their exact zeros."""

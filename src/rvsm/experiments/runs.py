@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rvsm import load
 from rvsm.errors import ConfigError, RunError
@@ -21,6 +23,8 @@ from rvsm.handwriting.network import TremorNet
 
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
 """Which split of a data folder measures which protocol."""
+
+_RESULT = {"method", "seed", "scores", "split_sizes", "zeros", "fc_zeros", "nonzeros"}
 
 TRAINING_FILE = "training.safetensors"
 """The chosen weights as they were trained, with the normalisation: where another run starts."""
@@ -63,15 +67,26 @@ def load_into(net: TremorNet, path: Path) -> None:
     Raises
     ------
     RunError
-        If the shapes differ.
+        If the shapes differ, or a weight is infinite or no number.
     """
+    state = load(path)
     try:
-        net.load_state_dict(load(path))
+        net.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(
             f"The weights of {path} do not fit the network of this configuration; give both the "
             "same [network] section."
         ) from error
+    if (name := first_not_finite(state)) is not None:
+        raise RunError(
+            f"{name} in {path} holds weights that are infinite or no numbers: its training "
+            "diverged; train again in a new folder with a smaller lr."
+        )
+
+
+def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with an entry that is no finite number, or None."""
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
 def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
@@ -129,6 +144,38 @@ def resolve(config: TrainConfig) -> TrainConfig:
     else:
         fast = _cpu_has_bf16()
     return config.model_copy(update={"precision": "bf16-mixed" if fast else "32"})
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Say whether a folder holds a finished epoch or more: what stopped before leaves no run."""
+    return (run_dir / "config.toml").exists() and (
+        (run_dir / "result.json").exists() or any(run_dir.glob("checkpoints/epoch-*.ckpt"))
+    )
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """Return the contents of a run's ``result.json``, or None where the run is not finished.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    path = run_dir / "result.json"
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        result, cause = None, str(error)
+    else:
+        cause = "it holds no scores"
+    if not isinstance(result, dict) or not _RESULT.issubset(result):
+        raise RunError(
+            f"{path} is damaged ({cause}); delete that file and run the same command again: the "
+            "checkpoints are kept, only the scores are measured anew."
+        )
+    return result
 
 
 def check_same(config: TrainConfig, run_dir: Path) -> TrainConfig:
@@ -203,7 +250,10 @@ def _cpu_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout this file is in, with ``+changes`` where it differs."""
+    """Return the commit of the checkout this file is in, with ``+changes`` where it differs.
+
+    None for an installed package, though its environment lie in somebody's repository.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -211,6 +261,7 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -23,16 +23,32 @@ from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
 from rvsm.experiments.config import TrainConfig, dump_config
-from rvsm.experiments.data import Batches, Split, dataset_info, load_split, read_rows
-from rvsm.experiments.evaluate import count_zeros, evaluate_network, write_predictions
+from rvsm.experiments.data import (
+    Batches,
+    Split,
+    check_size,
+    dataset_info,
+    load_split,
+    read_rows,
+    usable_rows,
+)
+from rvsm.experiments.evaluate import (
+    count_zeros,
+    describe_skipped,
+    evaluate_network,
+    write_predictions,
+    write_skipped,
+)
 from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.runs import (
     TRAINING_FILE,
     check_same,
     environment,
+    holds_run,
     load_into,
     locked,
     make_network,
+    read_result,
     resolve,
     start_file,
 )
@@ -40,6 +56,9 @@ from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.network import TremorNet
 
 VALIDATION_BATCH = 500
+TRAINING_SPLITS = ("train", "val")
+_ANY_LENGTH = 1000
+"""Steps an epoch has while nobody knows how many images there are."""
 _LIGHTNING_WARNINGS = (
     r"`?isinstance\(treespec, LeafSpec\)`? is deprecated",  # its own use of a torch internal
     r"GPU available but not used",
@@ -101,26 +120,37 @@ def train(
         If a rule or option does not fit.
     """
     run_dir = Path(run_dir)
-    if (run_dir / "config.toml").exists():
+    if holds_run(run_dir):
         if not resume:
             raise RunError(f"{run_dir} already holds a run; name a new folder, or let it resume.")
         config = check_same(config, run_dir)
-        if (run_dir / "result.json").exists():
-            return RunResult(run_dir, json.loads((run_dir / "result.json").read_text("utf-8")))
-    config = resolve(config)
-    data = Path(config.data)
+        if (result := read_result(run_dir)) is not None:
+            return RunResult(run_dir, result)
+    # What can be refused is refused before an hour of reading, and before anything is written.
+    data, size = Path(config.data), config.network.size
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError('accelerator is "gpu" but torch finds none; set it to "cpu".')
+    check_size(size)
+    if config.start:
+        start_file(config.start)
+    SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()
     rows = read_rows(data)
-    size = config.network.size
-    splits = {
-        name: load_split(data, name, size, rows=rows, progress=_part(progress, f"reading {name}"))
-        for name in ("train", "val")
-    }
+    for name in TRAINING_SPLITS:
+        usable_rows(data, rows, name)
     try:
         make_folder(run_dir)
         with locked(run_dir), _threads(config.threads):
             for leftover in (*run_dir.glob(".*.tmp"), *run_dir.glob("checkpoints/.*.tmp")):
                 leftover.unlink()
-            if not (run_dir / "config.toml").exists():
+            # Another process may have been training here until now.
+            config = check_same(config, run_dir) if holds_run(run_dir) else resolve(config)
+            splits = {
+                name: load_split(
+                    data, name, size, rows=rows, progress=_part(progress, f"reading {name}")
+                )
+                for name in TRAINING_SPLITS
+            }
+            if not holds_run(run_dir):
                 atomic_text(run_dir / "environment.json", json.dumps(environment(), indent=2))
                 atomic_text(run_dir / "config.toml", dump_config(config))
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], progress)
@@ -141,8 +171,6 @@ def _fit(
     config: TrainConfig, run_dir: Path, train_split: Split, val_split: Split, progress: Any
 ) -> tuple[Recorder, TremorNet]:
     """Run Lightning's trainer from the last checkpoint on and return the chosen model."""
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError('accelerator is "gpu" but torch finds none; set it to "cpu".')
     device = "cuda" if config.accelerator == "gpu" else "cpu"
     batches = Batches(train_split, config.batch_size, config.seed, config.augmentation, device)
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
@@ -189,7 +217,7 @@ def _score(
 ) -> dict[str, Any]:
     """Open the test splits, for the first time, and write what the network makes of them."""
     data = Path(config.data)
-    names = sorted({row.split for row in rows} - {"train", "val"})
+    names = sorted({row.split for row in rows} - set(TRAINING_SPLITS))
     tests = {
         name: load_split(
             data, name, config.network.size, rows=rows, progress=_part(progress, f"reading {name}")
@@ -198,6 +226,8 @@ def _score(
     }
     scores = {name: evaluate_network(net, split) for name, split in tests.items()}
     write_predictions(run_dir / "test_predictions.csv", tests, scores)
+    every = {**splits, **tests}
+    write_skipped(run_dir / "skipped.csv", every)
     info = dataset_info(data)
     chosen = next(
         (row for row in recorder.rows if row["epoch"] == recorder.best_epoch), recorder.rows[-1]
@@ -212,10 +242,8 @@ def _score(
         "best_epoch": int(chosen["epoch"]),
         "val_accuracy": chosen["val_accuracy"],
         "seconds": recorder.seconds,
-        "split_sizes": {name: len(split) for name, split in {**splits, **tests}.items()},
-        "skipped_images": {
-            name: split.skipped for name, split in {**splits, **tests}.items() if split.skipped
-        },
+        "split_sizes": {name: len(split) for name, split in every.items()},
+        **describe_skipped(every),
         **count_zeros(net),
         "scores": {name: score.summary() for name, score in scores.items()},
     }

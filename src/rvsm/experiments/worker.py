@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from rvsm.atomic import atomic_text
 from rvsm.errors import RvsmError
 
 
@@ -43,6 +44,19 @@ def _do(job: dict[str, Any]) -> None:
             workers=1,
             progress=lambda done, total: _progress("making images", done, total),
         )
+        return
+    if job["kind"] == "check":
+        from rvsm.experiments.plan import CHECK_FILE
+        from rvsm.handwriting.check import check
+
+        found = check(
+            job["path"],
+            most=job["most"],
+            progress=lambda done, total: _progress("looking for short cuts", done, total),
+        )
+        told = {key: value for key, value in found.to_dict().items() if key != "path"}
+        text = json.dumps({"most_per_split": job["most"], **told}, indent=1)
+        atomic_text(Path(job["path"]) / CHECK_FILE, text)
         return
     from rvsm.experiments.config import make_config
     from rvsm.experiments.train import train

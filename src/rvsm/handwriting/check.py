@@ -151,7 +151,10 @@ class _Image:
 
 
 def check(
-    path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    most: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Look for short cuts and leaks in a data folder, made by `datasets.make` or the user's own.
 
@@ -169,6 +172,8 @@ def check(
     Parameters
     ----------
     path : path-like
+    most : int, optional
+        Look at no more than so many images of each split, drawn once and for all.
     progress : callable, optional
         Called as ``progress(done, total)`` with numbers of images read.
 
@@ -183,6 +188,8 @@ def check(
     """
     root = Path(path)
     rows = read_manifest(root)
+    if most is not None:
+        rows = _sample(rows, most)
     images, unreadable = _read(root, rows, progress)
     counts: dict[str, dict[str, int]] = {}
     for image in images:
@@ -205,6 +212,18 @@ def check(
         _linear_finding(linear),
     ]
     return CheckReport(root, counts, unreadable, findings, linear)
+
+
+def _sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows of each split, always the same ones."""
+    order = np.random.default_rng(0).permutation(len(rows))
+    taken: Counter[str] = Counter()
+    kept = []
+    for index in order.tolist():
+        if taken[rows[index].split] < most:
+            taken[rows[index].split] += 1
+            kept.append(index)
+    return [rows[index] for index in sorted(kept)]
 
 
 def _read(

@@ -19,7 +19,14 @@ from rvsm.experiments.report.gallery import Example, Examples
 from rvsm.experiments.report.sheets import Layer, Sheet
 from rvsm.experiments.report.source import Row, Run, Study, View
 from rvsm.experiments.report.svg import legend_mark
-from rvsm.experiments.report.tables import Figure, TableRow, headline, method_order, percent
+from rvsm.experiments.report.tables import (
+    Figure,
+    TableRow,
+    headline,
+    method_order,
+    percent,
+    short_cuts,
+)
 
 PROTOCOLS = {
     "paper": "fonts shared with training, texts unseen",
@@ -31,6 +38,16 @@ KIND_WORDS = {
     "wrong": "The most confident mistakes of",
     "uncertain": "Nearest to P(shaky) = 0.5, between 0.05 and 0.95, of",
 }
+LABELS = {
+    "accuracy": "Test accuracy",
+    "difference": "Against dense",
+    "auc": "ROC AUC",
+    "fc_zeros": "Zeros, FC layer",
+    "zeros": "Zeros, all",
+    "nonzeros": "Weights left",
+}
+"""Columns of the table of results; on a narrow screen, what stands before each figure."""
+
 SHARES = (50, 90, 99)
 
 
@@ -65,6 +82,9 @@ class Block:
     contact: dict[str, list[Example]] = field(default_factory=dict)
     contact_where: str = ""
     facts: list[dict[str, str]] = field(default_factory=list)
+    short_cuts: list[dict[str, str]] = field(default_factory=list)
+    findings: list[dict[str, str]] = field(default_factory=list)
+    checked: int = 0
     starts: list[str] = field(default_factory=list)
     config: str = ""
 
@@ -77,10 +97,11 @@ def context(study: Study) -> dict[str, Any]:
         "title": "Shaky or regular?",
         "folder": study.folder.resolve().name,
         "single": study.single,
-        "note": study.note,
+        "notes": study.note.splitlines(),
         "starts": _starts([row for view in study.views for row in view.rows]),
         "blocks": blocks,
         "protocols": PROTOCOLS,
+        "labels": LABELS,
         "methods": method_order(m for b in blocks for m in b.methods),
         "kinds": KINDS,
         "kind_words": KIND_WORDS,
@@ -112,6 +133,8 @@ def _block(view: View) -> Block:
     )
     images = gallery.images_of(view)
     block.facts = gallery.split_facts(images)
+    block.short_cuts, block.findings = short_cuts(view.check), view.check.get("findings", [])
+    block.checked = int(view.check.get("most_per_split", 0))
     _amplitude(block, view)
     for protocol in dict.fromkeys(row.protocol for row in view.rows):
         chart = plots.sparsity_chart(view.rows, view.sweep, protocol)
@@ -136,7 +159,11 @@ def _block(view: View) -> Block:
 
 
 def _heading(view: View) -> str:
-    task = {"fonts": "Texts in different fonts", "pen": "Words written with a pen"}
+    task = {
+        "fonts": "Texts in different fonts",
+        "pen": "Words written with a pen",
+        "words": "Real handwritten words",
+    }
     words = task.get(view.task, view.task or "This run")
     return f"{words}, {view.set} set" if view.set else words
 

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 # The run shown in detail is picked by this order, never by its test accuracy.
 FEATURED = ("l0", "transformed-l1", "l1", "dense")
 
+LIGHT = " light"
+"""Ends the name of a light network's method, such as "l0 light"; see ``recipes.side_recipe``."""
+
+ORDER = ("dense", *(m + LIGHT for m in METHODS if m != "dense"), *METHODS[1:])
+"""The methods as tables and legends list them."""
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -66,7 +72,7 @@ class Row:
             task=word("task"),
             protocol=word("protocol"),
             set=word("set"),
-            method=word("method"),
+            method=f"{word('method')} {word('stage')}".rstrip(),
             seed=int(raw.get("seed") or 0),
             accuracy=number("accuracy"),
             auc=number("auc"),
@@ -212,6 +218,7 @@ class View:
     runs: list[Run]
     sweep: list[Row]
     data: Path | None
+    check: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -223,7 +230,7 @@ class View:
         """The run shown in detail: l0 before the others, lowest seed, with a model if any has."""
         return next(iter(self.one_run_per_method(FEATURED).values()), None)
 
-    def one_run_per_method(self, order: Iterable[str] = METHODS) -> dict[str, Run]:
+    def one_run_per_method(self, order: Iterable[str] = ORDER) -> dict[str, Run]:
         """The lowest seed of every method, runs that hold a model first."""
         chosen: dict[str, Run] = {}
         for method in [*order, *(r.method for r in self.runs)]:
@@ -293,10 +300,8 @@ def read_study(folder: Path) -> Study:
 
 
 def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
-    rows = [Row.from_mapping(raw) for raw in results["rows"] if isinstance(raw, Mapping)]
-    sweep = [
-        Row.from_mapping(raw) for raw in results.get("sweep") or [] if isinstance(raw, Mapping)
-    ]
+    rows = [*_rows(results, "rows"), *_rows(results, "light")]
+    sweep = _rows(results, "sweep")
     missing: list[str] = []
     views = []
     for task, kind in dict.fromkeys((row.task, row.set) for row in rows):
@@ -327,11 +332,23 @@ def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
                 list(runs.values()),
                 [row for row in sweep if (row.task, row.set) == (task, kind)],
                 data,
+                _check_of(results, task, kind),
             )
         )
     if not rows:
         missing.append("results.json has no rows yet")
     return Study(folder, False, views, str(results.get("protocol_note") or ""), missing)
+
+
+def _check_of(results: Mapping[str, Any], task: str, kind: str) -> Mapping[str, Any]:
+    """What the short-cut check found of a data set; empty where it has not been made."""
+    checks = [check for check in results.get("checks") or [] if isinstance(check, Mapping)]
+    mine = (check for check in checks if (check.get("task"), check.get("set")) == (task, kind))
+    return next(mine, {})
+
+
+def _rows(results: Mapping[str, Any], name: str) -> list[Row]:
+    return [Row.from_mapping(raw) for raw in results.get(name) or [] if isinstance(raw, Mapping)]
 
 
 def _read_single(folder: Path) -> Study:

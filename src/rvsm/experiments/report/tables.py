@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
-from rvsm.experiments.config import METHODS
-from rvsm.experiments.report.source import Row
+from rvsm.experiments.report.source import ORDER, Row
 
 COLUMNS = ("accuracy", "auc", "fc_zeros", "zeros", "nonzeros")
 
@@ -67,9 +67,9 @@ def headline(rows: Sequence[Row]) -> list[TableRow]:
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """The four methods in their fixed order, then any other as first met."""
+    """The known methods in their fixed order, then any other as first met."""
     given = list(dict.fromkeys(methods))
-    return [str(m) for m in METHODS if m in given] + [m for m in given if m not in METHODS]
+    return [m for m in ORDER if m in given] + [m for m in given if m not in ORDER]
 
 
 def cell(name: str, figure: Figure) -> Cell:
@@ -83,6 +83,21 @@ def cell(name: str, figure: Figure) -> Cell:
         return Cell(f"{figure.mean:,.0f}", _spread(figure, 1, 0), raw)
     bar = figure.mean if name in ("fc_zeros", "zeros") else None
     return Cell(percent(figure.mean), _spread(figure, 100, 2), raw, bar)
+
+
+def short_cuts(check: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Lines of the table of the linear model on global features, a line per split and band."""
+    return [
+        {
+            "split": str(score["split"]),
+            "band": "all" if score["band_mm"] is None else "–".join(map(str, score["band_mm"])),
+            "shaky": f"{score['shaky']:,}",
+            "accuracy": percent(score["accuracy"], 1),
+            "interval": f"{percent(score['low'], 1)} – {percent(score['high'], 1)}",
+            "verdict": str(score["verdict"]),
+        }
+        for score in check.get("linear", ())
+    ]
 
 
 def percent(fraction: float, places: int = 2) -> str:

@@ -1,0 +1,81 @@
+"""Which images are set aside for validation, and for a test, where a folder does not say."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rvsm.errors import DataError
+from rvsm.handwriting.manifest import LABELS, UNSPLIT, Row
+
+SHARE = 8
+"""One in so many images of each class goes to each part that is set aside."""
+
+
+def set_aside(folder: Path, rows: list[Row]) -> list[Row]:
+    """Cut a validation split off ``train``, or ``val`` and ``test`` off an unsplit folder.
+
+    At least an eighth of the images of each class go to each part, in the order of a hash of their
+    names alone; those of one carrier (font or writer) stay together where there are carriers
+    enough.
+
+    Raises
+    ------
+    DataError
+        If there are too few images for both classes to be in every part.
+    """
+    splits = {row.split for row in rows}
+    if "val" in splits or not splits & {"train", UNSPLIT}:
+        return rows
+    source, parts = ("train", ("val",)) if "train" in splits else (UNSPLIT, ("val", "test"))
+    sound = [row for row in rows if row.split == source and not row.error]
+    for key in (_carrier, _file):
+        place = _places(sound, key, parts)
+        if place is not None:
+            return [
+                replace(row, split=place.get(key(row), "train")) if row.split == source else row
+                for row in rows
+            ]
+    counts = Counter(row.label for row in sound)
+    raise DataError(
+        f"{folder} has too few images: {' and '.join(f'{counts[name]} {name}' for name in LABELS)} "
+        f"ones to be cut into train, {' and '.join(parts)}; add more, at least {len(parts) + 1} "
+        "of each class."
+    )
+
+
+def _carrier(row: Row) -> str:
+    return row.carrier or row.file
+
+
+def _file(row: Row) -> str:
+    return row.file
+
+
+def _places(
+    rows: Sequence[Row], key: Callable[[Row], str], parts: Sequence[str]
+) -> dict[str, str] | None:
+    """Return the part of each group that is set aside, or None where a class would be missing."""
+    images: dict[str, Counter[str]] = {}
+    for row in rows:
+        images.setdefault(key(row), Counter())[row.label] += 1
+    order = sorted(images, key=lambda name: (zlib.crc32(name.encode()), name))
+    wanted = {label: -(-sum(row.label == label for row in rows) // SHARE) for label in LABELS}
+    place: dict[str, str] = {}
+    for part in parts:
+        held: Counter[str] = Counter()
+        for label in LABELS:
+            for name in order:
+                if held[label] >= max(1, wanted[label]):
+                    break
+                if name not in place and images[name][label]:
+                    place[name] = part
+                    held += images[name]
+            else:
+                if held[label] < max(1, wanted[label]):
+                    return None
+    rest: Counter[str] = sum((images[name] for name in images if name not in place), Counter())
+    return place if all(rest[label] for label in LABELS) else None
