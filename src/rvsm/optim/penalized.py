@@ -111,7 +111,10 @@ class PenalizedOptimizer(RuledOptimizer):
         if k == 0:
             return {}
         own = [[xs[r] for r in unit.members] for unit in pool]
-        norms = [unit.norms(x) for unit, x in zip(pool, own, strict=True)]
+        norms = [
+            unit.norms(cast(Penalty, self.rules[unit.lead.rule].penalty), x)
+            for unit, x in zip(pool, own, strict=True)
+        ]
         levels: dict[Ruled, Level] = {}
         for unit, x, chosen in zip(pool, own, choose(self.budget, pool, norms, k), strict=True):
             if chosen is not None:

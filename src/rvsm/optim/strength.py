@@ -78,7 +78,7 @@ def critical(unit: Unit, penalty: Penalty, ws: Sequence[Tensor], beta: float) ->
     """
     if unit.reachable < unit.count:
         return math.inf
-    norms = unit.norms(ws)
+    norms = unit.norms(penalty, ws)
     t = float(norms.max()) if norms.numel() else 0.0
     if t == 0:
         return 0.0

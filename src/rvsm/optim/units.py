@@ -64,10 +64,13 @@ class Unit:
     def __str__(self) -> str:
         return " + ".join(r.name for r in self.members)
 
-    def norms(self, ws: Sequence[Tensor]) -> Tensor:
-        """Return the norms of the groups of all members together, flat unless sharded."""
+    def norms(self, penalty: Penalty, ws: Sequence[Tensor]) -> Tensor:
+        """Return the norms of the groups of all members together, flat unless sharded.
+
+        Sharded where each rank can apply the map of `penalty` to its own part.
+        """
         if len(ws) == 1:
-            own = distributed.norms_of(self.groups[0], ws[0])
+            own = distributed.norms_of(penalty, self.groups[0], ws[0])
             return own if distributed.is_sharded(own) else own.flatten()
         norms = [g.norms(w).flatten() for g, w in zip(self.groups, ws, strict=True)]
         wide = [n.float() if n.element_size() < 4 else n for n in norms]
@@ -78,18 +81,19 @@ class Unit:
         """Return the penalty's value on the groups of `ws`."""
         if len(ws) == 1:
             return self.groups[0].value(penalty, ws[0])
-        return penalty.value(self.norms(ws))
+        return penalty.value(self.norms(penalty, ws))
 
     def subgradient(self, penalty: Penalty, ws: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the gradient of `value` at each of `ws`."""
         with torch.enable_grad():
             parts = zip(self.groups, ws, strict=True)
             xs = [
-                distributed.gradient_at(g, w.detach()).detach().requires_grad_() for g, w in parts
+                distributed.gradient_at(penalty, g, w.detach()).detach().requires_grad_()
+                for g, w in parts
             ]
             slopes = torch.autograd.grad(self.value(penalty, xs), xs)
         return tuple(
-            distributed.gradient_like(slope, g, w)
+            distributed.gradient_like(slope, penalty, g, w)
             for slope, g, w in zip(slopes, self.groups, ws, strict=True)
         )
 
@@ -103,7 +107,7 @@ class Unit:
         """Return the level of every member; those of a tied set share the factor of each group."""
         if len(ws) == 1:
             return {self.lead: Level(penalty, self.groups[0], mu, zero)}
-        scale = shrinkage(penalty, self.norms(ws), mu)
+        scale = shrinkage(penalty, self.norms(penalty, ws), mu)
         if zero is not None:
             scale = scale.masked_fill(zero, 0)
         return {
