@@ -14,7 +14,7 @@ from rvsm.groups.partition import shrinkage
 from rvsm.optim import distributed
 from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def units_of(
     Raises
     ------
     RuleError
-        If a parameter cannot be cut by its rule's groups, or a tied set lacks a member or its
-        members are cut into different numbers of groups.
+        If a parameter cannot be cut by its rule's groups or by groups within its penalty, or a
+        tied set lacks a member or its members are cut into different numbers of groups.
     """
     sets: dict[tuple[object, ...], list[tuple[Ruled, str | None]]] = {}
     for r in ruled:
@@ -162,7 +162,18 @@ def _unit(
             f"Rule({rule.pattern!r}) ties parameters of different numbers of groups ({sizes}); "
             "correct how they are cut."
         )
-    return Unit(ruled, groups, shapes, counts[0][0], min(reachable for _, reachable in counts))
+    unit = Unit(ruled, groups, shapes, counts[0][0], min(reachable for _, reachable in counts))
+    if rule.penalty is not None and not separable(rule.penalty):
+        _try_value(unit, rule.penalty)
+    return unit
+
+
+def _try_value(unit: Unit, penalty: Penalty) -> None:
+    """Raise RuleError where groups within the penalty cannot cut the parameters."""
+    try:
+        unit.value(penalty, [torch.zeros(shape) for shape in unit.shapes])
+    except RuleError as error:
+        raise RuleError(f"{unit}: {error}") from None
 
 
 def _count(name: str, groups: Groups, shape: tuple[int, ...]) -> tuple[int, int]:
