@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from optimizers import BASES
 from rvsm.errors import RuleError, RunError
-from rvsm.groups import InputChannels
-from rvsm.optim import RVSM, Cubic, Rule
-from rvsm.penalties import L0, L1, TransformedL1
+from rvsm.groups import NM, Blocks, Filters, Grouped, Heads, InputChannels, SparseGroup
+from rvsm.optim import RVSM, Budget, Cubic, Rule
+from rvsm.penalties import L0, L1, MCP, L1MinusL2, TransformedL1
 
 RANKS = 2
 
@@ -50,7 +51,10 @@ class Case:
     rules: list[Rule]
     options: dict[str, Any] = field(default_factory=dict)
     base: str = "momentum"
+    """Of optimizers.BASES: momentum is Nesterov's, with weight decay."""
     ties: bool = False
+    tolerance: float = 1e-6
+    """Of the weights: RMSprop divides by gradients that differ in their last digits."""
 
 
 CASES = {
@@ -58,7 +62,7 @@ CASES = {
     "tl1 lam decoupled": Case(
         [Rule("*.weight", TransformedL1(), lam=0.005)], {"coupling": "decoupled"}, "adam"
     ),
-    "l0 lam at u": Case([Rule("*.weight", L0(), lam=0.002)], {"grad_at": "u"}),
+    "l0 lam at u": Case([Rule("*.weight", L0(), lam=0.0005)], {"grad_at": "u"}),
     "subgradient": Case(
         [Rule("*.weight", L1(), lam=0.01, subgradient=(TransformedL1(), 0.01))], {}, "adam"
     ),
@@ -81,8 +85,8 @@ CASES = {
         {"grad_at": "u", "coupling": "decoupled"},
     ),
     "channels lam": Case(
-        [Rule("0.weight", L1(), lam=0.05, groups=InputChannels()),
-         Rule("3.weight", L0(), lam=0.05, groups=InputChannels(4))]
+        [Rule("0.weight", L1(), lam=0.064, groups=InputChannels()),
+         Rule("3.weight", L0(), lam=0.024, groups=InputChannels(4))]
     ),
     "channels exact": Case(
         [Rule("0.weight", L0(), sparsity=0.34, groups=InputChannels()),
@@ -95,16 +99,56 @@ CASES = {
          Rule("[05].weight", L0(), sparsity=0.5)],
         {"budget": "global"}, "adam",
     ),
+    "filters lam": Case(
+        [Rule("0.weight", L0(), lam=0.016, groups=Filters()),
+         Rule("3.weight", MCP(), lam=0.055, groups=Filters())], {}, "adamw-foreach"
+    ),
+    "filters exact": Case(
+        [Rule("[03].weight", L0(), sparsity=0.5, groups=Filters())], {}, "rmsprop",
+        tolerance=5e-6,
+    ),
+    "blocks": Case(
+        [Rule("0.weight", L1(), lam=0.042, groups=Blocks(5, 3)),
+         Rule("3.weight", L0(), sparsity=0.5, groups=Blocks(7, 2))],
+    ),
+    "n of m": Case(
+        [Rule("0.weight", L1(), lam=0.01, groups=NM(1, 3)),
+         Rule("3.weight", L0(), sparsity=0.5, groups=NM(2, 4))], {}, "adamw-foreach",
+    ),
+    "heads": Case(
+        [Rule("0.weight", L0(), sparsity=0.4, groups=Heads(5)),
+         Rule("3.weight", L1(), lam=0.055, groups=Heads(5, axis=1))], {"grad_at": "u"},
+    ),
+    "uniform": Case(
+        [Rule("*.weight", L0(), sparsity=0.6)],
+        {"budget": Budget("global", layout="uniform")}, "adamw-foreach",
+    ),
+    "erdos-renyi": Case(
+        [Rule("*.weight", L0(), sparsity=0.6)],
+        {"budget": Budget("global", layout="erk"), "grad_at": "u"}, "rmsprop", tolerance=5e-6,
+    ),
+    "each parameter": Case(
+        [Rule("*.weight", MCP(), sparsity=0.6)], {"budget": "parameter"}
+    ),
+    "grouped lam": Case(
+        [Rule("0.weight", Grouped(L1(), InputChannels()), lam=0.07),
+         Rule("3.weight", Grouped(L0(), Blocks(7, 2)), lam=0.0115)], {}, "sgd",
+    ),
+    "sparse group": Case(
+        [Rule("0.weight", SparseGroup(L0(), Filters(), 8.0), lam=0.0003),
+         Rule("3.weight", SparseGroup(L1(), InputChannels(4), 2.0), lam=0.008)], {"grad_at": "u"},
+        tolerance=5e-6,  # a minimum found by bisection
+    ),
+    "l1 - l2": Case(
+        [Rule("0.weight", L1MinusL2(), lam=0.01,
+              subgradient=(Grouped(L1(), InputChannels()), 0.02)),
+         Rule("3.weight", L1MinusL2(), sparsity=0.6)],
+    ),
 }  # fmt: skip
 
 
 def optimizer_of(model: nn.Module, case: Case) -> RVSM:
-    named = list(model.named_parameters())
-    base = (
-        torch.optim.Adam(named, lr=0.01)
-        if case.base == "adam"
-        else torch.optim.SGD(named, lr=0.05, momentum=0.9)
-    )
+    base = BASES[case.base](list(model.named_parameters()))
     return RVSM(base, case.rules, **case.options)
 
 
@@ -168,6 +212,12 @@ def fsdp(model: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     fully_shard(model[3])
+    return fully_shard(model)
+
+
+def fsdp_normed(model: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
     return fully_shard(model)
 
 
@@ -300,6 +350,61 @@ def columns() -> tuple[dict[str, Any], dict[str, Any]]:
     return found[0], found[1]
 
 
+def normed() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 1)
+    )  # fmt: skip
+
+
+def recalibration(wrap: Any = None, counts: tuple[int, int] = (4, 2)) -> dict[str, Any]:
+    """Return the statistics of batch norm at u from 4 batches for one rank and 2 for the other."""
+    batches = list(data()[0].split(4))[: sum(counts)]
+    if wrap is not None:
+        batches = batches[: counts[0]] if distributed.get_rank() == 0 else batches[counts[0] :]
+    model = normed() if wrap is None else wrap(normed())
+    optimizer = RVSM(
+        BASES["momentum"](list(model.named_parameters())),
+        [Rule("0.weight", L0(), sparsity=0.5)],
+        model=model,
+    )
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    found = {}
+
+    def look(when: str) -> None:
+        found[when] = [
+            x.clone() for x in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        ]
+
+    with optimizer.sparse_weights(recalibrate=batches):
+        look("inside")
+    look("after")
+    if wrap is not fsdp_normed:  # whose forward pass would wait for a rank that gives up
+        for name, wrong in {"text": ["text"], "none": []}.items():
+            mine = batches if wrap is not None and distributed.get_rank() == 0 else wrong
+            try:
+                optimizer.finalize(recalibrate=mine if name == "text" else [])
+            except (RuleError, RunError) as error:
+                found[name] = str(error)
+    look("refused")
+    optimizer.finalize(recalibrate=batches)
+    look("final")
+    return found
+
+
+def different_models() -> str:
+    from rvsm.optim import recalibrate
+
+    model = normed()
+    with torch.no_grad():
+        model[0].weight.mul_(1 + distributed.get_rank())
+    try:
+        recalibrate(model, [data()[0]])
+    except RuleError as error:
+        return str(error)
+    return "no error"
+
+
 def refusals() -> dict[str, str]:
     """Return what the environments outside the matrix answer."""
     import warnings
@@ -372,6 +477,9 @@ def main(rank: int, folder: Path) -> None:
     attempt("not finite: ddp", lambda: not_finite(ddp))
     attempt("not finite: fsdp", lambda: not_finite(fsdp))
     attempt("columns", columns)
+    attempt("recalibration: ddp", lambda: recalibration(ddp))
+    attempt("recalibration: fsdp", lambda: recalibration(fsdp_normed, (3, 3)))
+    attempt("recalibration: different models", different_models)
     attempt("refusals", refusals)
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()

@@ -10,7 +10,19 @@ from torch import Tensor
 
 from rvsm import RVSM, Rule
 from rvsm.errors import RuleError
-from rvsm.groups import Elements, Grouped, InputChannels, SparseGroup, critical_mu
+from rvsm.groups import (
+    NM,
+    Blocks,
+    Elements,
+    Filters,
+    Grouped,
+    Heads,
+    InputChannels,
+    Rows,
+    SparseGroup,
+    Tied,
+    critical_mu,
+)
 from rvsm.optim.level import Level
 from rvsm.penalties import (
     L0,
@@ -185,6 +197,61 @@ def test_a_penalty_on_a_whole_tensor_is_never_cut() -> None:
         u = torch.empty_like(w)
         Level(penalty, Elements(), 0.5).show(u, w)
         assert torch.equal(u, expected)
+
+
+WHOLE_CUTS = [Grouped(L0(), NM(2, 5)), SparseGroup(L1(), Blocks(1, 5), 0.1),
+              Elastic(Grouped(L1(), Heads(2)), ridge=1.0), SparseGroup(L0(), Rows())]  # fmt: skip
+
+
+@pytest.mark.parametrize("penalty", WHOLE_CUTS, ids=str)
+def test_groups_within_a_penalty_that_cannot_cut_are_refused_at_once(penalty) -> None:
+    model = torch.nn.Conv2d(7, 3, 1)
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    with pytest.raises(RuleError, match=r"^weight: .*(cut|divide)"):
+        RVSM(base, [Rule("weight", penalty, lam=0.1)])
+    with pytest.raises(RuleError, match=r"^weight: .*(cut|divide)"):
+        RVSM(base, [Rule("weight", None, subgradient=(penalty, 0.1))])
+    assert "rvsm" not in base.param_groups[0]
+
+
+def test_a_target_of_single_weights_under_a_penalty_on_groups_is_refused() -> None:
+    remedy = r"give L0\(\) as penalty and groups=Filters\(\), or lam"
+    for penalty in (Grouped(L0(), Filters()), Elastic(Grouped(L0(), Filters()), ridge=1.0)):
+        with pytest.raises(RuleError, match=remedy):
+            Rule("weight", penalty, sparsity=0.5)
+        Rule("weight", penalty, lam=0.5)
+        Rule("weight", L0(), sparsity=0.5, subgradient=(Grouped(L1(), Filters()), 0.1))
+
+
+def test_grouped_is_the_rule_with_groups() -> None:
+    found = []
+    for rule in (
+        Rule("weight", Grouped(L0(), Filters()), lam=0.02),
+        Rule("weight", L0(), groups=Filters(), lam=0.02),
+    ):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(12, 9)
+        optimizer = RVSM(torch.optim.SGD(model.named_parameters(), lr=0.1), [rule])
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.ones(4, 12) / 4).square().mean().backward()
+            optimizer.step()
+        optimizer.finalize()
+        found.append(model.weight.detach())
+    assert torch.equal(*found)
+    assert 0 < (found[0] == 0).all(1).sum() < 9
+
+
+def test_tied_and_free_weights_have_no_place_within_a_penalty() -> None:
+    tied = Tied({"a": Filters(), "b": Filters()})
+    for make in (Grouped, SparseGroup):
+        with pytest.raises(RuleError, match=r"a scalar penalty and groups=Tied"):
+            make(L0(), tied)
+    with pytest.raises(RuleError, match="leaves weights free"):
+        SparseGroup(L0(), NM(2, 4))
+    for call in (NM(2, 4).prox, lambda *a: NM(2, 4).value(*a[:2])):
+        with pytest.raises(RuleError, match="penalised by itself"):
+            call(L1MinusL2(), torch.ones(2, 4), 0.1)
 
 
 @pytest.mark.parametrize("make", [Grouped, SparseGroup])

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizers import each_mode, each_penalty, sgd
+from penalty_table import PENALTIES, WHOLE
 from problems import MLP, train, weights
 from rvsm.errors import RuleError
 from rvsm.groups import NM, Filters, InputChannels
 from rvsm.optim import RVSM, Budget, Rule
 from rvsm.optim.budget import apportion, choose
 from rvsm.optim.units import Ruled, Unit
-from rvsm.penalties import L0, L1, TransformedL1
+from rvsm.penalties import L0, L1, L1MinusL2, TransformedL1
 
 
 @each_penalty
@@ -342,8 +343,11 @@ def test_a_target_raised_out_of_reach_later_changes_nothing(mode):
         assert not optimizer.frozen
 
 
-@pytest.mark.parametrize("penalty", [L0(), L1(), TransformedL1(), TransformedL1(a=0.01)], ids=str)
-@pytest.mark.parametrize("groups", [None, Filters(), InputChannels()], ids=str)
+EVERYWHERE = [(p, g) for p in PENALTIES for g in (None, Filters(), InputChannels())]
+WHOLE_TOO = [(p, None) for p in WHOLE] + [(p, Filters()) for p in WHOLE[:2]]
+
+
+@pytest.mark.parametrize(("penalty", "groups"), EVERYWHERE + WHOLE_TOO, ids=str)
 def test_the_critical_lam_is_the_least_that_zeroes_everything(penalty, groups):
     model, loss_of = MLP.build()
     options = {"groups": groups} if groups else {}
@@ -353,9 +357,13 @@ def test_the_critical_lam_is_the_least_that_zeroes_everything(penalty, groups):
     assert found.keys() == {"0.weight", "2.weight"}
     numbers = optimizer.param_groups[0]["rvsm"]["rules"]["0"]
     for name, lam in found.items():
-        numbers["lam"] = lam
-        zeros, size = optimizer.zeros()[name]
-        assert zeros == size
+        if penalty == L1MinusL2():  # one survives any strength
+            assert lam == math.inf
+            continue
+        for above in (1, 1.001):
+            numbers["lam"] = above * lam
+            zeros, size = optimizer.zeros()[name]
+            assert zeros == size
         numbers["lam"] = lam * 0.999
         assert optimizer.zeros()[name][0] < size
 

@@ -163,6 +163,41 @@ def test_batches_that_fail_leave_everything_as_it_was(batches, error, message):
     optimizer.step()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_frozen_norm_is_left_alone(training):
+    """One in evaluation mode while the model trains, or whose scale and shift do not train."""
+    network, optimizer, x = build()
+    network.second = nn.Sequential(network.second, nn.BatchNorm1d(3))
+    frozen = network.norm
+    if training:
+        frozen.eval()
+    else:
+        frozen.requires_grad_(False)
+        network.eval()
+    before = statistics(network)
+    with optimizer.sparse_weights(recalibrate=[x]):
+        assert same(statistics(network), before)
+        assert network.second[1].num_batches_tracked == 1
+        assert frozen.training is False
+        assert frozen.momentum == 0.1
+    optimizer.finalize(recalibrate=[x])
+    assert same(statistics(network), before)
+    assert network.second[1].num_batches_tracked == 1
+
+
+def test_a_last_batch_of_one_sample_says_what_to_do():
+    network, optimizer, x = build()
+    before = statistics(network)
+    for wrap in LOADERS.values():
+        with pytest.raises(RuleError, match="drop_last=True"):
+            optimizer.finalize(recalibrate=wrap(list(x[:17].split(16))))
+        assert same(statistics(network), before)
+        assert not optimizer.frozen
+    loader = torch.utils.data.DataLoader(x[:17], batch_size=16, drop_last=True)
+    optimizer.finalize(recalibrate=loader)
+    assert network.norm.num_batches_tracked == 1
+
+
 def test_without_the_model_it_says_what_to_do():
     network, optimizer, x = build(model=False)
     w = weights(network)

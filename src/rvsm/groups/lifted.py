@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rvsm.errors import RuleError
 from rvsm.groups.base import Groups
+from rvsm.groups.tied import Tied
 from rvsm.penalties.base import Penalty, Scalar
 
 
@@ -17,9 +18,10 @@ class Grouped:
     r"""A penalty on the Euclidean norms of groups, ``P(x) = penalty(|x_g| for all groups g)``.
 
     ``Grouped(L1(), InputChannels())`` is the group lasso, ``Grouped(L0(), ...)`` counts groups.
-    As a rule's penalty it means what the penalty means under ``Rule(groups=...)``; it is needed
-    where two groupings meet, as in ``Rule("conv.weight", TransformedL1(), lam=...,
-    subgradient=(Grouped(L1(), InputChannels()), lam2))``, the sparse group recipe.
+    Under a rule's ``lam=`` it means what the penalty means under ``Rule(groups=...)``, which alone
+    takes ``sparsity=``. It is needed where two groupings meet: ``Rule("conv.weight",
+    TransformedL1(), lam=..., subgradient=(Grouped(L1(), InputChannels()), lam2))`` is the sparse
+    group recipe.
 
     The proximal map scales each group: ``u_g = x_g prox(|x_g|, mu) / |x_g|``, 0 for a zero
     group. Threshold and inverse are the penalty's own and count in norms of groups.
@@ -34,7 +36,7 @@ class Grouped:
     Raises
     ------
     RuleError
-        If one of them is none.
+        If one of them is none, or the groups are tied across parameters.
 
     References
     ----------
@@ -76,4 +78,9 @@ def check_parts(owner: str, name: str, penalty: object, groups: object) -> None:
         raise RuleError(
             f"{owner}: groups must be an object of rvsm.groups such as InputChannels(), "
             f"not {groups!r}."
+        )
+    if isinstance(groups, Tied):
+        raise RuleError(
+            f"{owner}: tied groups reach across parameters, a penalty sees one; give the rule a "
+            "scalar penalty and groups=Tied(...)."
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rvsm.errors import RuleError
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,20 @@ class NM:
 
     def value(self, penalty: Penalty, x: Tensor) -> Tensor:
         """Return P of the ``m - n`` smallest of every block."""
+        self._check(penalty)
         return penalty.value(x.masked_fill(self.free(x), 0))
 
     def prox(self, penalty: Penalty, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return the penalty's proximal map of the ``m - n`` smallest, `x` elsewhere."""
+        self._check(penalty)
         return torch.where(self.free(x), x, penalty.prox(x, mu))
+
+    def _check(self, penalty: Penalty) -> None:
+        if not separable(penalty):
+            raise RuleError(
+                f"{self} frees the largest weights, so each must be penalised by itself and not "
+                f"by {penalty}; use a separable penalty such as L0()."
+            )
 
     def free(self, x: Tensor) -> Tensor:
         """Return a bool tensor like `x` that marks the `n` largest of every block."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from rvsm.errors import RuleError
 from rvsm.groups.base import Groups
 from rvsm.groups.lifted import check_parts
+from rvsm.groups.nm import NM
 from rvsm.penalties import L1, Penalty
 from rvsm.penalties.base import Scalar, accumulator, checked, positive, representable, separable
 from rvsm.penalties.maps import soft
@@ -67,6 +68,11 @@ class SparseGroup:
     def __post_init__(self) -> None:
         check_parts("SparseGroup", "element", self.element, self.groups)
         positive("SparseGroup", "ratio", self.ratio)
+        if isinstance(self.groups, NM):
+            raise RuleError(
+                f"SparseGroup: {self.groups} leaves weights free, which have no group; use groups "
+                "that divide the tensor, such as Filters()."
+            )
         if not separable(self.element):
             raise RuleError(
                 f"SparseGroup: element must act on every weight by itself, not {self.element}; "
@@ -81,6 +87,8 @@ class SparseGroup:
         """Return the joint minimiser; 0 at ties of a whole group."""
         wide = x.to(accumulator(x))
         mu = representable(checked("mu", mu), wide.dtype)
+        if x.numel() == 0:
+            return x.clone()
         if isinstance(self.element, L1):
             u = self.groups.prox(L1(), soft(wide, mu), mu * self.ratio)
         else:

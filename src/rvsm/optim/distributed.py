@@ -1,7 +1,8 @@
 """Sharded parameters: levels and exact targets over DTensors, the same on every rank.
 
-Parameters under ``fully_shard`` (FSDP2) are DTensors. Single elements are mapped where they lie;
-for any other group a rank gathers the layer, one at a time, and keeps its part of the result.
+Parameters under ``fully_shard`` (FSDP2) are DTensors. Single elements under a separable penalty are
+mapped where they lie; for anything else a rank gathers the layer, one at a time, and keeps its part
+of the result.
 Whatever comes from more than one rank must be asked for on all of them.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from rvsm.errors import RuleError
 from rvsm.groups import Elements, Groups
 from rvsm.optim.level import Level
+from rvsm.penalties.base import Penalty, separable
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -56,34 +58,35 @@ def level_of(level: Level, w: Tensor) -> Level:
         if is_sharded(w) else level  # fmt: skip
 
 
-def norms_of(groups: Groups, w: Tensor) -> Tensor:
-    """Return the norms of the groups of `w`: a DTensor where each rank can hold its own."""
-    return groups.norms(w if _by_element(groups, w) or not is_sharded(w) else w.full_tensor())
+def norms_of(penalty: Penalty, groups: Groups, w: Tensor) -> Tensor:
+    """Return the norms of the groups of `w`: a DTensor where each rank can map its own."""
+    local = _by_element(penalty, groups, w) or not is_sharded(w)
+    return groups.norms(w if local else whole(w))
 
 
-def gradient_at(groups: Groups, w: Tensor) -> Tensor:
-    """Return the part of `w` a rank needs to take the derivative of a sum over groups there."""
+def gradient_at(penalty: Penalty, groups: Groups, w: Tensor) -> Tensor:
+    """Return the part of `w` a rank needs to take the derivative of the penalty there."""
     if not is_sharded(w):
         return w
-    return w.to_local() if _by_element(groups, w) else w.full_tensor()
+    return w.to_local() if _by_element(penalty, groups, w) else w.full_tensor()
 
 
-def gradient_like(gradient: Tensor, groups: Groups, w: Tensor) -> Tensor:
-    """Return the derivative at ``gradient_at(groups, w)`` laid out as `w`."""
-    if is_sharded(w) and _by_element(groups, w):
+def gradient_like(gradient: Tensor, penalty: Penalty, groups: Groups, w: Tensor) -> Tensor:
+    """Return the derivative at ``gradient_at(penalty, groups, w)`` laid out as `w`."""
+    if is_sharded(w) and _by_element(penalty, groups, w):
         return _from_local(gradient, w)
     return scattered(gradient, w)
 
 
 @dataclass(frozen=True)
 class _ShardedLevel(Level):
-    """A level of a DTensor; `zero` is this rank's part where the groups are elements."""
+    """A level of a DTensor; `zero` is this rank's part where the rank maps its own."""
 
     def u(self, w: Tensor) -> Tensor:
         """Return u of `w`, laid out as `w`."""
         level = Level(self.penalty, self.groups, self.mu, self.zero)
         sharded = cast("DTensor", w)
-        if _by_element(self.groups, w):
+        if _by_element(self.penalty, self.groups, w):
             return _from_local(level.u(sharded.to_local()), sharded)
         return scattered(level.u(sharded.full_tensor()), sharded)
 
@@ -208,9 +211,10 @@ def reshard() -> None:
             module.reshard()
 
 
-def _by_element(groups: Groups, w: Tensor) -> bool:
+def _by_element(penalty: Penalty, groups: Groups, w: Tensor) -> bool:
     """Say whether every rank can map its own part of `w`, a run of its rows."""
-    return is_sharded(w) and isinstance(groups, Elements) and _row_dimension(w) is not None
+    alone = isinstance(groups, Elements) and separable(penalty)
+    return alone and is_sharded(w) and _row_dimension(w) is not None
 
 
 def _row_dimension(w: DTensor) -> int | None:

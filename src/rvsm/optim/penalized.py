@@ -118,8 +118,10 @@ class PenalizedOptimizer(RuledOptimizer):
         if k == 0:
             return {}
         own = [[xs[r] for r in unit.members] for unit in pool]
-        norms = [unit.norms(x) for unit, x in zip(pool, own, strict=True)]
         penalties = [cast(Penalty, self.rules[unit.lead.rule].penalty) for unit in pool]
+        norms = [
+            unit.norms(penalty, x) for unit, penalty, x in zip(pool, penalties, own, strict=True)
+        ]
         masks = self._masks or not all(map(separable, penalties))
         found = choose(self.budget, pool, norms, k, masks=masks)
         levels: dict[Ruled, Level] = {}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rvsm.errors import RuleError
-from rvsm.groups import Elements, Groups, Tied
+from rvsm.groups import Elements, Grouped, Groups, Tied
 from rvsm.optim.checks import check_number, check_share
 from rvsm.optim.schedules import Continuation, Schedule
-from rvsm.penalties.base import Penalty
+from rvsm.penalties import Elastic, Penalty
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Rule:
             _check_penalty(where, self.penalty)
             if (self.lam is None) == (self.sparsity is None):
                 raise RuleError(f"{where}: give exactly one of lam and sparsity.")
+            _check_inner_groups(where, self.penalty, self.sparsity)
         if self.lam is not None:
             check_number(f"{where}: lam", self.lam)
         if self.sparsity is not None:
@@ -160,6 +161,17 @@ def _check_penalty(where: str, penalty: object) -> None:
         raise RuleError(
             f"{where}: {penalty!r} is no penalty; pass an object with the methods value, prox, "
             "threshold and mu_for_threshold, such as L0()."
+        )
+
+
+def _check_inner_groups(where: str, penalty: Penalty, sparsity: float | None) -> None:
+    """Raise RuleError where a target would count single weights and the penalty kills groups."""
+    while isinstance(penalty, Elastic):
+        penalty = penalty.penalty
+    if sparsity is not None and isinstance(penalty, Grouped):
+        raise RuleError(
+            f"{where}: sparsity= would count single weights under {penalty}; give "
+            f"{penalty.penalty} as penalty and groups={penalty.groups}, or lam= instead."
         )
 
 

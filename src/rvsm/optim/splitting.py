@@ -283,9 +283,8 @@ class RVSM(SparseOptimizer):
     def critical(self) -> dict[str, float]:
         """Return for every split parameter the lam at which its u would be all zero now.
 
-        ``beta mu``, with the mu whose threshold is the largest norm of its groups; inf where the
-        groups never let all be zero. Under a schedule lam times its share must reach it. Waits
-        for the device.
+        ``beta critical_mu``; inf where groups or penalty never let all be zero. Under a schedule
+        lam times its share must reach it. Waits for the device.
         """
         found = {}
         for unit in self._units:

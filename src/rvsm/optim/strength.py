@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from rvsm.errors import RuleError
+from rvsm.groups import critical_mu
+from rvsm.optim import distributed
 from rvsm.optim.rule import Rule
 from rvsm.optim.units import Unit
 from rvsm.penalties.base import Penalty
@@ -63,14 +65,14 @@ def check_subgradient(rule: Rule, unit: Unit) -> None:
 
 
 def critical(unit: Unit, penalty: Penalty, ws: Sequence[Tensor], beta: float) -> float:
-    """Return the least lam, but for rounding, at which u is zero in a whole unit.
+    """Return the least lam, but for rounding, at which u is zero in a whole unit; inf for none.
 
     Parameters
     ----------
     unit : Unit
         What the penalty acts on.
     penalty : Penalty
-        Whose threshold is to reach the largest norm.
+        Its split penalty.
     ws : sequence of Tensor
         The w of its members.
     beta : float
@@ -78,11 +80,12 @@ def critical(unit: Unit, penalty: Penalty, ws: Sequence[Tensor], beta: float) ->
     """
     if unit.reachable < unit.count:
         return math.inf
-    norms = unit.norms(ws)
-    t = float(norms.max()) if norms.numel() else 0.0
-    if t == 0:
-        return 0.0
-    lam, step = penalty.mu_for_threshold(t) * beta, torch.finfo(torch.float64).eps
-    while penalty.threshold(lam / beta) < t and lam < math.inf:  # the inverse was rounded down
+    whole = [distributed.whole(w) for w in ws]
+    if len(whole) == 1:
+        mu = critical_mu(penalty, whole[0], unit.groups[0])
+    else:
+        mu = critical_mu(penalty, unit.norms(penalty, whole))
+    lam, step = mu * beta, torch.finfo(torch.float64).eps
+    while lam / beta < mu and lam < math.inf:  # the product was rounded down
         lam, step = lam * (1 + step), 2 * step
     return lam

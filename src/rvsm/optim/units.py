@@ -14,7 +14,7 @@ from rvsm.groups.partition import shrinkage
 from rvsm.optim import distributed
 from rvsm.optim.level import Level
 from rvsm.optim.rule import Rule
-from rvsm.penalties.base import Penalty
+from rvsm.penalties.base import Penalty, separable
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,13 @@ class Unit:
     def __str__(self) -> str:
         return " + ".join(r.name for r in self.members)
 
-    def norms(self, ws: Sequence[Tensor]) -> Tensor:
-        """Return the norms of the groups of all members together, flat unless sharded."""
+    def norms(self, penalty: Penalty, ws: Sequence[Tensor]) -> Tensor:
+        """Return the norms of the groups of all members together, flat unless sharded.
+
+        Sharded where each rank can apply the map of `penalty` to its own part.
+        """
         if len(ws) == 1:
-            own = distributed.norms_of(self.groups[0], ws[0])
+            own = distributed.norms_of(penalty, self.groups[0], ws[0])
             return own if distributed.is_sharded(own) else own.flatten()
         norms = [g.norms(w).flatten() for g, w in zip(self.groups, ws, strict=True)]
         wide = [n.float() if n.element_size() < 4 else n for n in norms]
@@ -78,18 +81,19 @@ class Unit:
         """Return the penalty's value on the groups of `ws`."""
         if len(ws) == 1:
             return self.groups[0].value(penalty, ws[0])
-        return penalty.value(self.norms(ws))
+        return penalty.value(self.norms(penalty, ws))
 
     def subgradient(self, penalty: Penalty, ws: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the gradient of `value` at each of `ws`."""
         with torch.enable_grad():
             parts = zip(self.groups, ws, strict=True)
             xs = [
-                distributed.gradient_at(g, w.detach()).detach().requires_grad_() for g, w in parts
+                distributed.gradient_at(penalty, g, w.detach()).detach().requires_grad_()
+                for g, w in parts
             ]
             slopes = torch.autograd.grad(self.value(penalty, xs), xs)
         return tuple(
-            distributed.gradient_like(slope, g, w)
+            distributed.gradient_like(slope, penalty, g, w)
             for slope, g, w in zip(slopes, self.groups, ws, strict=True)
         )
 
@@ -103,7 +107,7 @@ class Unit:
         """Return the level of every member; those of a tied set share the factor of each group."""
         if len(ws) == 1:
             return {self.lead: Level(penalty, self.groups[0], mu, zero)}
-        scale = shrinkage(penalty, self.norms(ws), mu)
+        scale = shrinkage(penalty, self.norms(penalty, ws), mu)
         if zero is not None:
             scale = scale.masked_fill(zero, 0)
         return {
@@ -120,8 +124,8 @@ def units_of(
     Raises
     ------
     RuleError
-        If a parameter cannot be cut by its rule's groups, or a tied set lacks a member or its
-        members are cut into different numbers of groups.
+        If a parameter cannot be cut by its rule's groups or by groups within its penalty, or a
+        tied set lacks a member or its members are cut into different numbers of groups.
     """
     sets: dict[tuple[object, ...], list[tuple[Ruled, str | None]]] = {}
     for r in ruled:
@@ -158,7 +162,18 @@ def _unit(
             f"Rule({rule.pattern!r}) ties parameters of different numbers of groups ({sizes}); "
             "correct how they are cut."
         )
-    return Unit(ruled, groups, shapes, counts[0][0], min(reachable for _, reachable in counts))
+    unit = Unit(ruled, groups, shapes, counts[0][0], min(reachable for _, reachable in counts))
+    if rule.penalty is not None and not separable(rule.penalty):
+        _try_value(unit, rule.penalty)
+    return unit
+
+
+def _try_value(unit: Unit, penalty: Penalty) -> None:
+    """Raise RuleError where groups within the penalty cannot cut the parameters."""
+    try:
+        unit.value(penalty, [torch.zeros(shape) for shape in unit.shapes])
+    except RuleError as error:
+        raise RuleError(f"{unit}: {error}") from None
 
 
 def _count(name: str, groups: Groups, shape: tuple[int, ...]) -> tuple[int, int]:
