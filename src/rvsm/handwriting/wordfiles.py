@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 INDEX = "data.csv"
 _INK_SHARE = 0.4
 _LEAST_INK = 50
-_RULE_ASPECT, _RULE_THICK, _EDGE = 7, 5, 7
+_RULE_ASPECT, _RULE_THICK, _RULE_LONG, _EDGE = 7, 5, 48, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,11 @@ def clean(path: Path) -> Clean | None:
 
 
 def ruled_lines(ink: Mask) -> Mask:
-    """The pixels of printed rules: long thin pieces near an edge, or upright ones of full height.
+    """The pixels of printed rules.
+
+    Rules are pieces that are thin and long: level ones near the upper or lower edge, or longer
+    than any dash, and upright ones of full height; thin pieces level with a rule, which are more
+    of it; and level lines through the writing near an edge, where strokes that cross them stay.
 
     Parameters
     ----------
@@ -157,14 +161,34 @@ def ruled_lines(ink: Mask) -> Mask:
     ndarray of bool, shape (h, w)
     """
     height, width = ink.shape
-    labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
-    rules = [False]
-    for rows, columns in ndimage.find_objects(labels, count):
+    crossing = _crossing_lines(ink)
+    labels, count = ndimage.label(ink & ~crossing, structure=np.ones((3, 3)))
+    pieces = ndimage.find_objects(labels, count)
+    rules, thin = [False], []
+    rule_rows = crossing.any(axis=1)
+    for rows, columns in pieces:
         tall, wide = rows.stop - rows.start, columns.stop - columns.start
         outside = rows.stop <= height // 4 or rows.start >= height - height // 4
-        level = outside and tall <= _RULE_THICK and wide >= _RULE_ASPECT * tall
+        level = tall <= _RULE_THICK and wide >= (_RULE_ASPECT * tall if outside else _RULE_LONG)
         cut_off = (rows.start == 0 or rows.stop > height - _EDGE) and tall <= _RULE_THICK
         beside = columns.start < _EDGE or columns.stop > width - _EDGE
         upright = wide <= _RULE_THICK and tall >= (0.5 if beside else 0.75) * height
         rules.append(level or cut_off or upright)
-    return np.asarray(np.array(rules)[labels], dtype=np.bool_)
+        thin.append(outside and tall <= _RULE_THICK)
+        if level and wide >= _RULE_LONG:
+            rule_rows[rows] = True
+    near = ndimage.binary_dilation(rule_rows, iterations=_RULE_THICK // 2)
+    for number, (rows, _) in enumerate(pieces):
+        rules[number + 1] |= thin[number] and bool(near[rows].all())
+    return np.asarray(np.array(rules)[labels] | crossing, dtype=np.bool_)
+
+
+def _crossing_lines(ink: Mask) -> Mask:
+    """Level lines in the outer quarters that touch writing: no thicker than 3 pixels, 48 long."""
+    thin = ink & ~ndimage.binary_opening(ink, np.ones((4, 1)))
+    lines = ndimage.binary_closing(np.pad(thin, ((0, 0), (4, 4))), np.ones((1, 5)))[:, 4:-4]
+    lines = ndimage.binary_dilation(lines, np.ones((3, 1)))  # one that is not quite level
+    lines = np.asarray(ndimage.binary_opening(lines, np.ones((1, _RULE_LONG))) & thin)
+    quarter = ink.shape[0] // 4
+    lines[quarter:-quarter] = False
+    return lines
