@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from rvsm.errors import DataError
-from rvsm.handwriting.check import CheckReport, _score, check
+from rvsm.errors import DataError, RvsmError
+from rvsm.handwriting import check as check_module
+from rvsm.handwriting.check import CheckReport, check
 from rvsm.handwriting.images import encode_png
-from rvsm.handwriting.manifest import Row, read_manifest, write_manifest
+from rvsm.handwriting.linear import linear_scores, score
+from rvsm.handwriting.manifest import Row, list_images, read_manifest, write_manifest
 
 
 def bar(rng: np.random.Generator, thick: int = 0) -> np.ndarray:
@@ -75,8 +77,8 @@ def test_a_sound_folder(tmp_path: Path) -> None:
         ("test-unseen", None),
         ("test-unseen", (0.4, 0.6)),
     ]
-    for score in report.linear:
-        assert score.low < score.accuracy < score.high
+    for found in report.linear:
+        assert found.low < found.accuracy < found.high
     assert {f.level for f in report.findings if f.name != "global features"} == {"fine"}
 
 
@@ -157,7 +159,7 @@ def test_imbalance_and_too_few(tmp_path: Path) -> None:
     assert report.ok
     for file in (tmp_path / "train" / "shaky").iterdir():
         file.write_bytes(b"gone")
-    with pytest.raises(DataError, match=r"fewer than two classes \(3 files cannot be read\)"):
+    with pytest.raises(DataError, match=r"labelled 'regular' \(3 files cannot be read\)"):
         check(tmp_path)
 
 
@@ -174,6 +176,100 @@ def test_it_prints_and_serialises(tmp_path: Path) -> None:
 
 def test_a_model_that_is_mostly_wrong_is_no_short_cut() -> None:
     wrong, right = np.zeros(200, np.bool_), np.ones(200, np.bool_)
-    assert _score("val", None, wrong, wrong).verdict == "warning"
-    assert _score("val", None, right, right).verdict == "fault"
-    assert _score("val", None, right, wrong).verdict == "fine"
+    assert score("val", None, wrong, wrong).verdict == "warning"
+    assert score("val", None, right, right).verdict == "fault"
+    assert score("val", None, right, wrong).verdict == "fine"
+
+
+def test_unreadable_files_are_noted_and_named(tmp_path: Path) -> None:
+    folder(tmp_path, n=30)
+    whole = (tmp_path / "manifest.csv").read_bytes()
+    bad = [f"train/shaky/{i:06d}.png" for i in range(25)]
+    for number, file in enumerate(bad):
+        kept = (tmp_path / file).read_bytes()[: 70 * (number % 2)]
+        (tmp_path / file).write_bytes(kept)
+    (tmp_path / bad[3]).unlink()
+    assert check(tmp_path).noted == ""
+    assert (tmp_path / "manifest.csv").read_bytes() == whole
+    report = check(tmp_path, note=True)
+    assert "now lists 25 unreadable files" in report.noted
+    noted = {row.file: row.error for row in list_images(tmp_path) if row.error}
+    assert noted == report.unreadable
+    assert sorted(noted) == bad
+    assert noted[bad[3]] == f"There is no image file {bad[3]}: check the name."
+    out = io.StringIO()
+    Console(file=out, width=200).print(report)
+    assert all(file in out.getvalue() for file in bad[:20])
+    assert "25 files cannot be read" in out.getvalue()
+    assert "and 5 more" in out.getvalue()
+
+
+def test_a_repaired_file_is_cleared(tmp_path: Path) -> None:
+    folder(tmp_path, n=30)
+    sound = (tmp_path / "train/shaky/000003.png").read_bytes()
+    for number in range(30):
+        file = tmp_path / f"train/shaky/{number:06d}.png"
+        file.rename(file.with_suffix(".bak"))
+        file.write_bytes(b"junk")
+    for split in ("test-paper", "test-unseen"):
+        for file in (tmp_path / split / "shaky").iterdir():
+            file.write_bytes(b"junk")
+    with pytest.raises(DataError, match="only images labelled 'regular'"):
+        check(tmp_path, note=True)
+    with pytest.raises(DataError, match="only images labelled 'regular'"):
+        read_manifest(tmp_path)
+    for file in (tmp_path / "train" / "shaky").glob("*.bak"):
+        file.rename(file.with_suffix(".png"))
+    assert "60 unreadable" in check(tmp_path, note=True).noted
+    assert {row.file for row in read_manifest(tmp_path) if row.error} == {
+        f"{split}/shaky/{i:06d}.png" for split in ("test-paper", "test-unseen") for i in range(30)
+    }
+    assert (tmp_path / "train/shaky/000003.png").read_bytes() == sound
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path, n=30)
+    (tmp_path / "train/shaky/000000.png").write_bytes(b"junk")
+
+    def read_only(*_: object) -> bool:
+        raise RvsmError("Cannot write manifest.csv: the disk is read-only: choose another folder.")
+
+    monkeypatch.setattr(check_module, "note_errors", read_only)
+    assert "were not noted" in check(tmp_path, note=True).noted
+
+
+def test_images_the_manifest_does_not_list(tmp_path: Path) -> None:
+    folder(tmp_path, n=30)
+    (tmp_path / "train/shaky/new.png").write_bytes(encode_png(bar(np.random.default_rng(9))))
+    report = check(tmp_path)
+    assert level(report, "listed files") == "warning"
+    assert "train/shaky/new.png" in next(
+        f.text for f in report.findings if f.name == "listed files"
+    )
+
+
+def test_too_few_images_are_told_from_enough(tmp_path: Path) -> None:
+    some = np.arange(100) < 56
+    assert score("val", None, some, some).verdict == "warning"
+    assert not score("val", None, some, some).decided
+    many = np.arange(4000) < 2050
+    assert score("val", None, many, many).decided
+    assert score("val", (0.4, 0.6), many, many).place == "val at 0.4-0.6 mm"
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(f"{i}", "train" if i < 200 else "val", ("regular", "shaky")[i % 2]) for i in range(400)
+    ]
+    rows = [
+        replace(row, tremor_amplitude_mm=(0.5 if i < 360 else 0.7) if i % 2 else 0.0)
+        for i, row in enumerate(rows)
+    ]
+    scores, small = linear_scores(rows, rng.standard_normal((400, 3)))
+    assert [s.band_mm for s in scores] == [None, (0.4, 0.6)]
+    assert [(b.band_mm, b.shaky) for b in small] == [((0.6, 0.8), 20)]
+    out = io.StringIO()
+    report = CheckReport(tmp_path, {}, {}, [], scores, small)
+    Console(file=out, width=200).print(report)
+    assert "too few images to decide" in out.getvalue().splitlines()[-2]
+    assert json.loads(json.dumps(report.to_dict()))["small"][0]["shaky"] == 20

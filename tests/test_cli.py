@@ -8,6 +8,7 @@ import rvsm
 from commandline import Run, make_folder, run_apart, run_here
 from rvsm.cli.guard import Bars, explain_error
 from rvsm.cli.runs import print_bands
+from rvsm.handwriting.manifest import read_manifest
 
 
 @pytest.fixture
@@ -92,8 +93,29 @@ def test_data_make_and_check(run: Run, tmp_path: Path) -> None:
         in run("data", "make", folder, "--task", "pen", "--seed", 5, "--workers", 1, *counts).out
     )
     checked = run("data", "check", folder, "--json")
-    assert checked.code in (0, 1)
+    assert checked.code == 0, checked.out
     assert json.loads(checked.out)["images"]["train"] == {"regular": 10, "shaky": 10}
+    shown = run("data", "check", folder).out
+    for column in ("x_height_mm", "letters", "words", "slant_deg", "pen_mm", "carrier", "text"):
+        assert column in shown
+    copied = (folder / "train" / "shaky" / "000000.png").read_bytes()
+    (folder / "test-unseen" / "shaky" / "000000.png").write_bytes(copied)
+    (folder / "val" / "shaky" / "000000.png").write_bytes(b"junk")
+    faulty = run("data", "check", folder)
+    assert faulty.code == 1
+    assert "equal files" in faulty.out
+    assert "val/shaky/000000.png" in faulty.out
+    assert "lists 1 unreadable files" in " ".join(faulty.out.split())
+    assert sum(bool(row.error) for row in read_manifest(folder)) == 1
+
+
+def test_options_that_do_not_go_together(run: Run, tmp_path: Path) -> None:
+    words = ("data", "make", tmp_path / "set", "--words", tmp_path)
+    strokes = tmp_path / "none.csv"
+    assert "leave out --words" in run(*words, "--fonts", tmp_path, "--strokes", strokes).sentence()
+    wrong = run(*words, "--task", "pen")
+    assert wrong.code == 2
+    assert "leave out --task or --words" in " ".join(wrong.err.replace("│", " ").split())
 
 
 def test_version_and_help(run: Run) -> None:

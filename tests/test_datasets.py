@@ -50,6 +50,7 @@ class FakeSampler:
 @dataclass(frozen=True)
 class FakeSource:
     fails: bool = False
+    idle: tuple[str, ...] = ()
 
     def carriers(self) -> list[CarrierInfo]:
         return [CarrierInfo(f"font{i}", f"family{i // 2}", "fake") for i in range(40)]
@@ -61,6 +62,12 @@ class FakeSource:
         if self.fails:
             raise DataError("no font draws any of the texts")
         return FakeSampler(carriers, texts)
+
+    def draws(self, carrier: str, texts: Sequence[str]) -> bool:
+        return carrier not in self.idle
+
+    def skipped(self) -> dict[str, dict[str, str]]:
+        return {"fonts": dict.fromkeys(self.idle, "it is damaged")}
 
     def identity(self) -> dict[str, object]:
         return {"task": "fake"}
@@ -165,7 +172,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(datasets, "write_manifest", full)
-    with pytest.raises(DataError, match=r"No space left on device.*free some space"):
+    with pytest.raises(DataError, match=r"Cannot make the data in .*disk is full: free some"):
         make(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
 
@@ -182,8 +189,27 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="Cannot make the data in"):
         make(tmp_path / "set")
+
+
+def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("text")
+    with pytest.raises(DataError, match=r"Cannot make the data in .*x: .*: choose another path"):
+        make(tmp_path / "plain" / "x")
+    assert (tmp_path / "plain").read_text() == "text"
+
+
+def test_carriers_that_draw_nothing_are_told(tmp_path: Path, made: Path) -> None:
+    idle = json.loads((made / "dataset.json").read_text())["carriers"]["train"][:2]
+    again = make(tmp_path / "set", source=FakeSource(idle=tuple(idle)))
+    told = "\n".join(again.summary())
+    assert f"warning: train is without {idle[0]}, {idle[1]}, which draw none" in told
+    assert f"warning: 2 fonts skipped: {idle[0]}, {idle[1]} (the first: it is damaged)" in told
+    listed = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert not set(idle) & set(listed["carriers"]["train"])
+    assert listed["idle"]["train"] == idle
+    assert not {row.carrier for row in read_manifest(again.path)} & set(idle)
 
 
 @pytest.mark.parametrize(

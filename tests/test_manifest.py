@@ -7,7 +7,14 @@ import pytest
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import encode_png
-from rvsm.handwriting.manifest import Row, read_manifest, verify, write_manifest
+from rvsm.handwriting.manifest import (
+    Row,
+    list_images,
+    note_errors,
+    read_manifest,
+    unlisted,
+    write_manifest,
+)
 
 WHITE = encode_png(np.full((64, 256), 255, dtype=np.uint8))
 
@@ -69,13 +76,46 @@ def test_folders_without_splits(tmp_path: Path) -> None:
     }
 
 
-def test_unreadable_files_are_noted_not_dropped(tmp_path: Path) -> None:
-    put(tmp_path, "regular/a.png", "shaky/a.png")
-    put(tmp_path, "shaky/cut.png", content=WHITE[:60])
-    put(tmp_path, "shaky/text.png", content=b"hello")
-    rows = verify(read_manifest(tmp_path), tmp_path)
-    assert [r.file for r in rows if r.error] == ["shaky/cut.png", "shaky/text.png"]
-    assert len(rows) == 4
+def test_errors_are_noted_and_all_else_is_kept(tmp_path: Path) -> None:
+    text = (
+        'file,age,split,label,place\na.png,33,train,regular,"Ulm, ""Alb"""\n\nb.png,x,val,shaky\n'
+    )
+    (tmp_path / "manifest.csv").write_text(text)
+    assert not note_errors(tmp_path, {})
+    assert (tmp_path / "manifest.csv").read_text() == text
+    assert note_errors(tmp_path, {"b.png": "cut, short"})
+    assert (tmp_path / "manifest.csv").read_text() == (
+        'file,age,split,label,place,error\na.png,33,train,regular,"Ulm, ""Alb""",\n\n'
+        'b.png,x,val,shaky,,"cut, short"\n'
+    )
+    assert [row.error for row in list_images(tmp_path)] == ["", "cut, short"]
+    assert not note_errors(tmp_path, {"b.png": "cut, short"})
+    assert note_errors(tmp_path, {})
+    assert [row.error for row in list_images(tmp_path)] == ["", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_a_mark_of_the_byte_order_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbffile,split,label\na.png,train,shaky\n")
+    assert note_errors(tmp_path, {"a.png": "gone"})
+    assert (
+        (tmp_path / "manifest.csv").read_bytes().startswith(b"\xef\xbb\xbffile,split,label,error")
+    )
+
+
+def test_errors_of_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    put(tmp_path, "regular/a.png", "shaky/a.png", "shaky/b.png")
+    assert not note_errors(tmp_path, {})
+    assert not (tmp_path / "manifest.csv").exists()
+    assert note_errors(tmp_path, {"shaky/b.png": "cut short"})
+    assert [(r.file, r.error) for r in read_manifest(tmp_path)] == [
+        ("regular/a.png", ""),
+        ("shaky/a.png", ""),
+        ("shaky/b.png", "cut short"),
+    ]
+    assert unlisted(tmp_path) == []
+    put(tmp_path, "shaky/c.png")
+    assert unlisted(tmp_path) == ["shaky/c.png"]
 
 
 def test_bad_folders(tmp_path: Path) -> None:
@@ -85,6 +125,9 @@ def test_bad_folders(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     put(tmp_path, "train/regular/a.png")
     with pytest.raises(DataError, match="only images labelled 'regular': add 'shaky'"):
+        read_manifest(tmp_path)
+    write_manifest(tmp_path / "manifest.csv", [Row("a.png", "train", "regular", error="cut")])
+    with pytest.raises(DataError, match=r"None of the 1 images .* a\.png first \(cut\)"):
         read_manifest(tmp_path)
 
 

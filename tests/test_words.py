@@ -1,5 +1,6 @@
 """rvsm.handwriting.words: real words are cleaned, measured, traced and shaken."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from rvsm.errors import DataError
-from rvsm.handwriting import datasets
+from rvsm.handwriting import datasets, wordfiles
 from rvsm.handwriting.features import global_features
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
-from rvsm.handwriting.words import Words, WordSampler, ruled_lines, splat, trace, x_height
+from rvsm.handwriting.wordfiles import ruled_lines, usable
+from rvsm.handwriting.words import Words, WordSampler, splat, trace, x_height
 
 DHSD = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dhsd"
 
@@ -54,6 +56,29 @@ def test_ruled_lines_go_and_writing_stays() -> None:
     ruled[2:60, 250] = True  # a margin line
     np.testing.assert_array_equal(ruled & ~ruled_lines(ruled), ink)
     assert not ruled_lines(ink).any()
+    short = zigzag(letters=4) < 128
+    ruled = short.copy()
+    ruled[20, 150:210] = True  # beside the writing, longer than any dash
+    np.testing.assert_array_equal(ruled & ~ruled_lines(ruled), short)
+
+
+def test_a_rule_that_touches_the_writing_goes_and_the_writing_stays() -> None:
+    ink = zigzag() < 128
+    ink[40:62, 60:63] = True  # the tail of a g
+    for slope in (0, 1):
+        ruled = ink.copy()
+        columns = np.arange(10, 200)
+        ruled[57 + slope * columns // 150, columns] = True
+        ruled[57, 205:212] = True  # a piece of the same rule, broken off
+        found = ruled & ~ruled_lines(ruled)
+        assert (found != ink).sum() < 6
+        np.testing.assert_array_equal(found[40:, 60:63], ink[40:, 60:63])
+
+
+def test_low_writing_is_no_rule() -> None:
+    joined = np.roll(zigzag(wave=8, letters=12) < 128, 18, axis=0)  # its baseline is row 58
+    joined[56:60, 30:120] |= joined[57:61, 30:120]
+    assert not ruled_lines(joined).any()
 
 
 def test_a_word_that_does_not_move_stays_itself(tmp_path: Path) -> None:
@@ -125,13 +150,53 @@ def test_bad_folders(tmp_path: Path) -> None:
         WordSampler([])
     (tmp_path / "b" / "x.png").write_bytes(encode_png(np.full((64, 256), 255, dtype=np.uint8)))
     blank = Words(tmp_path / "b")
-    from rvsm.handwriting.words import _index
-
-    _index.cache_clear()
+    wordfiles.index.cache_clear()
+    with pytest.raises(DataError, match=r"None of the 1 images .*without writing, x\.png first"):
+        blank.texts()
     with pytest.raises(DataError, match="can be traced"):
         blank.sampler(["writer1"], ["y"]).sample(
             np.random.default_rng(0), shaky=True, amplitude_mm=0.5
         )
+
+
+def test_images_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
+    """A third overwritten with junk, a third deleted, as an interrupted download leaves it."""
+    words = folder(tmp_path / "words")
+    images = sorted(words.rglob("*.png"))
+    order = np.random.default_rng(0).permutation(len(images))
+    junk, gone = (sorted(images[i] for i in part) for part in (order[:48], order[48:96]))
+    for image in junk:
+        image.write_bytes(b"junk")
+    for image in gone:
+        image.unlink()
+    (words / "data.csv").write_text((words / "data.csv").read_text() + "nameless.png,,3\n")
+    counts = {"train": 12, "val": 4, "test-paper": 4, "test-unseen": 4, "curve": 0}
+    made = datasets.make(tmp_path / "set", words_dir=words, counts=counts, workers=1)
+    skipped = json.loads((made.path / "dataset.json").read_text())["skipped"]
+    named = {kind: sorted(names) for kind, names in skipped.items()}
+    assert named == {
+        "incomplete lines": ["line 146"],
+        "missing images": [str(p.relative_to(words)) for p in gone],
+        "unreadable images": [str(p.relative_to(words)) for p in junk],
+    }
+    told = "\n".join(made.summary())
+    assert f"48 missing images skipped: {next(iter(skipped['missing images']))}, " in told
+    assert "48 unreadable images skipped" in told
+    assert f"(the first: {next(iter(skipped['unreadable images']))} is not an image" in told
+    with pytest.raises(DataError, match="leave out --words, or --fonts"):
+        datasets.make(tmp_path / "b", words_dir=words, font_dirs=["/none"], workers=1)
+
+
+def test_a_writer_without_usable_images_is_nobody(tmp_path: Path) -> None:
+    words = folder(tmp_path / "words")
+    for image in (words / "writer3").iterdir():
+        image.write_bytes(b"junk")
+    source = Words(words)
+    assert "writer3" not in [c.name for c in source.carriers()]
+    assert not source.draws("writer3", source.texts())
+    assert source.draws("writer4", ["Ort 2"])
+    assert not source.draws("writer4", ["Ort 99"])
+    assert len(usable(words).words) == 132
 
 
 @pytest.mark.skipif(

@@ -35,8 +35,12 @@ class Range(StrEnum):
 def make(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
     task: Annotated[
-        Task, typer.Option(help="fonts: texts in fonts; pen: words in pen strokes over time.")
-    ] = Task.fonts,
+        Task | None,
+        typer.Option(
+            help="fonts: texts in fonts; pen: words in pen strokes over time.",
+            show_default="fonts",
+        ),
+    ] = None,
     set_: Annotated[
         Range,
         typer.Option("--set", help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm."),
@@ -73,10 +77,12 @@ def make(
     """
     from rvsm.handwriting.datasets import make as make_set
 
+    if words is not None and task is not None:
+        raise typer.BadParameter("--words is a task of its own: leave out --task or --words.")
     with Bars() as bars:
         made = make_set(
             folder,
-            task=task.value,
+            task=(task or Task.fonts).value,
             set=set_.value,
             seed=seed,
             counts=read_counts(count),
@@ -101,8 +107,9 @@ def check(
     """Check a data set: class balance, unreadable files, overlap of splits, short cuts.
 
     A linear model on ink amount, size, position, stroke width and component count must stay near
-    chance: what it can tell, a network could tell without seeing tremor. The exit code is 1 where
-    a fault was found.
+    chance: what it can tell, a network could tell without seeing tremor. How the classes differ in
+    every column of the manifest is shown for information. Files that cannot be read are named, and
+    noted in the manifest's column error. The exit code is 1 where a fault was found.
 
     \b
     Examples:
@@ -114,7 +121,7 @@ def check(
     from rvsm.handwriting.check import check as examine
 
     with Bars() as bars:
-        found = examine(folder, progress=bars.named("reading"))
+        found = examine(folder, note=True, progress=bars.named("reading"))
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
 from rvsm.handwriting.images import SIZE, read_grey
-from rvsm.handwriting.manifest import LABELS, Row, read_manifest, verify
+from rvsm.handwriting.manifest import LABELS, Row, read_manifest
 
 _CACHE_FORMAT = "1"
 Progress = Callable[[int, int], None]
@@ -103,8 +103,17 @@ def load_split(
     labels = torch.tensor([LABELS.index(row.label) for row in kept])
     sound = set(readable.tolist())
     damaged = [row for index, row in enumerate(usable) if index not in sound]
-    skipped = (*(row for row in wanted if row.error), *verify(damaged, folder))
+    named = (replace(row, error=_why_unreadable(folder / row.file)) for row in damaged)
+    skipped = (*(row for row in wanted if row.error), *named)
     return Split(torch.from_numpy(images), labels, kept, skipped)
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        read_grey(path)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:

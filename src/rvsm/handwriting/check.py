@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rvsm.errors import DataError
+from rvsm.errors import DataError, RvsmError
+from rvsm.handwriting.differences import Difference, differences
 from rvsm.handwriting.features import FEATURES, global_features
 from rvsm.handwriting.images import describe, read_grey
-from rvsm.handwriting.intervals import wilson
-from rvsm.handwriting.manifest import LABELS, Row, read_manifest
+from rvsm.handwriting.linear import (
+    LEAST_TO_FIT,
+    WITHIN,
+    Level,
+    LinearScore,
+    SmallBand,
+    band_name,
+    linear_scores,
+)
+from rvsm.handwriting.manifest import (
+    LABELS,
+    MANIFEST,
+    Row,
+    list_images,
+    note_errors,
+    require_two_classes,
+    unlisted,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
 Array = npt.NDArray[np.float64]
-Level = Literal["fine", "warning", "fault"]
-
-WITHIN = 0.05
-"""How far from chance the linear model may be."""
-
-BANDS_MM = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
-_LEAST_IN_BAND = 30
-_LEAST_TO_FIT = 20
 _BALANCE_LEAST = 0.4
 _CUE_CHANCE = 0.01
 _SHOWN = 3
+_NAMES = 20
 
 _KEPT_APART = {
     "val": ("carrier", "text"),
@@ -44,26 +54,8 @@ _KEPT_APART = {
 }
 
 
+_UNDECIDED = "too few images to decide"
 _FIGURE_WIDTH = {"split": 11, "tremor, mm": 8, "95 % interval": 12}
-
-
-@dataclass(frozen=True, slots=True)
-class LinearScore:
-    """Balanced accuracy of the linear model on one split, or one band of tremor amplitude in it.
-
-    `low` and `high` bound the 95 % interval; `band_mm` is None over all amplitudes. `verdict` is
-    ``warning`` where the score is beyond 5 points of chance but its interval takes in chance: too
-    few images to tell.
-    """
-
-    split: str
-    band_mm: tuple[float, float] | None
-    regular: int
-    shaky: int
-    accuracy: float
-    low: float
-    high: float
-    verdict: Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +81,12 @@ class CheckReport:
         File and reason.
     findings : list of Finding
     linear : list of LinearScore
+    small : list of SmallBand
+        What of the linear model's scores is missing for want of images.
+    differences : list of Difference
+        Between the classes, in the columns of the manifest; information only.
+    noted : str
+        What became of the manifest's column ``error``; empty where nothing had to be written.
     """
 
     path: Path
@@ -96,6 +94,9 @@ class CheckReport:
     unreadable: dict[str, str]
     findings: list[Finding] = field(default_factory=list)
     linear: list[LinearScore] = field(default_factory=list)
+    small: list[SmallBand] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    noted: str = ""
 
     @property
     def ok(self) -> bool:
@@ -104,21 +105,44 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        return {**asdict(self), "path": str(self.path), "ok": self.ok}
+        linear = [{**asdict(score), "decided": score.decided} for score in self.linear]
+        return {**asdict(self), "path": str(self.path), "ok": self.ok, "linear": linear}
 
     def __rich__(self) -> Group:
         from rich.console import Group
         from rich.markup import escape
         from rich.table import Table
 
-        colours = {"fine": "green", "warning": "yellow", "fault": "red"}
         counts = Table("split", *LABELS, title=f"Images in {escape(str(self.path))}")
         for split, by_label in self.images.items():
             counts.add_row(split, *(str(by_label.get(label, 0)) for label in LABELS))
         told = Table("looked at", "", "found", title="Findings")
         for f in self.findings:
-            told.add_row(f.name, f"[{colours[f.level]}]{f.level}[/]", escape(f.text))
-        scores = Table(
+            told.add_row(f.name, _coloured(f.level, f.level), escape(f.text))
+        parts = [counts, told]
+        if self.unreadable:
+            parts.append(self._unreadable_table())
+        if self.linear:
+            parts.append(self._scores_table())
+        if self.differences:
+            parts.append(self._differences_table())
+        return Group(*parts, *([escape(self.noted)] if self.noted else []))
+
+    def _unreadable_table(self) -> Table:
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("file", "reason", title=f"{len(self.unreadable)} files cannot be read")
+        for file, reason in list(self.unreadable.items())[:_NAMES]:
+            table.add_row(escape(file), escape(reason))
+        if (more := len(self.unreadable) - _NAMES) > 0:
+            table.add_row(f"and {more} more", f"the column error of {MANIFEST} and --json have all")
+        return table
+
+    def _scores_table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(
             "split",
             "tremor, mm",
             "shaky images",
@@ -127,18 +151,53 @@ class CheckReport:
             "",
             title="A linear model on global features alone (chance is 50 %)",
         )
-        for column in scores.columns:  # on a narrow terminal headings wrap, figures stay whole
+        for column in table.columns:  # on a narrow terminal headings wrap, figures stay whole
             column.min_width = _FIGURE_WIDTH.get(str(column.header))
         for s in self.linear:
-            scores.add_row(
+            verdict = s.verdict if s.decided else f"{s.verdict}, {_UNDECIDED}"
+            table.add_row(
                 s.split,
-                "all" if s.band_mm is None else f"{s.band_mm[0]:g}-{s.band_mm[1]:g}",
+                "all" if s.band_mm is None else band_name(s.band_mm),
                 str(s.shaky),
                 f"{s.accuracy:.1%}".rstrip("%"),
                 f"{100 * s.low:.1f} to {100 * s.high:.1f}",
-                f"[{colours[s.verdict]}]{s.verdict}[/]",
+                _coloured(s.verdict, verdict),
             )
-        return Group(counts, told, *([scores] if self.linear else []))
+        for band in self.small:
+            table.add_row(band.split, band_name(band.band_mm), str(band.shaky), "", "", _UNDECIDED)
+        return table
+
+    def _differences_table(self) -> Table:
+        from rich.table import Table
+
+        splits = list(dict.fromkeys(d.split for d in self.differences))
+        found = {(d.column, d.split): d for d in self.differences}
+        table = Table(
+            "column",
+            *splits,
+            title="How the classes differ, for information (in brackets: by chance alone)",
+            caption="Numbers: shaky less regular, in standard deviations. "
+            "Names: total variation distance, 0 to 1.",
+        )
+        for name in dict.fromkeys(d.column for d in self.differences):
+            cells = (found.get((name, split)) for split in splits)
+            table.add_row(
+                name,
+                *(
+                    ""
+                    if d is None
+                    else f"{d.value:+.2f} ({d.chance:.2f})"
+                    if d.kind == "number"
+                    else f"{d.value:.2f} ({d.chance:.2f})"
+                    for d in cells
+                ),
+            )
+        return table
+
+
+def _coloured(level: Level, text: str) -> str:
+    colour = {"fine": "green", "warning": "yellow", "fault": "red"}[level]
+    return f"[{colour}]{text}[/]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +213,30 @@ def check(
     path: str | os.PathLike[str],
     *,
     most: int | None = None,
+    note: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Look for short cuts and leaks in a data folder, made by `datasets.make` or the user's own.
 
-    - A linear model (logistic regression on the standardised `features.FEATURES`) is trained on
-      the split ``train`` and scored on every other split, over all amplitudes and in each band
-      of tremor amplitude against all regular images; without ``train`` and another split it is
-      cross-validated fivefold. Within 5 points of chance is fine; beyond, with the 95 % interval
-      excluding chance, a fault. The intervals are Wilson's for each class, combined by
-      Newcombe's square-and-add.
+    - A linear model on the `features.FEATURES` (see `linear.linear_scores`) is trained on the
+      split ``train`` and scored on every other split, over all amplitudes and in each band of
+      tremor amplitude. Within 5 points of chance is fine; beyond, with the 95 % interval
+      excluding chance, a fault. Bands with too few images to decide are named.
     - Fonts, writers and words that splits share against their protocol; fonts or writers that go
       with a class; equal files.
-    - Files that cannot be read; classes out of balance; colour modes or sizes of images that go
-      with the class.
+    - Files that cannot be read, or that the manifest does not list; classes out of balance;
+      colour modes or sizes of images that go with the class.
+    - For information, how the classes differ in every column of the manifest.
 
     Parameters
     ----------
     path : path-like
     most : int, optional
         Look at no more than so many images of each split, drawn once and for all.
+    note : bool
+        Write into the manifest's column ``error`` which files cannot be read and why, and clear
+        it for those that can; a folder that cannot be written is left as it is, and the report
+        says so.
     progress : callable, optional
         Called as ``progress(done, total)`` with numbers of images read.
 
@@ -187,31 +250,33 @@ def check(
         No folder, no images, or one class only.
     """
     root = Path(path)
-    rows = read_manifest(root)
+    rows = list_images(root)
     if most is not None:
         rows = _sample(rows, most)
+    if (root / MANIFEST).is_file():
+        rows = [replace(row, error="") for row in rows]  # it may have been repaired since
     images, unreadable = _read(root, rows, progress)
+    # Of a sample nothing is known about the others.
+    noted = _note(root, unreadable) if note and most is None else ""
+    require_two_classes([replace(r, error=unreadable.get(r.file, "")) for r in rows], root)
     counts: dict[str, dict[str, int]] = {}
     for image in images:
         by_label = counts.setdefault(image.row.split, dict.fromkeys(LABELS, 0))
         by_label[image.row.label] += 1
-    if len({image.row.label for image in images}) < 2:
-        raise DataError(
-            f"{root} holds readable images of fewer than two classes ({len(unreadable)} files "
-            "cannot be read): replace the damaged ones."
-        )
-    linear = _linear(images)
+    sound = [image.row for image in images]
+    linear, small = linear_scores(sound, np.array([image.features for image in images]))
     findings = [
         _unreadable(unreadable, len(rows)),
+        _unlisted(unlisted(root)),
         _balance(counts),
-        *_overlaps([image.row for image in images]),
-        _carrier_cue([image.row for image in images]),
+        *_overlaps(sound),
+        _carrier_cue(sound),
         _duplicates(images),
         _cue("colour mode", [(i.mode, i.row.label) for i in images]),
         _cue("image size", [(i.size, i.row.label) for i in images]),
-        _linear_finding(linear),
+        _linear_finding(linear, small),
     ]
-    return CheckReport(root, counts, unreadable, findings, linear)
+    return CheckReport(root, counts, unreadable, findings, linear, small, differences(sound), noted)
 
 
 def _sample(rows: Sequence[Row], most: int) -> list[Row]:
@@ -231,19 +296,35 @@ def _read(
 ) -> tuple[list[_Image], dict[str, str]]:
     images, unreadable = [], {}
     for done, row in enumerate(rows, start=1):
+        file = root / row.file
         try:
             if row.error:
                 raise DataError(row.error)
-            file = root / row.file
             features = global_features(read_grey(file))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
             images.append(_Image(row, digest, mode, f"{width}x{height}", features))
         except DataError as error:
-            unreadable[row.file] = str(error)
+            # Without the folder: the reason is kept in it, and folders are moved.
+            unreadable[row.file] = str(error).replace(str(file), row.file)
         if progress is not None and (done % 100 == 0 or done == len(rows)):
             progress(done, len(rows))
     return images, unreadable
+
+
+def _note(root: Path, unreadable: dict[str, str]) -> str:
+    existed = (root / MANIFEST).is_file()
+    try:
+        if not note_errors(root, unreadable):
+            return ""
+    except RvsmError as error:
+        return f"The files that cannot be read were not noted in {root / MANIFEST}: {error}"
+    if existed:
+        return f"{root / MANIFEST}: the column error now lists {len(unreadable)} unreadable files."
+    return (
+        f"{root / MANIFEST} is new: it lists all images, {len(unreadable)} of them as unreadable. "
+        "Delete it when you add images, which it would not list."
+    )
 
 
 def _unreadable(unreadable: dict[str, str], total: int) -> Finding:
@@ -254,6 +335,13 @@ def _unreadable(unreadable: dict[str, str], total: int) -> Finding:
         "warning",
         f"{len(unreadable)} of {total} files cannot be read and are skipped: {_some(unreadable)}",
     )
+
+
+def _unlisted(files: Sequence[str]) -> Finding:
+    if not files:
+        return Finding("listed files", "fine", "no image lies beside the manifest")
+    text = f"{len(files)} images are not in {MANIFEST} and are left out: {_some(files)}"
+    return Finding("listed files", "warning", text)
 
 
 def _balance(counts: dict[str, dict[str, int]]) -> Finding:
@@ -316,7 +404,7 @@ def _carrier_cue(rows: Sequence[Row]) -> Finding:
     for row in rows:
         if row.split != "train" and tally.get(row.carrier):
             hits[row.label].append((tally[row.carrier] > 0) == (row.label == "shaky"))
-    if min(len(of) for of in hits.values()) < _LEAST_TO_FIT:
+    if min(len(of) for of in hits.values()) < LEAST_TO_FIT:
         return Finding(name, "fine", "no other split has fonts or writers of train to try this on")
     accuracy = float(np.mean([np.mean(of) for of in hits.values()]))
     text = f"the font or writer alone tells the class with {accuracy:.1%} balanced accuracy"
@@ -355,91 +443,23 @@ def _cue(name: str, pairs: Sequence[tuple[str, str]]) -> Finding:
     return Finding(name, "fine", f"{len(values)} found, alike in both classes")
 
 
-def _linear(images: Sequence[_Image]) -> list[LinearScore]:
-    x = np.array([image.features for image in images])
-    y = np.array([LABELS.index(image.row.label) for image in images])
-    amplitude = np.array([image.row.tremor_amplitude_mm or np.nan for image in images])
-    splits = np.array([image.row.split for image in images])
-    train = splits == "train"
-    if train.all() or min(np.bincount(y[train], minlength=2)) < _LEAST_TO_FIT:
-        if min(np.bincount(y)) < _LEAST_TO_FIT:
-            return []
-        return _scores("all, cross-validated", y, _cross_predict(x, y), amplitude)
-    guess = _model().fit(x[train], y[train]).predict(x)
-    scores = []
-    for split in dict.fromkeys(splits[~train]):
-        part = splits == split
-        if len(set(y[part])) == 2:
-            scores += _scores(str(split), y[part], guess[part], amplitude[part])
-    return scores
-
-
-def _model() -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", C=10.0, max_iter=1000)
-    )
-
-
-def _cross_predict(x: Array, y: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return np.asarray(cross_val_predict(_model(), x, y, cv=folds), dtype=np.intp)
-
-
-def _scores(
-    split: str, y: npt.NDArray[np.intp], guess: npt.NDArray[np.intp], amplitude: Array
-) -> list[LinearScore]:
-    right = guess == y
-    regular = right[y == 0]
-    scores = [_score(split, None, regular, right[y == 1])]
-    for band in itertools.pairwise(BANDS_MM):
-        shaky = right[(y == 1) & (amplitude >= band[0]) & (amplitude < band[1])]
-        if len(shaky) >= _LEAST_IN_BAND:
-            scores.append(_score(split, band, regular, shaky))
-    return scores
-
-
-def _score(
-    split: str,
-    band: tuple[float, float] | None,
-    regular: npt.NDArray[np.bool_],
-    shaky: npt.NDArray[np.bool_],
-) -> LinearScore:
-    accuracy = float(regular.mean() + shaky.mean()) / 2
-    below, above = np.zeros(2), np.zeros(2)
-    for i, right in enumerate((regular, shaky)):
-        share = right.mean()
-        low, high = wilson(share, len(right))
-        below[i], above[i] = share - low, high - share
-    least = accuracy - float(np.hypot(*below)) / 2
-    most = accuracy + float(np.hypot(*above)) / 2
-    verdict: Level = "fine" if abs(accuracy - 0.5) <= WITHIN else "warning"
-    # A model that is mostly wrong has found no short cut that holds.
-    if accuracy > 0.5 + WITHIN and least > 0.5:
-        verdict = "fault"
-    return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
-
-
-def _linear_finding(scores: Sequence[LinearScore]) -> Finding:
+def _linear_finding(scores: Sequence[LinearScore], small: Sequence[SmallBand]) -> Finding:
     name = "global features"
     if not scores:
         return Finding(
-            name, "warning", f"cannot be checked: fewer than {_LEAST_TO_FIT} images of a class"
+            name, "warning", f"cannot be checked: fewer than {LEAST_TO_FIT} images of a class"
         )
     worst = max(scores, key=lambda s: (s.verdict == "fault", abs(s.accuracy - 0.5)))
-    where = worst.split if worst.band_mm is None else f"{worst.split} at {worst.band_mm} mm"
-    figures = f"{worst.accuracy:.1%} [{worst.low:.1%}, {worst.high:.1%}] on {where}"
+    figures = f"{worst.accuracy:.1%} [{worst.low:.1%}, {worst.high:.1%}] on {worst.place}"
     if worst.verdict == "fault":
         text = f"a linear model on {', '.join(FEATURES)} alone reaches {figures}"
-        return Finding(name, "fault", text)
-    return Finding(
-        name, worst.verdict, f"a linear model gets no farther from chance than {figures}"
-    )
+    else:
+        text = f"a linear model gets no farther from chance than {figures}"
+    undecided = [s.place for s in scores if not s.decided]
+    undecided += [f"{s.split} at {band_name(s.band_mm)} mm ({s.shaky} images)" for s in small]
+    if undecided:
+        text += f"; {_UNDECIDED}: {_some(undecided)}"
+    return Finding(name, worst.verdict, text)
 
 
 def _some(items: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import rvsm
+from rvsm.atomic import explain
 from rvsm.errors import DataError
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
@@ -35,6 +36,7 @@ COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_0
 """Images of each split, half of each class."""
 
 _NOTED_GAP = 0.2
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,27 @@ class Made:
                 lines.append(
                     f"warning: {split} is not fully matched; run `rvsm data check {self.path}`"
                 )
+        for split, idle in told.get("idle", {}).items():
+            lines.append(
+                f"warning: {split} is without {_listed(idle)}, which draw none of its texts"
+            )
+        for kind, names in told.get("skipped", {}).items():
+            reason = next(iter(names.values()))
+            lines.append(
+                f"warning: {len(names)} {kind} skipped: {_listed(list(names))} (the first: "
+                f"{reason}); {self.path / DATASET} lists them all"
+            )
         if self.fresh:
             speed = self.rendered / max(self.seconds, 1e-9)
             lines.append(
                 f"{self.rendered} candidates in {self.seconds:.0f} s, {speed:.0f} a second"
             )
         return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def make(
@@ -113,7 +130,7 @@ def make(
     path : path-like
         The data folder to make.
     task : {"fonts", "pen"}
-        Printed texts or pen strokes; without effect together with `words_dir`.
+        Printed texts or pen strokes; not looked at with `words_dir`.
     set : {"headline", "mild"}
         Range of the tremor amplitude, see `SETS`.
     seed : int
@@ -123,7 +140,8 @@ def make(
     font_dirs, stroke_files, omniglot : optional
         Further carriers of the user's own, see `sources.Rendered`.
     words_dir : path-like, optional
-        Folder of real handwritten words (see `words.Words`), used in place of rendered texts.
+        Folder of real handwritten words (see `words.Words`), used in place of rendered texts;
+        excludes further carriers.
     source : Source, optional
         Any other origin of images.
     workers : int
@@ -163,7 +181,7 @@ def make(
 
     infos = source.carriers()
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
-    splits = _splits(parts, SETS[set], wanted)
+    splits, idle = _without_idle(source, _splits(parts, SETS[set], wanted))
     with _folder(path) as folder, pool(workers) as run:
         maker = Maker(source, seed, infos, splits, run, progress)
         rows: list[Row] = []
@@ -182,6 +200,8 @@ def make(
             "carriers": {s.name: list(s.carriers) for s in splits},
             "texts": {s.name: len(s.texts) for s in splits},
             "matching": matching,
+            "idle": idle,
+            "skipped": source.skipped(),
         }
         write_manifest(folder / MANIFEST, rows)
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
@@ -206,6 +226,11 @@ def _source(
     words_dir: str | os.PathLike[str] | None,
 ) -> Source:
     if words_dir is not None:
+        if font_dirs or stroke_files or omniglot is not None:
+            raise DataError(
+                f"The words of {words_dir} are images of their own, which no font and no strokes "
+                "can be added to: leave out --words, or --fonts, --strokes and --omniglot."
+            )
         from rvsm.handwriting.words import Words
 
         return Words(Path(words_dir))
@@ -249,6 +274,17 @@ def _splits(parts: Parts, amplitude: tuple[float, float], wanted: dict[str, int]
     ]
 
 
+def _without_idle(
+    source: Source, splits: Sequence[Split]
+) -> tuple[list[Split], dict[str, list[str]]]:
+    """The splits without carriers that draw none of their texts, and the names of those."""
+    idle = {s.name: [c for c in s.carriers if not source.draws(c, s.texts)] for s in splits}
+    kept = [
+        replace(s, carriers=tuple(c for c in s.carriers if c not in idle[s.name])) for s in splits
+    ]
+    return kept, {name: carriers for name, carriers in idle.items() if carriers}
+
+
 @lru_cache(maxsize=1)
 def _generator_version() -> str:
     """Version of the package and digest of the sources that decide on the images."""
@@ -260,7 +296,17 @@ def _generator_version() -> str:
 
 
 _NO_PIXELS = frozenset(
-    ["network.py", "pooling.py", "check.py", "manifest.py", "datasets.py", "__init__.py"]
+    [
+        "__init__.py",
+        "check.py",
+        "datasets.py",
+        "differences.py",
+        "intervals.py",
+        "linear.py",
+        "manifest.py",
+        "network.py",
+        "pooling.py",
+    ]
 )
 
 
@@ -307,10 +353,7 @@ def _folder(path: Path) -> Iterator[Path]:
             place.rmdir()
         partial.rename(place)
     except OSError as error:
-        raise DataError(
-            f"The data cannot be written to {path} ({error.strerror or error}): free some space, "
-            "or name a folder that you may write to."
-        ) from None
+        raise DataError(explain(error, path, "make the data in")) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

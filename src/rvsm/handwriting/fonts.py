@@ -42,27 +42,37 @@ FONT_PACKAGES: dict[str, tuple[str, ...]] = {
         "SourceSerifPro-It.ttf",
         "SourceSerifPro-Semibold.ttf",
     ),
+    "fontpkg_arvo": ("Arvo-Regular.ttf",),
+    "fontpkg_bitter": ("Bitter[wght].ttf",),
     "fontpkg_caveat": ("Caveat[wght].ttf",),
+    "fontpkg_comfortaa": ("Comfortaa[wght].ttf",),
     "fontpkg_cormorant_garamond": (
         "CormorantGaramond[wght].ttf",
         "CormorantGaramond-Italic[wght].ttf",
     ),
     "fontpkg_crimson_text": ("CrimsonText-Regular.ttf", "CrimsonText-BoldItalic.ttf"),
     "fontpkg_dancing_script": ("DancingScript[wght].ttf",),
+    "fontpkg_delius": ("Delius-Regular.ttf",),
     "fontpkg_great_vibes": ("GreatVibes-Regular.ttf",),
     "fontpkg_inconsolata": ("Inconsolata[wdth,wght].ttf",),
     "fontpkg_indie_flower": ("IndieFlower-Regular.ttf",),
     "fontpkg_josefin_sans": ("JosefinSans[wght].ttf", "JosefinSans-Italic[wght].ttf"),
     "fontpkg_kalam": ("Kalam-Light.ttf", "Kalam-Bold.ttf"),
     "fontpkg_lobster": ("Lobster-Regular.ttf",),
+    "fontpkg_lobster_two": ("LobsterTwo-Italic.ttf",),
     "fontpkg_lora": ("Lora[wght].ttf", "Lora-Italic[wght].ttf"),
+    "fontpkg_marcellus": ("Marcellus-Regular.ttf",),
     "fontpkg_montserrat": ("Montserrat[wght].ttf", "Montserrat-Italic[wght].ttf"),
+    "fontpkg_oleo_script": ("OleoScript-Regular.ttf",),
     "fontpkg_oswald": ("Oswald[wght].ttf",),
     "fontpkg_pacifico": ("Pacifico-Regular.ttf",),
     "fontpkg_permanent_marker": ("PermanentMarker-Regular.ttf",),
     "fontpkg_playfair_display": ("PlayfairDisplay[wght].ttf", "PlayfairDisplay-Italic[wght].ttf"),
+    "fontpkg_quicksand": ("Quicksand[wght].ttf",),
     "fontpkg_satisfy": ("Satisfy-Regular.ttf",),
     "fontpkg_shadows_into_light": ("ShadowsIntoLight.ttf",),
+    "fontpkg_yellowtail": ("Yellowtail-Regular.ttf",),
+    "fontpkg_zeyada": ("Zeyada.ttf",),
     "fontpkg_zilla_slab": ("ZillaSlab-Light.ttf", "ZillaSlab-SemiBoldItalic.ttf"),
 }
 MATPLOTLIB_FONTS = (
@@ -98,8 +108,11 @@ class FontFile:
                 # in memory: forked workers would share, and move, one position in an open file
                 face = FT2Font(BytesIO(self.path.read_bytes()))
         except (RuntimeError, OSError) as error:
+            cause = "it is damaged, or no font at all"
+            if isinstance(error, OSError):
+                cause = str(error.strerror or error)
             raise DataError(
-                f"cannot read the font {self.path} ({error}); remove it or name another folder"
+                f"The font {self.path} cannot be read ({cause}): remove it or name another folder."
             ) from error
         face.set_size(100, 72)
         return face
@@ -115,7 +128,7 @@ class FontFile:
         height = max((float(contour[:, 1].max()) for contour in vertices), default=0.0)
         if height <= 0:
             raise DataError(
-                f"the font {self.path} has no letter x to take its size from; remove it"
+                f"The font {self.path} has no letter x to take its size from: remove it."
             )
         return height
 
@@ -144,7 +157,7 @@ class FontFile:
             return self._face.load_char(ord(char), LoadFlags.NO_HINTING)
         except RuntimeError as error:
             raise DataError(
-                f"the font {self.path} has a damaged letter {char!r} ({error}); remove it"
+                f"The font {self.path} has a damaged letter {char!r}: remove it."
             ) from error
 
     def _raw_contours(self, char: str) -> list[Array]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from rvsm.atomic import atomic_write
 from rvsm.errors import DataError
-from rvsm.handwriting.images import read_grey
 
 MANIFEST = "manifest.csv"
 LABELS = ("regular", "shaky")
@@ -95,15 +96,21 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         The file to write; the caller sees to it that it appears whole (see `datasets.make`).
     rows : iterable of Row
     """
+    Path(path).write_text(_csv_text(_table(rows)), encoding="utf-8", newline="")
+
+
+def _table(rows: Iterable[Row]) -> list[list[str]]:
+    return [list(COLUMNS), *([_cell(getattr(row, name)) for name in COLUMNS] for row in rows)]
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _csv_text(table: Iterable[Sequence[str]]) -> str:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = (getattr(row, name) for name in COLUMNS)
-        writer.writerow(
-            ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
-        )
-    Path(path).write_text(buffer.getvalue(), encoding="utf-8", newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(table)
+    return buffer.getvalue()
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
@@ -128,51 +135,103 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
     DataError
         There is no such folder, it holds no images, or only one of the two classes.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"There is no data folder {root}: make one with `rvsm data make {root}`.")
-    rows = _read_csv(root / MANIFEST) if (root / MANIFEST).is_file() else _walk(root)
-    sound = [row for row in rows if not row.error]
-    if not sound:
-        raise DataError(
-            f"{root} holds no images: put them into {root}/train/regular and {root}/train/shaky "
-            f"(or {root}/regular and {root}/shaky)."
-        )
-    if len(found := {row.label for row in sound}) == 1:
-        missing = next(label for label in LABELS if label not in found)
-        raise DataError(
-            f"{root} holds only images labelled {found.pop()!r}: add {missing!r} ones, since two "
-            "classes are needed to tell them apart."
-        )
+    rows = list_images(folder)
+    require_two_classes(rows, folder)
     return rows
 
 
-def verify(rows: Iterable[Row], folder: str | os.PathLike[str]) -> list[Row]:
-    """Try to read every image and note in `Row.error` which cannot be read.
+def list_images(folder: str | os.PathLike[str]) -> list[Row]:
+    """List the images of a data folder as `read_manifest` does, whatever is wrong with them.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, or its manifest is damaged.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"There is no data folder {root}: make one with `rvsm data make {root}`.")
+    return _read_csv(root / MANIFEST) if (root / MANIFEST).is_file() else _walk(root)
+
+
+def require_two_classes(rows: Sequence[Row], folder: str | os.PathLike[str]) -> None:
+    """Raise DataError unless there are sound images of both classes."""
+    sound = [row for row in rows if not row.error]
+    if rows and not sound:
+        raise DataError(
+            f"None of the {len(rows)} images of {folder} can be read, {rows[0].file} first "
+            f"({rows[0].error}): replace the damaged ones and run `rvsm data check {folder}`."
+        )
+    if not sound:
+        raise DataError(
+            f"{folder} holds no images: put them into {folder}/train/regular and "
+            f"{folder}/train/shaky (or {folder}/regular and {folder}/shaky)."
+        )
+    if len(found := {row.label for row in sound}) == 1:
+        missing = next(label for label in LABELS if label not in found)
+        damaged = len(rows) - len(sound)
+        told = f" ({damaged} files cannot be read)" if damaged else ""
+        raise DataError(
+            f"{folder} holds only images labelled {found.pop()!r}{told}: add {missing!r} ones, "
+            "since two classes are needed to tell them apart."
+        )
+
+
+def note_errors(folder: str | os.PathLike[str], errors: Mapping[str, str]) -> bool:
+    """Write into a folder's manifest which files cannot be read, and why.
+
+    Only the column ``error`` changes, or is added; other columns, the user's own among them, stay
+    as they are. A folder without a manifest gets one where there is an error to be noted.
 
     Parameters
     ----------
-    rows : iterable of Row
     folder : path-like
-        What `Row.file` is relative to.
+    errors : mapping of str to str
+        Reasons by `Row.file`; a file that is not in it can be read.
 
     Returns
     -------
-    list of Row
-        The same rows in the same order, errors filled in.
+    bool
+        Whether anything had to be written.
+
+    Raises
+    ------
+    RvsmError
+        The folder cannot be written.
     """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        if not errors:
+            return False
+        rows = [replace(row, error=errors.get(row.file, "")) for row in _walk(path.parent)]
+        with atomic_write(path) as stream:
+            stream.write(_csv_text(_table(rows)).encode())
+        return True
+    before = path.read_bytes()
+    mark = "\ufeff" if before.startswith(codecs.BOM_UTF8) else ""
+    table = list(csv.reader(io.StringIO(before.decode("utf-8-sig"), newline="")))
+    name, changed = table[0].index("file"), False
+    if "error" not in table[0]:
+        table[0].append("error")
+    column = table[0].index("error")
+    for record in filter(None, table[1:]):
+        record += [""] * (len(table[0]) - len(record))
+        told = errors.get(record[name], "")
+        changed |= record[column] != told
+        record[column] = told
+    if changed:
+        with atomic_write(path) as stream:
+            stream.write((mark + _csv_text(table)).encode())
+    return changed
+
+
+def unlisted(folder: str | os.PathLike[str]) -> list[str]:
+    """Images in a folder that its manifest does not list; none where it has no manifest."""
     root = Path(folder)
-    return [
-        row if row.error else replace(row, error=_why_unreadable(root / row.file)) for row in rows
-    ]
-
-
-def _why_unreadable(path: Path) -> str:
-    try:
-        read_grey(path)
-    except DataError as error:
-        return str(error)
-    return ""
+    if not (root / MANIFEST).is_file():
+        return []
+    listed = {row.file for row in _read_csv(root / MANIFEST)}
+    return [row.file for row in _walk(root) if not row.error and row.file not in listed]
 
 
 def _walk(root: Path) -> list[Row]:
@@ -186,7 +245,7 @@ def _walk(root: Path) -> list[Row]:
             continue
         split = _SPLIT_NAMES.get(parts[0].lower(), parts[0]) if depth else UNSPLIT
         known = path.suffix.lower() in _SUFFIXES
-        error = "" if known else f"{path} is not an image file: take it out of the folder."
+        error = "" if known else f"{path.name} is no image file: take it out of the folder."
         rows.append(Row("/".join(parts), split, parts[depth].lower(), error=error))
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,6 +50,8 @@ class Source(Protocol):
     def carriers(self) -> list[CarrierInfo]: ...
     def texts(self) -> list[str]: ...
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler: ...
+    def draws(self, carrier: str, texts: Sequence[str]) -> bool: ...
+    def skipped(self) -> dict[str, dict[str, str]]: ...
     def identity(self) -> dict[str, object]: ...
 
 
@@ -70,14 +73,14 @@ class Rendered:
     omniglot: Path | None = None
 
     def carriers(self) -> list[CarrierInfo]:
-        """The fonts that draw at least a fifth of the words, and all recorded writers.
+        """The fonts that draw at least a fifth of the words, and writers who draw any.
 
         Raises
         ------
         DataError
-            A font of `font_dirs` is damaged or draws fewer words.
+            No font of `font_dirs` can be used, or no writer of the recorded ones.
         """
-        return [CarrierInfo(c.name, c.family, c.kind) for c in _carriers(self).values()]
+        return [CarrierInfo(c.name, c.family, c.kind) for c in _carriers(self)[0].values()]
 
     def texts(self) -> list[str]:
         """The built-in words and what was recorded as a whole."""
@@ -86,7 +89,16 @@ class Rendered:
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """A generator that draws from these carriers and texts alone."""
-        return Generator(self.task, [_carriers(self)[name] for name in carriers], texts)
+        return Generator(self.task, [_carriers(self)[0][name] for name in carriers], texts)
+
+    def draws(self, carrier: str, texts: Sequence[str]) -> bool:
+        """Whether this font or writer has all letters of any of these texts."""
+        found = _carriers(self)[0][carrier]
+        return any(found.draws(text) for text in texts)
+
+    def skipped(self) -> dict[str, dict[str, str]]:
+        """The user's own fonts and writers that cannot be used, and why."""
+        return _carriers(self)[1]
 
     def identity(self) -> dict[str, object]:
         """What the user's own files are, so that two data sets can be told apart."""
@@ -95,26 +107,68 @@ class Rendered:
 
 
 @lru_cache(maxsize=2)
-def _carriers(source: Rendered) -> dict[str, Carrier]:
-    """The usable carriers by name, loaded once a process (they are too heavy to be sent)."""
+def _carriers(source: Rendered) -> tuple[dict[str, Carrier], dict[str, dict[str, str]]]:
+    """The usable carriers by name, loaded once a process (they are too heavy to be sent).
+
+    And the user's own that are not, by kind and name, with the reason.
+    """
     found = carriers(source.task, font_dirs=source.font_dirs, recorded=_recorded(source))
-    words = source.texts()[::10]
+    texts = source.texts()
     by_name: dict[str, Carrier] = {}
+    given, skipped = Counter[str](), defaultdict[str, dict[str, str]](dict)
     for carrier in found:
-        drawn = sum(carrier.draws(word) for word in words)
-        # A person who recorded few texts still counts: those texts are among the words.
-        if drawn >= max(1, _DRAWS_LEAST * len(words)) or isinstance(carrier, RecordedCarrier):
-            by_name.setdefault(carrier.name, carrier)
-        elif isinstance(carrier, FontCarrier) and _is_given(carrier.file.path, source):
+        font = _path(carrier)
+        kind = "fonts" if font else "writers" if isinstance(carrier, RecordedCarrier) else ""
+        if font and not _is_given(font, source):
+            kind = ""  # one that comes along may be left out silently
+        given[kind] += 1
+        reason = _unusable(carrier, texts)
+        if not reason and carrier.name in by_name:
+            reason = "there is another of the same name"
+        if reason:
+            skipped[kind][str(font or carrier.name)] = reason
+        else:
+            by_name[carrier.name] = carrier
+    for kind, remedy in _REMEDIES.items():
+        if given[kind] and len(skipped[kind]) == given[kind]:
+            name, reason = next(iter(skipped[kind].items()))
             raise DataError(
-                f"the font {carrier.file.path} draws only {drawn} of {len(words)} words; move it "
-                "out of the folder of --fonts, or name a folder of fonts with Latin letters"
+                f"None of the {given[kind]} {kind} given can be used ({name}: {reason}); {remedy}."
             )
-    return by_name
+    return by_name, {kind: skipped[kind] for kind in _REMEDIES if skipped[kind]}
+
+
+_REMEDIES = {
+    "fonts": "name a folder of fonts with Latin letters by --fonts",
+    "writers": "record whole words, or all letters of some, in the stroke file",
+}
+
+
+def _unusable(carrier: Carrier, texts: Sequence[str]) -> str:
+    """Why a carrier cannot be used; empty where it can."""
+    if isinstance(carrier, RecordedCarrier):
+        # A person who recorded few texts still counts: those texts are among the words.
+        return "" if any(map(carrier.draws, texts)) else "it has all letters of no word"
+    words = texts[::10]
+    try:
+        drawn = sum(map(carrier.draws, words))
+        if drawn < _DRAWS_LEAST * len(words):
+            return f"it draws only {drawn} of {len(words)} words"
+        if isinstance(carrier, FontCarrier):
+            for char in sorted(set("".join(texts))):
+                carrier.draws(char)
+            carrier.file.advance("x")  # every length is measured in heights of this letter
+    except DataError as error:
+        return str(error).rpartition(": ")[0].partition(f"{_path(carrier)} ")[2]
+    return ""
+
+
+def _path(carrier: Carrier) -> Path | None:
+    return carrier.file.path if isinstance(carrier, FontCarrier) else None
 
 
 def _is_given(font: Path, source: Rendered) -> bool:
-    """Whether the user named the font; one that comes along may be left out silently."""
+    """Whether the font lies in a folder that the user named."""
     return any(font.is_relative_to(folder) for folder in source.font_dirs)
 
 

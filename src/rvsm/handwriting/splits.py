@@ -15,7 +15,7 @@ import numpy as np
 from rvsm.errors import DataError
 
 _UNSEEN_SHARE, _VAL_SHARE = 0.2, 0.12
-_UNSEEN_LEAST, _VAL_LEAST = 8, 4
+_UNSEEN_LEAST, _VAL_LEAST, _TRAIN_LEAST = 8, 4, 25
 _TEXT_SHARES = (0.65, 0.10)  # of training and validation; the rest is for the tests
 
 
@@ -43,9 +43,10 @@ class Parts:
 def cut(carriers: Sequence[CarrierInfo], texts: Sequence[str], rng: np.random.Generator) -> Parts:
     """Cut carriers and texts into training, validation and unseen parts.
 
-    About a fifth of the carriers is kept unseen (at least 8 of 40 or more) and an eighth for
-    validation (at least 4); every kind of carrier is spread over the three in proportion, as far
-    as its families allow. A quarter of the texts is for the tests, a tenth for validation.
+    About a fifth of the families is kept unseen and an eighth for validation; of 37 or more at
+    least 8 and 4, so that 25 or more are left for training. Every kind of carrier is spread over
+    the three in proportion, as far as its families allow. A quarter of the texts is for the tests,
+    a tenth for validation.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def _held_back(
     largest = max(by_kind, key=lambda kind: len(by_kind[kind]))
     for kind in [k for k, members in by_kind.items() if len(members) < 3 and k != largest]:
         by_kind[largest] += by_kind.pop(kind)  # too few to be spread: shuffled with the others
-    total = sum(len(family) for family in families)
-    enough = total >= 40
+    total = len(families)
+    enough = total >= _UNSEEN_LEAST + _VAL_LEAST + _TRAIN_LEAST
     quotas = (
         max(_UNSEEN_LEAST * enough, round(_UNSEEN_SHARE * total), 1),
         max(_VAL_LEAST * enough, round(_VAL_SHARE * total), 1),
@@ -105,12 +106,12 @@ def _held_back(
     counts, seen = [0, 0], 0
     for kind in sorted(by_kind, key=lambda k: (len(by_kind[k]), k)):
         members = by_kind[kind]
-        seen += sum(len(family) for family in members)
+        seen += len(members)
         queue = [members[i] for i in rng.permutation(len(members))]
         for part in (0, 1):
             # The quota is met in proportion kind by kind, and wholly with the last of them.
             while counts[part] < np.ceil(quotas[part] * seen / total) and len(queue) > 1:
                 family = queue.pop()
-                counts[part] += len(family)
+                counts[part] += 1
                 taken[part].add(family[0].family)
     return taken

@@ -7,7 +7,6 @@ carry no scale, so the height of small letters is measured and taken for 2.5 mm.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,18 +18,15 @@ from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, tremor
-from rvsm.handwriting.images import SIZE, GreyImage, read_grey
+from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.skeleton import pen_paths
 from rvsm.handwriting.sources import Sampler, fingerprint
 from rvsm.handwriting.splits import CarrierInfo
 from rvsm.handwriting.synthesis import SPEED_MM_S, X_HEIGHT_MM, Sample
+from rvsm.handwriting.wordfiles import Mask, WordFile, clean, index, usable
 
 Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
-INDEX = "data.csv"
-_INK_SHARE = 0.4
-_RULE_ASPECT, _RULE_THICK, _EDGE = 7, 5, 7
 _X_HEIGHT_RANGE = (6.0, 36.0)
 _MARGIN = 2
 _FINE, _GRID = 5, 2
@@ -50,34 +46,34 @@ class Words:
     folder: Path
 
     def carriers(self) -> list[CarrierInfo]:
-        """The writers."""
-        writers = dict.fromkeys(word.writer for word in _index(self.folder))
+        """The writers of images that can be read and show writing."""
+        writers = dict.fromkeys(word.writer for word in usable(self.folder).words)
         return [CarrierInfo(writer, writer, "words") for writer in writers]
 
     def texts(self) -> list[str]:
-        """All different texts."""
-        return list(dict.fromkeys(word.text for word in _index(self.folder)))
+        """All different texts of those images."""
+        return list(dict.fromkeys(word.text for word in usable(self.folder).words))
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """Draws from the images that these writers wrote of these texts."""
         writers, allowed = set(carriers), set(texts)
-        return WordSampler(
-            [w for w in _index(self.folder) if w.writer in writers and w.text in allowed]
-        )
+        # Not only the usable ones: every worker would have to find them out again.
+        words = index(self.folder).words
+        return WordSampler([w for w in words if w.writer in writers and w.text in allowed])
+
+    def draws(self, carrier: str, texts: Sequence[str]) -> bool:
+        """Whether there is a usable image that this writer wrote of one of these texts."""
+        allowed = set(texts)
+        return any(w.writer == carrier and w.text in allowed for w in usable(self.folder).words)
+
+    def skipped(self) -> dict[str, dict[str, str]]:
+        """Images that are missing, cannot be read or show no writing, and why."""
+        return usable(self.folder).skipped
 
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
-        _index(self.folder)
+        index(self.folder)
         return {"task": "words", "files": [fingerprint(self.folder)]}
-
-
-@dataclass(frozen=True, slots=True)
-class WordFile:
-    """One image of the folder."""
-
-    path: Path
-    text: str
-    writer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,19 +246,12 @@ def trace(path: Path) -> Traced | None:
         None where the file cannot be read or shows no writing.
     """
     try:
-        grey = read_grey(path)
+        found = clean(path)
     except DataError:
         return None
-    darkness = np.clip((float(np.median(grey)) - grey) / 255.0, 0.0, 1.0)
-    darkness = np.where(darkness > 0.06, darkness, 0.0)
-    strong = darkness > 0
-    if strong.sum() < 50:
+    if found is None:
         return None
-    ink = darkness > _INK_SHARE * np.quantile(darkness[strong], 0.9)
-    rules = ruled_lines(ink)
-    ink &= ~rules
-    if ink.sum() < 50:
-        return None
+    darkness, ink, rules = found.darkness, found.ink, found.rules
     height = x_height(ink)
     paths = [p for p in pen_paths(ink, min_spur=0.25 * height) if len(p) >= 2]
     if not paths:
@@ -270,38 +259,13 @@ def trace(path: Path) -> Traced | None:
     points = np.concatenate(paths)
     stroke = np.repeat(np.arange(len(paths)), [len(p) for p in paths])
     # The faint rim of the strokes belongs to them; specks and rules farther off do not.
-    belongs = ndimage.binary_dilation(ink, iterations=2) & strong & ~rules
+    belongs = ndimage.binary_dilation(ink, iterations=2) & (darkness > 0) & ~rules
     rows, columns = np.nonzero(belongs)
     from scipy.spatial import KDTree
 
     pixels = np.stack([columns, rows], axis=1)
     nearest = np.asarray(KDTree(points).query(pixels)[1], dtype=np.intp)
     return Traced(pixels, darkness[belongs], nearest, points, stroke, height)
-
-
-def ruled_lines(ink: Mask) -> Mask:
-    """The pixels of printed rules: long thin pieces near an edge, or upright ones of full height.
-
-    Parameters
-    ----------
-    ink : ndarray of bool, shape (h, w)
-
-    Returns
-    -------
-    ndarray of bool, shape (h, w)
-    """
-    height, width = ink.shape
-    labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
-    rules = [False]
-    for rows, columns in ndimage.find_objects(labels, count):
-        tall, wide = rows.stop - rows.start, columns.stop - columns.start
-        outside = rows.stop <= height // 4 or rows.start >= height - height // 4
-        level = outside and tall <= _RULE_THICK and wide >= _RULE_ASPECT * tall
-        cut_off = (rows.start == 0 or rows.stop > height - _EDGE) and tall <= _RULE_THICK
-        beside = columns.start < _EDGE or columns.stop > width - _EDGE
-        upright = wide <= _RULE_THICK and tall >= (0.5 if beside else 0.75) * height
-        rules.append(level or cut_off or upright)
-    return np.asarray(np.array(rules)[labels], dtype=np.bool_)
 
 
 def x_height(ink: Mask) -> float:
@@ -330,32 +294,3 @@ def x_height(ink: Mask) -> float:
     while stop < len(full) - 1 and full[stop + 1 : stop + 3].any():
         stop += 1
     return float(np.clip(stop - start + 1, *_X_HEIGHT_RANGE))
-
-
-@lru_cache(maxsize=4)
-def _index(folder: Path) -> tuple[WordFile, ...]:
-    path = folder / INDEX
-    if not folder.is_dir():
-        raise DataError(f"There is no folder of words {folder}: check the name.")
-    if not path.is_file():
-        raise DataError(
-            f"{folder} has no {INDEX}: the folder of words needs one with the columns file_name, "
-            "text and writer_id."
-        )
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            absent = {"file_name", "text", "writer_id"} - set(reader.fieldnames or ())
-            if absent:
-                raise DataError(f"{path} lacks the column {', '.join(sorted(absent))}: add it.")
-            records = [(r["file_name"], r["text"], r["writer_id"]) for r in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}): save it as one.") from None
-    words = tuple(
-        WordFile(folder / name, text, f"writer{writer}")
-        for name, text, writer in records
-        if name and text and writer and (folder / name).is_file()
-    )
-    if not words:
-        raise DataError(f"None of the images that {path} names exists: unpack the whole set.")
-    return words
