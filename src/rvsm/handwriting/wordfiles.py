@@ -165,7 +165,7 @@ def ruled_lines(ink: Mask) -> Mask:
     labels, count = ndimage.label(ink & ~crossing, structure=np.ones((3, 3)))
     pieces = ndimage.find_objects(labels, count)
     rules, thin = [False], []
-    rule_rows = crossing.any(axis=1)
+    rule_rows: Mask = np.array(crossing.any(axis=1), dtype=np.bool_)
     for rows, columns in pieces:
         tall, wide = rows.stop - rows.start, columns.stop - columns.start
         outside = rows.stop <= height // 4 or rows.start >= height - height // 4
