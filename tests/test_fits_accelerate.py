@@ -176,7 +176,7 @@ SLOW = Continuation(1.0, 1.1, 1, 9.0)
         ({"sparsity": 0.5, "schedule": Cubic(0, 9)}, {"heal_from": 3}, [None, None, 3, 4]),
         ({"sparsity": 0.5}, {"warmup": 3}, [None, None, 3, 4]),
     ],
-    ids=str,
+    ids=lambda given: str(given).partition(" at 0x")[0],
 )  # fmt: skip
 def test_only_scores_of_equal_strength_are_compared(tmp_path, strengths, options, kept):
     rule = Rule("weight", L1(), **strengths)

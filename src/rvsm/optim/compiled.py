@@ -34,7 +34,7 @@ class Mapper:
     ) -> float:
         """Add ``factor (w - u)`` to `target`, or write u into it.
 
-        With `summed` return the sum of what `target` held before, otherwise 0.
+        With `summed` return the sum of what `target` holds then, otherwise 0.
         """
         if self._kernel is None or distributed.is_sharded(w) or level.scale is not None:
             if factor is not None:
@@ -65,13 +65,10 @@ def _kernel(
     summed: bool,
 ) -> Tensor | None:
     """Map `w`; all that changes from step to step is a tensor, so it is not compiled again."""
-    total = target.sum() if summed else None
     u = replace(level, mu=mu, zero=None).mapped(w, zero)
-    if factor is None:
-        target.copy_(u)
-    else:
-        target.add_((w - u) * factor)
-    return total
+    result = u if factor is None else target + (w - u) * factor
+    target.copy_(result)
+    return result.sum() if summed else None  # of the result: one loop writes and sums
 
 
 def _scalar(number: float | Tensor, like: Tensor) -> Tensor:

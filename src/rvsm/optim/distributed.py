@@ -98,9 +98,8 @@ class _ShardedLevel(Level):
         self, target: Tensor, w: Tensor, factor: float, *, summed: bool = False
     ) -> float:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself."""
-        total = float(whole(target.sum())) if summed else 0.0
         target.add_((w - self.u(w)).mul_(factor))
-        return total
+        return float(whole(target.sum())) if summed else 0.0
 
 
 def local(x: Tensor) -> Tensor:

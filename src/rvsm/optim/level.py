@@ -54,14 +54,14 @@ class Level:
     ) -> float:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself.
 
-        With `summed` return the sum of what `target` held before, which costs little while each
+        With `summed` return the sum of what `target` holds then, which costs little while each
         piece is in the cache anyway; 0 otherwise.
         """
         total = 0.0
         for into, piece, zero in self._pieces(target, w):
+            into.add_(piece - self.mapped(piece, zero), alpha=factor)
             if summed:
                 total += float(into.sum())
-            into.add_(piece - self.mapped(piece, zero), alpha=factor)
         return total
 
     def mapped(self, w: Tensor, zero: Tensor | None) -> Tensor:

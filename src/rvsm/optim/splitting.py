@@ -185,7 +185,7 @@ class RVSM(SparseOptimizer):
     def _add_coupling(self, r: Ruled, level: Level, shown: Tensor | None) -> float | None:
         """Add ``beta (w - u)``, with the u that was shown if there is one.
 
-        Returns the sum of the gradient as it was, where it came at no cost.
+        Returns the sum of the gradient with it, where that comes at no cost.
         """
         p = self._parameter(r)
         target, factor = cast(Tensor, p.grad), self._sign(r) * self._beta(r)
