@@ -140,6 +140,20 @@ def test_benchmark_of_the_relatives(relatives: Path, tmp_path: Path) -> None:
         assert again(f"{method.name} | 0.9 | {setting:g} | 0") == made  # nothing to train it with
 
 
+def test_results_in_the_readme_are_those_of_a_run() -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "reproduce"
+    rewrite = runpy.run_path(str(folder / "readme.py"))["rewrite"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    results = json.loads((folder / "quick.json").read_text("utf-8"))
+    assert rewrite(text, results, "benchmarks/reproduce/quick.json") == text
+    before, _, after = text.partition("<!-- table -->")
+    numbers = re.compile(r"\d\d,\d{3}|\d\d\.\d+ ?%?")
+    outside = before + after.partition("<!-- end of table -->")[2]
+    assert not numbers.findall(re.sub(r"```.*?```|\S+://\S+|arXiv \S+", "", outside, flags=re.S))
+
+
 def test_example_of_any_model() -> None:
     found = runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](epochs=4)
     assert abs(found["zeros"] - 0.9) < 0.01

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting import datasets, wordfiles
@@ -14,7 +15,7 @@ from rvsm.handwriting.features import global_features
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.wordfiles import ruled_lines, usable
-from rvsm.handwriting.words import Words, WordSampler, splat, trace, x_height
+from rvsm.handwriting.words import Words, WordSampler, close_cracks, splat, trace, x_height
 
 DHSD = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dhsd"
 
@@ -89,6 +90,13 @@ def test_a_word_that_does_not_move_stays_itself(tmp_path: Path) -> None:
     assert np.abs(still.astype(int) - zigzag()).mean() < 1.5
     moved = splat(traced, np.full_like(traced.path, 3.0), 1.0, np.zeros(2))
     np.testing.assert_array_equal(moved[3:, 3:], still[:-3, :-3])
+
+
+def test_cracks_are_closed_as_scipy_does() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((128, 512), (3, 3), (1, 7)):
+        image = rng.random(shape, dtype=np.float32)
+        np.testing.assert_array_equal(close_cracks(image), ndimage.grey_closing(image, size=(3, 3)))
 
 
 def test_shaky_words_wander_as_far_as_they_should(tmp_path: Path) -> None:

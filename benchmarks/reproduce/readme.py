@@ -1,10 +1,11 @@
-"""Rewrite the table of README.md from a results.json of `rvsm reproduce`.
+"""Rewrite the results in README.md from a results.json of `rvsm reproduce`.
 
 python benchmarks/reproduce/readme.py [RESULTS.JSON]
 """
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def paragraph(results: Mapping[str, Any]) -> str:
+    """What was run: how many seeds and images, and where the sparse networks started."""
+    rows = results["rows"]
+    command = {"quick": "make demo", "full": "rvsm reproduce --full"}[results["mode"]]
+    seeds = len({row["seed"] for row in rows})
+    images = sorted({row["split_sizes"]["train"] for row in rows})
+    counts = " or ".join(f"{n:,}" for n in images)
+    text = f"What `{command}` wrote: {seeds} seed{'s' * (seeds > 1)}, {counts} training images"
+    if all(row["start"] != "scratch" for row in rows if row["method"] != "dense"):
+        text += ", the sparse networks started from the dense one"
+    text += "; the test images chose nothing."
+    if results["mode"] == "quick":
+        text += (
+            " The study of more seeds, and of networks with most of all their weights zero, is "
+            "`rvsm reproduce --full`; its results are not in yet."
+        )
+    return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
+
+
 def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
     """The README with the block between the marks replaced."""
     before, _, rest = readme.partition(START)
@@ -43,7 +63,7 @@ def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
     note = f"Written by `benchmarks/reproduce/readme.py` from `{source}`."
     note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
     rows = [*results["rows"], *results.get("light", [])]
-    return f"{before}{START}{table(rows)}\n\n{note}\n{END}{after}"
+    return f"{before}{START}{paragraph(results)}\n\n{table(rows)}\n\n{note}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -162,11 +162,12 @@ def _move(
     noise = tremor.physiological(t, rng)
     moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
-    size = np.max([np.ptp(m, axis=0) for m in moved], axis=0) + 1
+    low, high = (np.array([[pick(c) for c in m.T] for m in moved]) for pick in (np.min, np.max))
+    size = (high - low).max(axis=0) + 1
     scale = float(min(rng.uniform(0.8, 1.15), (room / size).min()))
     corner = _MARGIN + rng.random(2) * (room - scale * size)
-    ink = moved[0] if shaky else moved[1]
-    offset = corner + scale * (size / 2 - (ink.min(axis=0) + ink.max(axis=0)) / 2)
+    ink = 0 if shaky else 1
+    offset = corner + scale * (size / 2 - (low[ink] + high[ink]) / 2)
     displacement = ((shaking if shaky else steady) + noise) / up
     image = splat(traced, displacement, scale, offset)
     meta = {
@@ -227,9 +228,21 @@ def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> G
     flat = (parts[1] * (width * _GRID) + parts[0])[inside]
     dark = np.broadcast_to(traced.darkness[:, None, None], inside.shape)[inside]
     np.maximum.at(fine, flat, dark.astype(np.float32))
-    closed = ndimage.grey_closing(fine.reshape(height * _GRID, width * _GRID), size=(3, 3))
+    closed = close_cracks(fine.reshape(height * _GRID, width * _GRID))
     coarse = closed.reshape(height, _GRID, width, _GRID).mean(axis=(1, 3))
     return np.asarray(np.rint(255 * (1 - coarse)), dtype=np.uint8)
+
+
+def close_cracks(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Grey closing by a square of 3 x 3 pixels, the edges mirrored, several times scipy's speed."""
+
+    def spread(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
+        rows = np.pad(values, ((1, 1), (0, 0)), mode="edge")
+        values = pick(pick(rows[:-2], rows[1:-1]), rows[2:])
+        columns = np.pad(values, ((0, 0), (1, 1)), mode="edge")
+        return np.asarray(pick(pick(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:]))
+
+    return spread(spread(image, np.maximum), np.minimum)
 
 
 @lru_cache(maxsize=6000)
