@@ -67,7 +67,8 @@ class FakeSource:
         return carrier not in self.idle
 
     def skipped(self) -> dict[str, dict[str, str]]:
-        return {"fonts": dict.fromkeys(self.idle, "it is damaged")}
+        names = dict.fromkeys(self.idle, "it is damaged")
+        return {"fonts": names} if names else {}
 
     def identity(self) -> dict[str, object]:
         return {"task": "fake"}

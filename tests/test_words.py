@@ -169,10 +169,10 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 def test_images_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     """A third overwritten with junk, a third deleted, as an interrupted download leaves it."""
-    words = folder(tmp_path / "words")
+    words = folder(tmp_path / "words", words=30)
     images = sorted(words.rglob("*.png"))
     order = np.random.default_rng(0).permutation(len(images))
-    junk, gone = (sorted(images[i] for i in part) for part in (order[:48], order[48:96]))
+    junk, gone = (sorted(images[i] for i in part) for part in (order[:120], order[120:240]))
     for image in junk:
         image.write_bytes(b"junk")
     for image in gone:
@@ -183,13 +183,13 @@ def test_images_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> Non
     skipped = json.loads((made.path / "dataset.json").read_text())["skipped"]
     named = {kind: sorted(names) for kind, names in skipped.items()}
     assert named == {
-        "incomplete lines": ["line 146"],
+        "incomplete lines": ["line 362"],
         "missing images": [str(p.relative_to(words)) for p in gone],
         "unreadable images": [str(p.relative_to(words)) for p in junk],
     }
     told = "\n".join(made.summary())
-    assert f"48 missing images skipped: {next(iter(skipped['missing images']))}, " in told
-    assert "48 unreadable images skipped" in told
+    assert f"120 missing images skipped: {next(iter(skipped['missing images']))}, " in told
+    assert "120 unreadable images skipped" in told
     assert f"(the first: {next(iter(skipped['unreadable images']))} is not an image" in told
     with pytest.raises(DataError, match="leave out --words, or --fonts"):
         datasets.make(tmp_path / "b", words_dir=words, font_dirs=["/none"], workers=1)

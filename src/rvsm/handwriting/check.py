@@ -179,6 +179,7 @@ class CheckReport:
             caption="Numbers: shaky less regular, in standard deviations. "
             "Names: total variation distance, 0 to 1.",
         )
+        table.columns[0].no_wrap = True
         for name in dict.fromkeys(d.column for d in self.differences):
             cells = (found.get((name, split)) for split in splits)
             table.add_row(

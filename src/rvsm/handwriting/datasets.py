@@ -87,6 +87,8 @@ class Made:
                 f"warning: {split} is without {_listed(idle)}, which draw none of its texts"
             )
         for kind, names in told.get("skipped", {}).items():
+            if not names:
+                continue
             reason = next(iter(names.values()))
             lines.append(
                 f"warning: {len(names)} {kind} skipped: {_listed(list(names))} (the first: "

@@ -165,7 +165,7 @@ def ruled_lines(ink: Mask) -> Mask:
     labels, count = ndimage.label(ink & ~crossing, structure=np.ones((3, 3)))
     pieces = ndimage.find_objects(labels, count)
     rules, thin = [False], []
-    rule_rows: Mask = np.array(crossing.any(axis=1), dtype=np.bool_)
+    rule_rows: Mask = np.asarray(crossing.any(axis=1), dtype=np.bool_)
     for rows, columns in pieces:
         tall, wide = rows.stop - rows.start, columns.stop - columns.start
         outside = rows.stop <= height // 4 or rows.start >= height - height // 4
@@ -188,8 +188,7 @@ def _crossing_lines(ink: Mask) -> Mask:
     thin = ink & ~ndimage.binary_opening(ink, np.ones((4, 1)))
     lines = ndimage.binary_closing(np.pad(thin, ((0, 0), (4, 4))), np.ones((1, 5)))[:, 4:-4]
     lines = ndimage.binary_dilation(lines, np.ones((3, 1)))  # one that is not quite level
-    lines = ndimage.binary_opening(lines, np.ones((1, _RULE_LONG)))
-    found: Mask = np.array(lines, dtype=np.bool_) & thin
-    quarter = ink.shape[0] // 4
-    found[quarter:-quarter] = False
-    return found
+    lines = ndimage.binary_opening(lines, np.ones((1, _RULE_LONG))) & thin
+    row, quarter = np.arange(len(ink))[:, None], len(ink) // 4
+    outer = (row < quarter) | (row >= len(ink) - quarter)
+    return np.asarray(lines & outer, dtype=np.bool_)

@@ -71,6 +71,7 @@ class ProximalGradient(Relative):
 
     _own = (*Relative._own, "aggregate")
     _mode = ("aggregate",)
+    _masks = True
 
     def __init__(
         self,
