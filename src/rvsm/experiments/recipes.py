@@ -20,11 +20,11 @@ DATA_SEED = 2
 SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
 QUICK_COUNTS = {
-    "train": 20_000,
-    "val": 1_600,
-    "test-paper": 1_500,
-    "test-unseen": 1_500,
-    "curve": 1_200,
+    "train": 16_000,
+    "val": 1_200,
+    "test-paper": 1_200,
+    "test-unseen": 1_200,
+    "curve": 1_000,
 }
 FULL_COUNTS = {
     "train": 160_000,
@@ -57,7 +57,7 @@ _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
 _QUICK_NETWORK: dict[str, Any] = {"channels": [16, 24, 32]}
 _QUICK_SPARSE: dict[str, Any] = {
     "network": _QUICK_NETWORK,
-    "epochs": 4,
+    "epochs": 5,
     "optimizer": "muon",
     "lr": 4e-3,
     "muon_lr": 0.016,
@@ -110,7 +110,7 @@ _FULL_SPARSE: dict[str, Any] = {
 QUICK: dict[Method, dict[str, Any]] = {
     "dense": {
         "network": _QUICK_NETWORK,
-        "epochs": 8,
+        "epochs": 10,
         "optimizer": "muon",
         "lr": 6e-3,
         "muon_lr": 0.024,

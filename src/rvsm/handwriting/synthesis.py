@@ -29,14 +29,14 @@ SPEED_MM_S = 14.0
 _MARGIN_MM = 0.25
 _ROOM = np.array([render.WIDTH, render.HEIGHT]) / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 _TRIES = 60
-_TALL_AS_MM = (0.7, 1.2)
+_TALL_AS_MM = (0.95, 1.35)
 _STEEPEST = 0.6
 """The largest slope of the line that letters stand on."""
 _STRETCH = (0.65, 1.5)
-_TOUCH = {"fonts": 0.85, "pen": 1.1}
+_TOUCH = {"fonts": 1.1, "pen": 1.5}
 # Exponent of the pen's width against the length of the strokes: the pen of "pen" makes up for
 # longer strokes; outlines keep their ink by themselves, their rims do the opposite.
-_PEN_BALANCE = {"fonts": -0.3, "pen": 0.15}
+_PEN_BALANCE = {"fonts": -0.4, "pen": 0.18}
 
 
 @dataclass(frozen=True)
