@@ -20,7 +20,7 @@ DATA_SEED = 2
 SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
 QUICK_COUNTS = {
-    "train": 16_000,
+    "train": 20_000,
     "val": 1_200,
     "test-paper": 1_200,
     "test-unseen": 1_200,

@@ -33,10 +33,12 @@ _TALL_AS_MM = (0.95, 1.35)
 _STEEPEST = 0.6
 """The largest slope of the line that letters stand on."""
 _STRETCH = (0.65, 1.5)
-_TOUCH = {"fonts": 1.1, "pen": 1.5}
+_CLOSEST = -0.2
+"""Spacing in x-heights at which letters touch; closer, they would lie on one another."""
+_TOUCH = {"fonts": 0.85, "pen": 1.1}
 # Exponent of the pen's width against the length of the strokes: the pen of "pen" makes up for
 # longer strokes; outlines keep their ink by themselves, their rims do the opposite.
-_PEN_BALANCE = {"fonts": -0.4, "pen": 0.18}
+_PEN_BALANCE = {"fonts": -0.3, "pen": 0.15}
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _spaced(style: _Style, shift_mm: float, glyphs: Sequence[Glyph]) -> _Style:
 
     Letters become narrower or wider by as much: the text keeps its length.
     """
-    spacing = style.spacing + shift_mm / style.x_height_mm
+    spacing = max(style.spacing + shift_mm / style.x_height_mm, _CLOSEST)
     advance = sum(glyph.advance for glyph in glyphs)
     stretch = (advance + style.spacing * len(glyphs)) / (advance + spacing * len(glyphs))
     return replace(style, spacing=spacing, width=style.width * float(np.clip(stretch, *_STRETCH)))
