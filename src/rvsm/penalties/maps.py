@@ -49,7 +49,7 @@ def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor | float:
     constants = [x.new_full((), c) for c in coefficients[:-1]]
     total = affine(x, coefficients[-1], constants.pop())
     for constant in reversed(constants):
-        torch.addcmul(constant, total, x, out=total)
+        total = torch.addcmul(constant, total, x)  # out= could not be compiled
     return total
 
 
