@@ -17,7 +17,7 @@ class Mapper:
     """Applies levels, uncompiled until ``compile()``."""
 
     def __init__(self) -> None:
-        self._kernel: Callable[..., Tensor | None] | None = None
+        self._kernel: Callable[..., None] | None = None
 
     def compile(self, **options: Any) -> None:
         """Compile what follows, with options for `torch.compile`."""
@@ -43,32 +43,27 @@ class Mapper:
             return 0.0
         zero = None if level.zero is None else level.groups.spread(level.zero, w)
         plain = w.detach()  # a parameter would be compiled for by its identity
-        total = self._kernel(
+        self._kernel(
             plain if target is w else target.detach(),
             plain,
             Level(level.penalty, level.groups, 0.0),
             zero,
             _scalar(level.mu, w),
             None if factor is None else _scalar(factor, w),
-            summed,
         )
-        return 0.0 if total is None else float(total)
+        # Within the kernel the sum would map every weight a second time.
+        return float(target.sum()) if summed else 0.0
 
 
 def _kernel(
-    target: Tensor,
-    w: Tensor,
-    level: Level,
-    zero: Tensor | None,
-    mu: Tensor,
-    factor: Tensor | None,
-    summed: bool,
-) -> Tensor | None:
+    target: Tensor, w: Tensor, level: Level, zero: Tensor | None, mu: Tensor, factor: Tensor | None
+) -> None:
     """Map `w`; all that changes from step to step is a tensor, so it is not compiled again."""
     u = replace(level, mu=mu, zero=None).mapped(w, zero)
-    result = u if factor is None else target + (w - u) * factor
-    target.copy_(result)
-    return result.sum() if summed else None  # of the result: one loop writes and sums
+    if factor is None:
+        target.copy_(u)
+    else:
+        target.add_((w - u) * factor)
 
 
 def _scalar(number: float | Tensor, like: Tensor) -> Tensor:
