@@ -46,6 +46,10 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return x, x.mean(dim=(1, 2, 3))[:, None] * 5
 
 
+ROUNDED_MU = 5e-6
+"""Of targets under a penalty that shrinks: one process needs no mask, its mu is roundings off."""
+
+
 @dataclass(frozen=True)
 class Case:
     rules: list[Rule]
@@ -53,7 +57,7 @@ class Case:
     base: str = "momentum"
     """Of optimizers.BASES: momentum is Nesterov's, with weight decay."""
     ties: bool = False
-    tolerance: float = 5e-6  # one process may do without a mask, and its mu differs by roundings
+    tolerance: float = 1e-6
     """Of the weights: RMSprop divides by gradients that differ in their last digits."""
 
 
@@ -71,18 +75,22 @@ CASES = {
     "exact global": Case(
         [Rule("0.*", L1(), sparsity=0.5), Rule("[35].weight", L0(), sparsity=0.7)],
         {"budget": "global"},
+        tolerance=ROUNDED_MU,
     ),
     "exact global with ties": Case(
         [Rule("0.*", L1(), sparsity=0.5), Rule("[35].weight", L0(), sparsity=0.7)],
         {"budget": "global"},
         ties=True,
+        tolerance=ROUNDED_MU,
     ),
     "no layer dies": Case(
-        [Rule("*.weight", TransformedL1(), sparsity=0.97)], {"budget": "global"}, ties=True
+        [Rule("*.weight", TransformedL1(), sparsity=0.97)], {"budget": "global"}, ties=True,
+        tolerance=ROUNDED_MU,
     ),
     "exact at u": Case(
         [Rule("*.weight", TransformedL1(), sparsity=0.6)],
         {"grad_at": "u", "coupling": "decoupled"},
+        tolerance=ROUNDED_MU,
     ),
     "channels lam": Case(
         [Rule("0.weight", L1(), lam=0.064, groups=InputChannels()),
@@ -105,7 +113,7 @@ CASES = {
     ),
     "filters exact": Case(
         [Rule("[03].weight", L0(), sparsity=0.5, groups=Filters())], {}, "rmsprop",
-        tolerance=1e-5,
+        tolerance=5e-6,
     ),
     "blocks": Case(
         [Rule("0.weight", L1(), lam=0.042, groups=Blocks(5, 3)),
@@ -125,10 +133,11 @@ CASES = {
     ),
     "erdos-renyi": Case(
         [Rule("*.weight", L0(), sparsity=0.6)],
-        {"budget": Budget("global", layout="erk"), "grad_at": "u"}, "rmsprop", tolerance=1e-5,
+        {"budget": Budget("global", layout="erk"), "grad_at": "u"}, "rmsprop", tolerance=5e-6,
     ),
     "each parameter": Case(
-        [Rule("*.weight", MCP(), sparsity=0.6)], {"budget": "parameter"}
+        [Rule("*.weight", MCP(), sparsity=0.6)], {"budget": "parameter"},
+        tolerance=ROUNDED_MU,
     ),
     "grouped lam": Case(
         [Rule("0.weight", Grouped(L1(), InputChannels()), lam=0.07),
@@ -137,7 +146,7 @@ CASES = {
     "sparse group": Case(
         [Rule("0.weight", SparseGroup(L0(), Filters(), 8.0), lam=0.0003),
          Rule("3.weight", SparseGroup(L1(), InputChannels(4), 2.0), lam=0.008)], {"grad_at": "u"},
-        tolerance=1e-5,  # a minimum found by bisection
+        tolerance=5e-6,  # a minimum found by bisection
     ),
     "l1 - l2": Case(
         [Rule("0.weight", L1MinusL2(), lam=0.01,
