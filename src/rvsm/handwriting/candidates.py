@@ -28,8 +28,8 @@ from rvsm.handwriting.splits import CarrierInfo
 Progress = Callable[[int, int], None]
 
 _CHUNK = 50
-_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.6, 12.0
-_GOOD_GAP = 0.07
+_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.25, 12.0
+_GOOD_GAP = 0.08
 _PER_BAND, _MOST_BANDS = 150, 8
 
 

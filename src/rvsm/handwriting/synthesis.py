@@ -26,6 +26,7 @@ Index = NDArray[np.intp]
 
 X_HEIGHT_MM = 2.5
 SPEED_MM_S = 14.0
+_SPEED_LOG_SD = 0.25
 _MARGIN_MM = 0.25
 _ROOM = np.array([render.WIDTH, render.HEIGHT]) / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 _TRIES = 60
@@ -175,7 +176,7 @@ class Generator:
             turn_deg=float(np.clip(rng.normal(0, 1.2), -3, 3)),
             shrink=float(rng.uniform(0.05, 0.4)) if micrographia else 0.0,
             jitter=float(rng.uniform(0.02, 0.08)) if pen else 0.0,
-            speed_mm_s=SPEED_MM_S * float(np.exp(0.12 * rng.standard_normal())),
+            speed_mm_s=SPEED_MM_S * float(np.exp(_SPEED_LOG_SD * rng.standard_normal())),
             pen_mm=float(np.exp(rng.uniform(np.log(thin), np.log(thick)))),
         )
 

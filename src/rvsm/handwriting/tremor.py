@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-FREQUENCY_HZ = 7.2  # median over people at an RMS amplitude of 0.7 mm
-FREQUENCY_LOG_SD = 0.12
+FREQUENCY_HZ = 6.0  # median over people at an RMS amplitude of 0.7 mm
+FREQUENCY_LOG_SD = 0.25
 FREQUENCY_FALL = -0.6  # large tremors are slow ones: f ~ amplitude^-0.6
 FREQUENCY_RANGE_HZ = (4.0, 12.0)
 WAVELENGTH_MM = (7.0, 14.0)
@@ -25,7 +25,7 @@ _GRID_S = 0.04
 def draw_frequency(rng: np.random.Generator, amplitude_mm: float) -> float:
     """Draw the tremor frequency in Hz of a person whose tremor has this RMS amplitude in mm.
 
-    Log-normal about 7.2 Hz (amplitude / 0.7 mm)^-0.6, clipped to 4-12 Hz, the range of kinetic
+    Log-normal about 6 Hz (amplitude / 0.7 mm)^-0.6, clipped to 4-12 Hz, the range of kinetic
     tremor; that the frequency falls as the amplitude grows is the common finding.
     """
     median = FREQUENCY_HZ * (max(amplitude_mm, 1e-3) / 0.7) ** FREQUENCY_FALL
