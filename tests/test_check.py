@@ -250,6 +250,16 @@ def test_images_the_manifest_does_not_list(tmp_path: Path) -> None:
     )
 
 
+def test_one_of_many_bands_may_be_high_by_chance() -> None:
+    few, many = np.arange(90) < 50, np.arange(600) < 333
+    high = score("val", (1.0, 1.2), many, few)
+    assert high.accuracy > 0.55
+    assert high.low > 0.5
+    assert high.verdict == "warning"
+    enough = np.arange(2000) < 1120
+    assert score("val", (1.0, 1.2), enough, enough).verdict == "fault"
+
+
 def test_too_few_images_are_told_from_enough(tmp_path: Path) -> None:
     some = np.arange(100) < 56
     assert score("val", None, some, some).verdict == "warning"

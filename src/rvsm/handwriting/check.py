@@ -221,8 +221,8 @@ def check(
 
     - A linear model on the `features.FEATURES` (see `linear.linear_scores`) is trained on the
       split ``train`` and scored on every other split, over all amplitudes and in each band of
-      tremor amplitude. Within 5 points of chance is fine; beyond, with the 95 % interval
-      excluding chance, a fault. Bands with too few images to decide are named.
+      tremor amplitude. Within 5 points of chance is fine; beyond, by more than chance
+      among all bands explains, a fault. Bands with too few images to decide are named.
     - Fonts, writers and words that splits share against their protocol; fonts or writers that go
       with a class; equal files.
     - Files that cannot be read, or that the manifest does not list; classes out of balance;

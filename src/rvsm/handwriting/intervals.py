@@ -8,7 +8,11 @@ import numpy.typing as npt
 Reals = npt.NDArray[np.float64]
 
 
-def wilson(share: Reals | float, n: Reals | float, z: float = 1.959964) -> tuple[Reals, Reals]:
+Z_95 = 1.959964
+"""Quantile of the normal distribution for intervals of 95 %."""
+
+
+def wilson(share: Reals | float, n: Reals | float, z: float = Z_95) -> tuple[Reals, Reals]:
     r"""Wilson's score interval of a share seen in n trials, at 95 % unless `z` says otherwise.
 
     With the share p, the ends are

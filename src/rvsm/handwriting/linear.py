@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rvsm.handwriting.intervals import wilson
+from rvsm.handwriting.intervals import Z_95, wilson
 from rvsm.handwriting.manifest import LABELS, Row
 
 Array = npt.NDArray[np.float64]
@@ -24,6 +24,9 @@ LEAST_TO_FIT = 20
 """Images of a class that a model is fitted to at least."""
 
 _LEAST_IN_BAND = 30
+_TOGETHER_Z = 3.0
+"""Quantile for a verdict: of some twenty bands, each at 95 %, chance alone would find one guilty; 3
+leaves it 3 % for all of them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class LinearScore:
     """Balanced accuracy of the linear model on one split, or one band of tremor amplitude in it.
 
     `low` and `high` bound the 95 % interval; `band_mm` is None over all amplitudes. `verdict` is
-    ``fault`` where the score is more than 5 points above chance and its interval excludes chance,
-    ``warning`` where it is more than 5 points off otherwise.
+    ``fault`` where the score is more than 5 points above chance, and more than chance among all
+    bands explains (3 standard errors), ``warning`` where it is more than 5 points off otherwise.
     """
 
     split: str
@@ -155,15 +158,22 @@ def score(
 ) -> LinearScore:
     """Judge which images of the two classes a model has right."""
     accuracy = float(regular.mean() + shaky.mean()) / 2
+    least, most = _interval(regular, shaky)
+    verdict: Level = "fine" if abs(accuracy - 0.5) <= WITHIN else "warning"
+    # A model that is mostly wrong has found no short cut that holds.
+    if accuracy > 0.5 + WITHIN and _interval(regular, shaky, _TOGETHER_Z)[0] > 0.5:
+        verdict = "fault"
+    return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
+
+
+def _interval(
+    regular: npt.NDArray[np.bool_], shaky: npt.NDArray[np.bool_], z: float = Z_95
+) -> tuple[float, float]:
+    """Newcombe's interval of the mean of two shares."""
     below, above = np.zeros(2), np.zeros(2)
     for i, right in enumerate((regular, shaky)):
         share = right.mean()
-        low, high = wilson(share, len(right))
+        low, high = wilson(share, len(right), z)
         below[i], above[i] = share - low, high - share
-    least = accuracy - float(np.hypot(*below)) / 2
-    most = accuracy + float(np.hypot(*above)) / 2
-    verdict: Level = "fine" if abs(accuracy - 0.5) <= WITHIN else "warning"
-    # A model that is mostly wrong has found no short cut that holds.
-    if accuracy > 0.5 + WITHIN and least > 0.5:
-        verdict = "fault"
-    return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
+    accuracy = float(regular.mean() + shaky.mean()) / 2
+    return accuracy - float(np.hypot(*below)) / 2, accuracy + float(np.hypot(*above)) / 2
