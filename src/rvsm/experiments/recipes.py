@@ -20,11 +20,11 @@ DATA_SEED = 2
 SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
 QUICK_COUNTS = {
-    "train": 20_000,
-    "val": 1_200,
-    "test-paper": 1_200,
-    "test-unseen": 1_200,
-    "curve": 1_000,
+    "train": 16_000,
+    "val": 1_000,
+    "test-paper": 1_000,
+    "test-unseen": 1_000,
+    "curve": 800,
 }
 FULL_COUNTS = {
     "train": 160_000,
@@ -111,7 +111,7 @@ _FULL_SPARSE: dict[str, Any] = {
 QUICK: dict[Method, dict[str, Any]] = {
     "dense": {
         "network": _QUICK_NETWORK,
-        "epochs": 8,
+        "epochs": 10,
         "optimizer": "muon",
         "lr": 6e-3,
         "muon_lr": 0.024,

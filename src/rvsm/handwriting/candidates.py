@@ -29,7 +29,9 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 50
 _FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.25, 12.0
-_GOOD_GAP = 0.08
+# Two groups on either side of the target are twice as far apart; a linear model that is fitted to
+# training is scored on the others.
+_GOOD_GAP, _GOOD_GAP_TRAIN = 0.08, 0.12
 _PER_BAND, _MOST_BANDS = 150, 8
 
 
@@ -134,17 +136,18 @@ class Maker:
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
 
-        Groups that cannot be brought to the common target get more candidates, up to fifteen
-        times their share.
+        Groups that cannot be brought to the common target get more candidates, up to some
+        twelve times their share.
         """
         groups = _groups(split)
+        good = _GOOD_GAP_TRAIN if split.name == "train" else _GOOD_GAP
         while True:
             self._render(split, groups)
             matched = self._match(split, groups)
             poor = [
                 group
                 for group, gap in zip(groups, matched.gaps, strict=True)
-                if gap > _GOOD_GAP and group.ratio < _LAST_RATIO
+                if gap > good and group.ratio < _LAST_RATIO
             ]
             if not poor:
                 break

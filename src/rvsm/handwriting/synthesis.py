@@ -26,7 +26,7 @@ Index = NDArray[np.intp]
 
 X_HEIGHT_MM = 2.5
 SPEED_MM_S = 14.0
-_SPEED_LOG_SD = 0.25
+_SPEED_LOG_SD = 0.15
 _MARGIN_MM = 0.25
 _ROOM = np.array([render.WIDTH, render.HEIGHT]) / render.PIXELS_PER_MM - 2 * _MARGIN_MM
 _TRIES = 60

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-FREQUENCY_HZ = 6.0  # median over people at an RMS amplitude of 0.7 mm
-FREQUENCY_LOG_SD = 0.25
+FREQUENCY_HZ = 7.0  # median over people at an RMS amplitude of 0.7 mm
+FREQUENCY_LOG_SD = 0.15
 FREQUENCY_FALL = -0.6  # large tremors are slow ones: f ~ amplitude^-0.6
 FREQUENCY_RANGE_HZ = (4.0, 12.0)
-WAVELENGTH_MM = (7.0, 14.0)
+WAVELENGTH_MM = (9.0, 16.0)
 PHYSIOLOGICAL_MEDIAN_MM = 0.03
 _GRID_S = 0.04
 
@@ -25,7 +25,7 @@ _GRID_S = 0.04
 def draw_frequency(rng: np.random.Generator, amplitude_mm: float) -> float:
     """Draw the tremor frequency in Hz of a person whose tremor has this RMS amplitude in mm.
 
-    Log-normal about 6 Hz (amplitude / 0.7 mm)^-0.6, clipped to 4-12 Hz, the range of kinetic
+    Log-normal about 7 Hz (amplitude / 0.7 mm)^-0.6, clipped to 4-12 Hz, the range of kinetic
     tremor; that the frequency falls as the amplitude grows is the common finding.
     """
     median = FREQUENCY_HZ * (max(amplitude_mm, 1e-3) / 0.7) ** FREQUENCY_FALL
@@ -90,7 +90,7 @@ def physiological(t: Array, rng: np.random.Generator) -> Array:
 
 
 def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float) -> Array:
-    """Smooth waviness of an untrembling hand: waves of 7 to 14 mm on paper, longer than a tremor's.
+    """Smooth waviness of an untrembling hand: waves of 9 to 16 mm on paper, longer than a tremor's.
 
     It lengthens strokes as a tremor does, so that the length of the ink tells nothing. Two sines
     an axis; RMS length `amplitude_mm`; at the pen speed `speed_mm_s` (mm/s) their frequencies are
