@@ -71,10 +71,13 @@ class Plan:
         sparse = [method for method in methods if method != "dense"]
         if self.full and sparse:
             self._add(*place, recipes.MAPS_METHOD, "maps")
-        for method in sparse:
-            if self.full:
-                self.light.append(self._add(*place, method, "light"))
-            self.runs.append(self._add(*place, method))
+        self.runs += [self._add(*place, method) for method in sparse]
+
+    def add_light(self, task: str, set_name: str, seed: int, methods: Sequence[Method]) -> None:
+        """Plan the networks of the full study that have nine tenths of their largest layer zero."""
+        for method in methods:
+            if method != "dense":
+                self.light.append(self._add(task, set_name, seed, method, "light"))
 
     def add_grid(self, task: str, set_name: str, seeds: Sequence[int]) -> None:
         """Plan the grid, from the dense network of seed 0 where there is or will be one."""

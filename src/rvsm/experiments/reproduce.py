@@ -108,6 +108,11 @@ def reproduce(
         for seed in seeds:
             for task in tasks:
                 plan.add_runs(task, name, seed, methods)
+    if full:  # after all others, so that a study in stretches has those first
+        for name in sets:
+            for seed in seeds:
+                for task in tasks:
+                    plan.add_light(task, name, seed, methods)
     if full if grid is None else grid:
         for task in tasks:
             plan.add_grid(task, sets[0], seeds)
