@@ -24,7 +24,7 @@ QUICK_COUNTS = {
     "val": 1_000,
     "test-paper": 1_000,
     "test-unseen": 1_000,
-    "curve": 800,
+    "curve": 600,
 }
 FULL_COUNTS = {
     "train": 60_000,
@@ -47,7 +47,8 @@ _COMMON: dict[str, Any] = {
 # More images rather than more epochs: with 40,000 in place of 16,000, seen 300,000 times, texts
 # never seen in fonts of training go from 97.4 to 98.2 % (pen, set made of validation texts).
 # Most of the time goes into the first maps, as large as the image: 8-24-32 channels train 1.9 times
-# as fast as 16-24-32.
+# as fast as 16-24-32. Averaged weights have 97.1 % where annealed ones have 96.8 % (validation,
+# pen), and sparse steps at half the rate a loss of 0.101 for 0.111 (l0).
 _QUICK_RULES = [
     {"pattern": "conv[23].weight", "sparsity": 0.3},
     {"pattern": "fc.weight", "sparsity": 0.9},
@@ -60,8 +61,10 @@ _QUICK_SPARSE: dict[str, Any] = {
     "network": _QUICK_NETWORK,
     "epochs": 3,
     "optimizer": "muon",
-    "lr": 4e-3,
-    "muon_lr": 0.016,
+    "lr": 2e-3,
+    "muon_lr": 0.008,
+    "final_lr": 0.2,
+    "average": 0.995,
     "warmup_fraction": 0.15,
     "rules": _QUICK_RULES,
     "splitting": {**_SPLITTING, "end": 0.3, "heal": 0.4},
@@ -116,6 +119,8 @@ QUICK: dict[Method, dict[str, Any]] = {
         "optimizer": "muon",
         "lr": 6e-3,
         "muon_lr": 0.024,
+        "final_lr": 0.25,
+        "average": 0.998,
         "warmup_fraction": 0.2,
     },
     **dict.fromkeys(SPARSE_METHODS, _QUICK_SPARSE),

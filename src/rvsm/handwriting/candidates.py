@@ -33,6 +33,9 @@ _FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.25, 12.0
 # training is scored on the others.
 _GOOD_GAP, _GOOD_GAP_TRAIN = 0.08, 0.12
 _PER_BAND, _MOST_BANDS = 150, 8
+# Within a band large tremors are taken that look like smaller ones: a wide band would be matched on
+# the whole and not at its ends.
+_WIDEST_BAND, _LEAST_IN_BAND = 1.25, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,10 @@ def _measures(row: Row) -> tuple[float, float, float]:
 
 def _groups(split: Split) -> list[_Group]:
     half = split.count // 2
-    count = int(np.clip(half // _PER_BAND, 1, _MOST_BANDS))
+    low, high = np.log(split.amplitude_mm)
+    least = int(np.ceil((high - low) / np.log(_WIDEST_BAND)))
+    count = max(half // _PER_BAND, min(least, half // _LEAST_IN_BAND), 1)
+    count = min(count, max(least, _MOST_BANDS))
     ends = [half * i // count for i in range(count + 1)]
     edges = [float(edge) for edge in log_bands(*split.amplitude_mm, count)]
     bands = zip(pairwise(edges), pairwise(ends), strict=True)
