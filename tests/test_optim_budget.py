@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from optimizers import each_mode, each_penalty, sgd
 from penalty_table import PENALTIES, WHOLE
 from problems import MLP, train, weights
 from rvsm.errors import RuleError
-from rvsm.groups import NM, Filters, InputChannels
+from rvsm.groups import NM, Elements, Filters, InputChannels
 from rvsm.optim import RVSM, Budget, Rule
 from rvsm.optim.budget import apportion, choose
 from rvsm.optim.units import Ruled, Unit
@@ -93,6 +93,26 @@ def chosen_by_loop(budget, units, norms, k):
             left[i] -= 1
             k -= 1
     return zero
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_thresholds_without_masks_make_the_same_choice(data):
+    counts = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=4))
+    units = [
+        Unit((Ruled(f"p{i}", 0, 0, i),), (Elements(),), ((n, 1),), n, n)
+        for i, n in enumerate(counts)
+    ]
+    values = data.draw(st.permutations(range(1, sum(counts) + 1)))
+    norms = list(torch.tensor(values).double().split(counts))
+    budget = Budget(floor=data.draw(st.sampled_from([None, 0, 1, 3, 0.2])))
+    k = data.draw(st.integers(1, sum(counts)))
+    assume(k <= sum(counts) - sum(map(budget.least, units)))
+    found = choose(budget, units, norms, k, masks=False)
+    expected = chosen_by_loop(budget, units, norms, k)
+    for chosen, norm, zero in zip(found, norms, expected, strict=True):
+        mask, t = chosen or (None, torch.zeros(()))
+        assert torch.equal(norm <= t if mask is None else mask, zero)
 
 
 @given(st.data())

@@ -166,9 +166,9 @@ def choose(
     if k == 0:
         return [None] * len(units)
     if not masks and budget.scale == "none":
-        t = _clear(units, norms, k)
-        if t is not None and _keeps_floor(budget, units, norms, t):
-            return [(None, t)] * len(units)
+        thresholds = _clear_thresholds(budget, units, norms, k)
+        if thresholds is not None:
+            return [(None, t) for t in thresholds]
     divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
     most = [unit.count - budget.least(unit) for unit in units]
     bound = [n < min(unit.reachable, k) for unit, n in zip(units, most, strict=True)]
@@ -202,15 +202,40 @@ def _clear(units: Sequence[Unit], norms: Sequence[Tensor], k: int) -> Tensor | N
     return clear_threshold(norms, k) if single else None
 
 
-def _keeps_floor(budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], t: Tensor) -> bool:
-    """Say whether more than `t` are as many groups of each unit as it must keep; on the CPU."""
-    for unit, norm in zip(units, norms, strict=True):
-        least = budget.least(unit)
-        if least == 1 and not norm.amax() > t:
-            return False
-        if least > 1 and np.count_nonzero(norm.numpy() > t.numpy()) < least:
-            return False
-    return True
+def _clear_thresholds(
+    budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int
+) -> list[Tensor] | None:
+    """Return for each unit the threshold that alone marks its zeros, if all have one.
+
+    A unit that would fall below its floor keeps its largest: its threshold is the largest of the
+    others, and the rest of the zeros is shared out among the other units.
+    """
+    free, own = list(range(len(units))), dict[int, Tensor]()
+    while free:
+        t = _clear([units[i] for i in free], [norms[i] for i in free], k)
+        if t is None:
+            return None
+        short = [i for i in free if not _keeps_floor(budget, units[i], norms[i], t)]
+        if not short:
+            own |= dict.fromkeys(free, t)
+            break
+        for i in short:
+            most = units[i].count - budget.least(units[i])
+            limit = _clear([units[i]], [norms[i]], most) if most > 0 else None
+            if limit is None:
+                return None
+            own[i] = limit
+            k -= most
+        free = [i for i in free if i not in own]
+    return [own[i] for i in range(len(units))]
+
+
+def _keeps_floor(budget: Budget, unit: Unit, norms: Tensor, t: Tensor) -> bool:
+    """Say whether more than `t` are as many groups of a unit as it must keep; on the CPU."""
+    least = budget.least(unit)
+    if least <= 1:
+        return least == 0 or bool(norms.amax() > t)
+    return int(np.count_nonzero(norms.numpy() > t.numpy())) >= least
 
 
 def _by_threshold(
