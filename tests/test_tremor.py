@@ -125,9 +125,7 @@ def test_physiological_noise_is_small_and_fast() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seeds, st.floats(7, 30), st.floats(0.05, 1))
-def test_waves_are_as_long_as_they_say(
-    seed: int, speed: float, amplitude: float
-) -> None:
+def test_waves_are_as_long_as_they_say(seed: int, speed: float, amplitude: float) -> None:
     moved = tremor.waviness(SECONDS, np.random.default_rng(seed), amplitude, speed)
     assert tremor.rms(moved) == pytest.approx(amplitude, rel=1e-9)
     shortest, longest = tremor.WAVELENGTH_MM

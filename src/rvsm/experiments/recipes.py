@@ -1,7 +1,7 @@
 """How each method is trained in ``rvsm reproduce``: every number that was tuned, in one place.
 
 They were chosen on data seeds 1 and 2: on validation splits (training fonts, writers and texts held
-out from training) and on a set of training fonts with texts held out. The generator and its matching
+out from training) and on a set of training fonts with texts held out. The generator and matching
 were settled on data seeds 0, 1 and 2 with test scores of demo size in sight.
 """
 

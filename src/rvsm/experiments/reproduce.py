@@ -25,8 +25,8 @@ PROTOCOL_NOTE = "\n".join(
         "Our own protocol: the paper's image sizes, fonts and settings are not public.",
         "In each run the model is chosen on a validation split of fonts or writers and texts held "
         "out from training, and the test splits are read after training.",
-        "The generator was settled on data seeds 0, 1 and 2 with test scores of demo size in sight, "
-        "the recipes on validation. Seeds vary the training; the data set is one.",
+        "The generator was settled on data seeds 0, 1 and 2 with test scores of demo size in "
+        "sight, the recipes on validation. Seeds vary the training; the data set is one.",
         "Accuracy is that of u, zeros are counted by (w == 0) over all weights, biases not among "
         "them.",
         "The sparse networks start from the dense network of the same seed, with --full by way of "
