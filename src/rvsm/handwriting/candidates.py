@@ -139,8 +139,8 @@ class Maker:
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
 
-        Groups that cannot be brought to the common target get more candidates, up to some
-        twelve times their share.
+        Groups that cannot be brought to the common target get more candidates, up to
+        fourteen times their share.
         """
         groups = _groups(split)
         good = _GOOD_GAP_TRAIN if split.name == "train" else _GOOD_GAP
