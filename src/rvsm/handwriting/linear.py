@@ -157,23 +157,23 @@ def score(
     shaky: npt.NDArray[np.bool_],
 ) -> LinearScore:
     """Judge which images of the two classes a model has right."""
-    accuracy = float(regular.mean() + shaky.mean()) / 2
-    least, most = _interval(regular, shaky)
+    accuracy, least, most = _interval(regular, shaky)
     verdict: Level = "fine" if abs(accuracy - 0.5) <= WITHIN else "warning"
     # A model that is mostly wrong has found no short cut that holds.
-    if accuracy > 0.5 + WITHIN and _interval(regular, shaky, _TOGETHER_Z)[0] > 0.5:
+    if accuracy > 0.5 + WITHIN and _interval(regular, shaky, _TOGETHER_Z)[1] > 0.5:
         verdict = "fault"
     return LinearScore(split, band, len(regular), len(shaky), accuracy, least, most, verdict)
 
 
 def _interval(
     regular: npt.NDArray[np.bool_], shaky: npt.NDArray[np.bool_], z: float = Z_95
-) -> tuple[float, float]:
-    """Newcombe's interval of the mean of two shares."""
+) -> tuple[float, float, float]:
+    """Return the mean of two shares and the ends of Newcombe's interval."""
     below, above = np.zeros(2), np.zeros(2)
     for i, right in enumerate((regular, shaky)):
         share = right.mean()
         low, high = wilson(share, len(right), z)
         below[i], above[i] = share - low, high - share
     accuracy = float(regular.mean() + shaky.mean()) / 2
-    return accuracy - float(np.hypot(*below)) / 2, accuracy + float(np.hypot(*above)) / 2
+    reach = (float(np.hypot(*below)) / 2, float(np.hypot(*above)) / 2)
+    return accuracy, accuracy - reach[0], accuracy + reach[1]
