@@ -123,6 +123,17 @@ def largest(x: Tensor, like: Tensor) -> Tensor:
     return found.to(x.dtype)
 
 
+def summed(x: Tensor, like: Tensor) -> Tensor:
+    """Return the sum of the 0-d `x` of all ranks that share `like`."""
+    if not is_sharded(like):
+        return x
+    from torch import distributed
+
+    found = x.clone()
+    distributed.all_reduce(found, group=_common_group([like]))
+    return found
+
+
 def is_last(x: Tensor, like: Tensor) -> Tensor:
     """Say whether this rank is the last of those that share `like` whose 0-d `x` is true."""
     if not is_sharded(like):

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
-from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.budget import Budget, choose
 from rvsm.optim.checks import check_number, check_share, is_steps
 from rvsm.optim.level import Level
+from rvsm.optim.nearest import check_target_of, groups_of
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import RuledOptimizer
 from rvsm.optim.strength import check_target, mu_beside
@@ -114,14 +115,16 @@ class PenalizedOptimizer(RuledOptimizer):
 
     def _exact_levels(self, pool: list[Unit], xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
         """Return the levels at which `pool` together has exactly its target of zeros."""
-        k = round(sum(self._target(unit.lead) * unit.count for unit in pool))
-        if k == 0:
+        shares = [self._target(unit.lead) for unit in pool]
+        if not any(shares):
             return {}
         own = [[xs[r] for r in unit.members] for unit in pool]
         penalties = [cast(Penalty, self.rules[unit.lead.rule].penalty) for unit in pool]
         norms = [
             unit.norms(penalty, x) for unit, penalty, x in zip(pool, penalties, own, strict=True)
         ]
+        if (k := groups_of(self.budget, pool, norms, shares)) == 0:
+            return {}
         masks = self._masks or not all(map(separable, penalties))
         found = choose(self.budget, pool, norms, k, masks=masks)
         levels: dict[Ruled, Level] = {}
@@ -139,8 +142,8 @@ class PenalizedOptimizer(RuledOptimizer):
         for pool in self._pools(units):
             for unit in pool:
                 check_target(self.rules[unit.lead.rule])
-            targets = [(self.rules[unit.lead.rule].sparsity or 0) * unit.count for unit in pool]
-            check_reachable(self.budget, pool, round(sum(targets)))
+            shares = [self.rules[unit.lead.rule].sparsity or 0.0 for unit in pool]
+            check_target_of(self.budget, pool, shares)
 
     def _check_sharded(self, unit: Unit) -> None:
         """Raise RuleError where groups or a budget need more of a unit than a rank holds."""

@@ -32,8 +32,8 @@ class Rule:
     lam : float, optional
         Strength lambda >= 0 of the penalty. Give this or `sparsity`.
     sparsity : float, optional
-        Share of the matched groups, in [0, 1), to be exactly zero: of the weights, where groups are
-        of one size. Lambda follows from it.
+        Share of the matched weights, in [0, 1), to be exactly zero: the nearest one that whole
+        groups can make. Lambda follows from it.
     beta : float or Continuation
         Coupling strength > 0 between w and u. Weights below ``threshold(lam / beta)`` are zero.
     schedule : Schedule, optional

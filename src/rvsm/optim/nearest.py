@@ -1,0 +1,97 @@
+"""Targets over groups of different size: how many groups hold the share of weights asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rvsm.errors import RuleError
+from rvsm.optim import distributed
+from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.units import Unit
+
+
+def size_of(unit: Unit) -> int:
+    """Return how many weights a group of a unit holds."""
+    return unit.numel // max(unit.count, 1)
+
+
+def differ(units: Sequence[Unit]) -> bool:
+    """Say whether the groups of these units are of different size."""
+    return len({size_of(unit) for unit in units if unit.count}) > 1
+
+
+def check_target_of(budget: Budget, units: Sequence[Unit], shares: Sequence[float]) -> None:
+    """Raise RuleError where these shares of zeros, one for each unit, cannot be reached."""
+    if not differ(units):
+        wanted = sum(share * unit.count for share, unit in zip(shares, units, strict=True))
+        check_reachable(budget, units, round(wanted))
+        return
+    wanted = sum(share * unit.numel for share, unit in zip(shares, units, strict=True))
+    most = sum((unit.count - budget.least(unit)) * size_of(unit) for unit in units)
+    if wanted > most + min(map(size_of, units)) / 2:
+        total = sum(unit.numel for unit in units)
+        names = ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
+        raise RuleError(
+            f"{names}: {round(wanted)} zeros of {total} weights cannot be reached, since the "
+            f"groups and the budget's floor leave at most {most}; lower the sparsity to "
+            f"{most / total:.4g} or the floor."
+        )
+
+
+def groups_of(
+    budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], shares: Sequence[float]
+) -> int:
+    """Return how many groups are to be zero under a target.
+
+    Parameters
+    ----------
+    budget : Budget
+        How zeros are shared out.
+    units : sequence of Unit
+        Who shares the target.
+    norms : sequence of Tensor
+        As :func:`rvsm.optim.budget.choose` takes them.
+    shares : sequence of float
+        The share of zeros that each unit brings to the target.
+
+    Returns
+    -------
+    int
+        The k whose zero weights come nearest to ``sum of share * weights``, the smaller of two.
+        Where all groups are of one size or a layout fixes each layer's share, ``round(sum of
+        share * groups)``: then it is that already.
+
+    Notes
+    -----
+    Bisection over k: the weights of the k smallest groups grow with k, whatever the scale and the
+    floor. Each step selects once, so that the host waits for a device.
+    """
+    pairs = list(zip(shares, units, strict=True))
+    if budget.layout != "threshold" or not differ(units):
+        return round(sum(share * unit.count for share, unit in pairs))
+    check_target_of(budget, units, shares)
+    wanted = sum(share * unit.numel for share, unit in pairs)
+    low, below = 0, 0
+    high = sum(unit.count - budget.least(unit) for unit in units)
+    above = _weights(budget, units, norms, high)
+    if above <= wanted:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (found := _weights(budget, units, norms, middle)) <= wanted:
+            low, below = middle, found
+        else:
+            high, above = middle, found
+    return low if wanted - below <= above - wanted else high
+
+
+def _weights(budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int) -> int:
+    """Return how many weights lie in the `k` groups that `choose` would make zero."""
+    chosen = choose(budget, units, norms, k) if k else [None] * len(units)
+    total = 0
+    for found, unit, norm in zip(chosen, units, norms, strict=True):
+        if found is not None and found[0] is not None:
+            total += size_of(unit) * int(distributed.summed(found[0].sum(), norm))
+    return total
