@@ -12,15 +12,17 @@ import torch
 from drawings import make_folder
 from rvsm.errors import DataError
 from rvsm.experiments import data as data_module
-from rvsm.experiments.batches import seeded
 from rvsm.experiments.config import AugmentationConfig
 from rvsm.experiments.data import (
+    Batches,
     augment,
     bend,
     dataset_info,
     load_split,
     read_rows,
     reduce_image,
+    seeded,
+    to_float,
 )
 
 SIZE = (32, 128)
@@ -172,6 +174,35 @@ def test_the_description_of_a_folder(folder: Path) -> None:
         dataset_info(folder)
     (folder / "dataset.json").unlink()
     assert dataset_info(folder) == {}
+
+
+def test_batches_depend_on_seed_and_epoch_alone(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+
+    def epoch(number: int, seed: int = 0) -> list[torch.Tensor]:
+        batches = Batches(split, 5, seed, AugmentationConfig())
+        batches.set_epoch(number)
+        return [images for images, _ in batches]
+
+    assert [len(images) for images in epoch(0)] == [5, 5, 2]
+    for first, second in zip(epoch(3), epoch(3), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(epoch(0)[0], epoch(1)[0])
+    assert not torch.equal(epoch(0)[0], epoch(0, seed=1)[0])
+
+
+def test_an_epoch_holds_every_image_once(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+    still = AugmentationConfig(
+        flip_horizontal=False, flip_vertical=False, shift_rows=0, shift_columns=0
+    )
+    seen = torch.cat([images for images, _ in Batches(split, 5, 0, still)])
+    assert sorted(seen.sum((1, 2, 3)).tolist()) == pytest.approx(
+        sorted(to_float(split.images).sum((1, 2, 3)).tolist())
+    )
+    plain = torch.cat([images for images, _ in Batches(split, 5)])
+    assert torch.equal(plain, to_float(split.images))
+    assert len(Batches(split, 5)) == 3
 
 
 def test_augmentation_is_flips_and_shifts_of_each_image() -> None:

@@ -40,7 +40,6 @@ def configure(folder: Path, **changes: Any) -> TrainConfig:
         "data": str(folder),
         "epochs": EPOCHS,
         "batch_size": 16,
-        "skip_easy": 0.5,
         "lr": 0.01,
         "network": {"channels": [4, 6, 6], "dropout": 0.1},
         "splitting": {"end": 0.5, "heal": 0.75},

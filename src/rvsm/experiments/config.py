@@ -109,9 +109,6 @@ class TrainConfig(_Strict):
         What a step keeps of the running average of the weights, such as 0.999; the average is
         what is validated and saved. 0: the weights themselves. A sparse run averages from when
         its zeros are fixed.
-    skip_easy
-        Probability with which an image that was easy (loss below the mean) is left out of a pass
-        (:class:`rvsm.experiments.batches.TrainingBatches`), but for the last eighth of the epochs.
     optimizer
         ``adamw``, or ``muon``: momentum steps of the convolutions made orthogonal
         (Newton-Schulz), with the rate `muon_lr`, and AdamW with the rate `lr` for the rest.
@@ -127,7 +124,6 @@ class TrainConfig(_Strict):
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=100, ge=1)
     average: float = Field(default=0.0, ge=0, lt=1)
-    skip_easy: float = Field(default=0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=3e-3, gt=0)
     muon_lr: float = Field(default=0.02, gt=0)

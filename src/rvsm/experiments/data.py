@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -277,6 +277,74 @@ def _positions(
         turned = torch.randint(0, 2, (count, 1), generator=generator).bool()
         straight = torch.where(turned, length - 1 - straight, straight)
     return straight + offset
+
+
+class Batches:
+    """Minibatches of a split held in memory, the same for the same (seed, epoch) whatever came
+    before: that is what lets a killed run continue to the identical bits.
+
+    Parameters
+    ----------
+    split
+        The images.
+    batch_size
+        Images per batch; the last batch of an epoch may hold fewer.
+    seed
+        Seeds the order of every epoch and the changes to every batch.
+    augmentation
+        None: in order and unchanged, for evaluation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: AugmentationConfig | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.split = split
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augmentation = augmentation
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and changes of the pass whose first batch is fetched next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.augmentation is None:
+            for start in range(0, len(self.split), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield to_float(self.images[part]), self.labels[part]
+            return
+        order = torch.randperm(len(self.split), generator=seeded(self.seed, self.epoch))
+        for number, chosen in enumerate(torch.split(order, self.batch_size)):
+            generator = seeded(self.seed, self.epoch, number)
+            picked = chosen.to(self.images.device)
+            yield augment(self.images[picked], self.augmentation, generator), self.labels[picked]
+
+    def sample(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Yield batches of `count` images (all, if fewer), unchanged; always the same ones."""
+        order = torch.randperm(len(self.split), generator=seeded(self.seed))[:count]
+        for chosen in torch.tensor_split(order, -(-len(order) // batch_size)):
+            yield to_float(self.images[chosen.to(self.images.device)])
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix whole numbers (seed, epoch, batch) into one 63-bit seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """Return a generator that depends on these numbers and on nothing else."""
+    return torch.Generator().manual_seed(seed_of(*numbers))
 
 
 def _decode(

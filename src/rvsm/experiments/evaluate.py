@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rvsm.atomic import atomic_text
-from rvsm.experiments.batches import Batches
-from rvsm.experiments.data import Split, load_split, read_rows
+from rvsm.experiments.data import Batches, Split, load_split, read_rows
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.manifest import Row, read_manifest
 

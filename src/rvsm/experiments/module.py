@@ -16,8 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from rvsm import RVSM, Rule
 from rvsm.errors import RuleError, RunError
-from rvsm.experiments.batches import Batch, TrainingBatches, seed_of
 from rvsm.experiments.config import RuleConfig, TrainConfig
+from rvsm.experiments.data import Batches, seed_of
 from rvsm.experiments.runs import first_not_finite
 from rvsm.groups import Elements, InputChannels
 from rvsm.handwriting.network import TremorNet
@@ -73,26 +73,13 @@ class SparseTraining(LightningModule):
         self.averaged: AveragedModel | None = None
         if config.average:
             self.averaged = AveragedModel(net, multi_avg_fn=_running_average(config.average))
-        self._losses_before: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor | int] = {}
+        self._counts: dict[str, int] = {}
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
         return self.steps_per_epoch * self.config.epochs
-
-    @property
-    def _batches(self) -> TrainingBatches:
-        return cast(TrainingBatches, self.trainer.train_dataloader)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the losses of the images: by them the next epoch chooses."""
-        checkpoint["image_losses"] = self._batches.losses
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the losses back."""
-        self._losses_before = checkpoint["image_losses"]
 
     def configure_optimizers(self) -> Any:
         """Wrap the optimizer in RVSM and set the one-cycle rate for the whole length."""
@@ -186,9 +173,7 @@ class SparseTraining(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tell the batches which epoch it is, and forget the sums of the one before."""
-        self._batches.set_epoch(self.current_epoch)
-        if self._losses_before is not None:
-            self._batches.losses, self._losses_before = self._losses_before, None
+        cast(Batches, self.trainer.train_dataloader).set_epoch(self.current_epoch)
         self._sums.clear()
         self._counts.clear()
 
@@ -208,27 +193,22 @@ class SparseTraining(LightningModule):
             return self.net
         return cast(TremorNet, self.averaged.module)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a minibatch; stop with a remedy when it is no number."""
-        losses = F.cross_entropy(
-            self.net(batch.images),
-            batch.labels,
-            reduction="none",
-            label_smoothing=self.config.label_smoothing,
+        images, labels = batch
+        loss = F.cross_entropy(
+            self.net(images), labels, label_smoothing=self.config.label_smoothing
         )
-        loss = (losses * batch.weights).mean()
         if not bool(torch.isfinite(loss)):
             raise self._diverged(f"The loss became {loss.item()}")
-        self._batches.record(batch.chosen, losses)
-        self._add("train_loss", (losses.detach() * batch.weights).sum(), batch.weights.sum())
+        self._add("train_loss", loss.detach() * len(labels), len(labels))
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Measure the statistics of the normalisation at u."""
+        batches = cast(Batches, self.trainer.train_dataloader)
         with self.sparse_weights():
-            self.result.measure_statistics(
-                self._batches.sample(STATISTICS_IMAGES, STATISTICS_BATCH)
-            )
+            self.result.measure_statistics(batches.sample(STATISTICS_IMAGES, STATISTICS_BATCH))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure loss and accuracy at u."""
@@ -257,9 +237,7 @@ class SparseTraining(LightningModule):
             "step": float(self.global_step),
             "lr": float(self.trainer.optimizers[0].param_groups[-1]["lr"]),
         }
-        row |= {
-            name: float(total) / float(self._counts[name]) for name, total in self._sums.items()
-        }
+        row |= {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         row["lagrangian"], row["gap"] = row["train_loss"], 0.0
         if self.splitting is not None:
             row["lagrangian"] = float(self.splitting.lagrangian(row["train_loss"]))
@@ -313,6 +291,6 @@ class SparseTraining(LightningModule):
         """Say whether every rule has been asked in full: only then may an epoch be chosen."""
         return self.splitting is None or self.global_step >= self.schedule_end
 
-    def _add(self, name: str, total: Tensor, count: Tensor | int) -> None:
+    def _add(self, name: str, total: Tensor, count: int) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + count

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rvsm import load
 from rvsm.errors import ConfigError, RunError
-from rvsm.experiments.batches import seed_of
 from rvsm.experiments.config import TrainConfig, load_config
+from rvsm.experiments.data import seed_of
 from rvsm.handwriting.network import TremorNet
 
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}

@@ -21,10 +21,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError, RunError
-from rvsm.experiments.batches import Batches, TrainingBatches
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
 from rvsm.experiments.config import TrainConfig, dump_config
 from rvsm.experiments.data import (
+    Batches,
     Split,
     check_size,
     dataset_info,
@@ -57,8 +57,6 @@ from rvsm.handwriting.network import TremorNet
 
 VALIDATION_BATCH = 500
 TRAINING_SPLITS = ("train", "val")
-_SKIPPING = 7 / 8
-"""Share of the epochs in which easy images may be left out."""
 _ANY_LENGTH = 1000
 """Steps an epoch has while nobody knows how many images there are."""
 _LIGHTNING_WARNINGS = (
@@ -174,16 +172,8 @@ def _fit(
 ) -> tuple[Recorder, TremorNet]:
     """Run Lightning's trainer from the last checkpoint on and return the chosen model."""
     device = "cuda" if config.accelerator == "gpu" else "cpu"
-    batches = TrainingBatches(
-        train_split,
-        config.batch_size,
-        config.seed,
-        config.augmentation,
-        device,
-        skip_easy=config.skip_easy,
-        whole_from=int(_SKIPPING * config.epochs),
-    )
-    val_batches = Batches(val_split, VALIDATION_BATCH, device)
+    batches = Batches(train_split, config.batch_size, config.seed, config.augmentation, device)
+    val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
     assert config.precision != "auto", "resolved before the run began"
     net = make_network(config)
     if config.start:
