@@ -131,13 +131,13 @@ class SparseTraining(LightningModule):
         named = list(self.net.named_parameters())
         if config.optimizer == "adamw":
             return torch.optim.AdamW(named, lr=config.lr, weight_decay=config.weight_decay)
-        from pytorch_optimizer import Muon
+        from rvsm.experiments.muon import WideMuon
 
         # A convolution of a single input map is a bank of filters, not a map between features.
         inner = [pair for pair in named if pair[1].dim() == 4 and pair[1].shape[1] > 1]
         outer = [pair for pair in named if all(pair[1] is not p for _, p in inner)]
         decay = {"weight_decay": config.weight_decay}
-        return Muon(
+        return WideMuon(
             [
                 {"params": inner, "lr": config.muon_lr, "use_muon": True, **decay},
                 {"params": outer, "lr": config.lr, "betas": (0.9, 0.999), "eps": 1e-8}

@@ -98,8 +98,9 @@ MAPS_METHOD: Method = "transformed-l1"
 _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
-    "epochs": 4,
-    "muon_lr": 0.018,
+    "epochs": 3,
+    "lr": 3e-3,
+    "muon_lr": 0.012,
     "warmup_fraction": 0.15,
     "average": 0.999,
     "final_lr": 0.2,
@@ -127,7 +128,7 @@ QUICK: dict[Method, dict[str, Any]] = {
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {**_MUON, "epochs": 4, "muon_lr": 0.036, "average": 0.9997, "final_lr": 0.4},
+    "dense": {**_MUON, "epochs": 8, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
     **dict.fromkeys(SPARSE_METHODS, _FULL_SPARSE),
 }
 """``rvsm reproduce --full``: from the dense network to few maps, from there to few weights."""

@@ -1,0 +1,43 @@
+"""Muon in float32."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_optimizer import Muon
+
+from rvsm.experiments.muon import WideMuon
+
+
+def stepped(kind: type[Muon]) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(12, 4, 3, 3))
+    bias = torch.nn.Parameter(torch.randn(12))
+    start = weight.detach().clone()
+    groups = [
+        {"params": [weight], "lr": 0.5, "use_muon": True},
+        {"params": [bias], "lr": 0.1, "use_muon": False},
+    ]
+    optimizer = kind(groups)
+    weight.grad, bias.grad = torch.randn_like(weight), torch.randn_like(bias)
+    optimizer.step()
+    return (start - weight.detach()).flatten(1) / 0.5, bias.detach()
+
+
+def test_the_step_is_that_of_muon_but_for_rounding() -> None:
+    wide, wide_bias = stepped(WideMuon)
+    plain, plain_bias = stepped(Muon)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide, plain, rtol=0, atol=0.03)
+    assert torch.equal(wide_bias, plain_bias)
+
+
+def test_the_iteration_itself_has_the_precision_of_float32() -> None:
+    step, _ = stepped(WideMuon)
+    torch.manual_seed(0)
+    torch.randn(12, 4, 3, 3), torch.randn(12)
+    x = torch.randn(12, 4, 3, 3).flatten(1).double()
+    x /= x.norm()
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(step.double(), x, rtol=0, atol=1e-4)
