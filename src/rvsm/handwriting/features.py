@@ -62,13 +62,14 @@ def global_features(image: GreyImage) -> Array:
         return np.zeros(len(FEATURES))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     # Everything else happens inside the box and a rim of one pixel: most of the paper is blank.
-    dark = np.pad(255 - image, 1)[top : bottom + 2, left : right + 2].astype(np.float32) / 255
-    inside = np.pad(ink[top:bottom, left:right], 1)
+    padded = np.zeros((image.shape[0] + 2, image.shape[1] + 2), dtype=np.uint8)
+    np.subtract(255, image, out=padded[1:-1, 1:-1])
+    dark = padded[top : bottom + 2, left : right + 2].astype(np.float32) / 255
     dx, dy = np.diff(dark, axis=1)[:-1], np.diff(dark, axis=0)[:, :-1]
     perimeter = float(np.sqrt(dx * dx + dy * dy).sum(dtype=np.float64))
-    pieces = ndimage.label(inside, structure=_EIGHT)[1]
+    pieces = ndimage.label(ink[top:bottom, left:right], structure=_EIGHT)[1]
     area = float(dark.sum(dtype=np.float64))
-    total = float((255 - image).sum(dtype=np.int64)) / 255
+    total = float(padded.sum(dtype=np.int64)) / 255
     return np.array(
         [
             total / image.size,

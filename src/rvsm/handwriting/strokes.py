@@ -44,6 +44,30 @@ class Glyph:
     contours: tuple[Array, ...] = ()
     nearest: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
 
+    @cached_property
+    def points(self) -> Array:
+        """The points of all strokes."""
+        return np.concatenate(self.strokes)
+
+    @cached_property
+    def stroke(self) -> NDArray[np.intp]:
+        """For each of `points` the number of its stroke."""
+        return _numbers(self.strokes)
+
+    @cached_property
+    def outline(self) -> Array:
+        """The points of all contours."""
+        return np.concatenate(self.contours)
+
+    @cached_property
+    def contour(self) -> NDArray[np.intp]:
+        """For each point of `outline` the number of its contour."""
+        return _numbers(self.contours)
+
+
+def _numbers(parts: Sequence[Array]) -> NDArray[np.intp]:
+    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+
 
 class Carrier(Protocol):
     """A font or a writer."""

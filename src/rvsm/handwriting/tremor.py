@@ -30,7 +30,8 @@ def draw_frequency(rng: np.random.Generator, amplitude_mm: float) -> float:
     """
     median = FREQUENCY_HZ * (max(amplitude_mm, 1e-3) / 0.7) ** FREQUENCY_FALL
     value = median * np.exp(FREQUENCY_LOG_SD * rng.standard_normal())
-    return float(np.clip(value, *FREQUENCY_RANGE_HZ))
+    low, high = FREQUENCY_RANGE_HZ
+    return float(min(max(value, low), high))
 
 
 def rms(displacement: Array) -> float:
