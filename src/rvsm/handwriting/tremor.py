@@ -38,7 +38,8 @@ def rms(displacement: Array) -> float:
     """Root mean square length of the displacement vectors, in the units of the input."""
     if len(displacement) == 0:
         return 0.0
-    return float(np.sqrt(np.mean(np.einsum("ij,ij->i", displacement, displacement))))
+    squares = np.einsum("ij,ij->i", displacement, displacement)
+    return float(np.sqrt(squares.sum() / len(squares)))
 
 
 def tremor(
@@ -106,7 +107,7 @@ def waviness(t: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s
 
 
 def _scaled(displacement: Array, amplitude_mm: float) -> Array:
-    centred: Array = displacement - displacement.mean(axis=0)
+    centred: Array = displacement - displacement.sum(axis=0) / len(displacement)
     size = rms(centred)
     return centred * (amplitude_mm / size) if size > 0 else centred
 
