@@ -47,11 +47,10 @@ _COMMON: dict[str, Any] = {
 # never seen in fonts of training go from 97.4 to 98.2 % (pen, set made of validation texts).
 # Most of the time goes into the first maps, as large as the image: 8-24-32 channels train 1.9 times
 # as fast as 16-24-32. Averaged weights have 97.1 % where annealed ones have 96.8 % (validation,
-# pen), and sparse steps at half the rate a loss of 0.101 for 0.111 (l0).
-_QUICK_RULES = [
-    {"pattern": "conv[23].weight", "sparsity": 0.3},
-    {"pattern": "fc.weight", "sparsity": 0.9},
-]
+# pen). On 12,000 images of another data set (pen) transformed l1 has 97.0 % with sparse steps at
+# two thirds of the dense rate, 96.4 % at a third; l0 96.9, 96.8 and at the full rate 95.8 %; zeros
+# in the convolutions cost 0.0 (l0) to 0.2 points (transformed l1) and are not asked for.
+_QUICK_RULES = [{"pattern": "fc.weight", "sparsity": 0.9}]
 # The gradient at u, not at w: after the same 6 epochs l0 had 97.7 % against 96.2 % (validation,
 # pen, 90 % zeros in fc), and at 98 % zeros w leads so far away that u does not recover.
 _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
@@ -60,8 +59,8 @@ _QUICK_SPARSE: dict[str, Any] = {
     "network": _QUICK_NETWORK,
     "epochs": 3,
     "optimizer": "muon",
-    "lr": 2e-3,
-    "muon_lr": 0.008,
+    "lr": 4e-3,
+    "muon_lr": 0.016,
     "final_lr": 0.2,
     "average": 0.995,
     "warmup_fraction": 0.15,
@@ -178,13 +177,13 @@ def grid(data: str, start: str, *, full: bool = True) -> dict[str, TrainConfig]:
     """Return the hyperparameter grid over one data set, by name; seed 0, from the dense run.
 
     Every sparse method at every share of zeros in ``fc.weight`` and with every beta, weight by
-    weight; the convolutions keep the shares of the quick recipe.
+    weight; the convolutions stay whole.
     """
     configs = {}
     for method in SPARSE_METHODS:
         base = {**_QUICK_SPARSE, **(_MUON | _GRID_PACE if full else {})}
         for sparsity in GRID_FC_SPARSITY:
-            rules = [*_QUICK_RULES[:-1], {"pattern": "fc.weight", "sparsity": sparsity}]
+            rules = [{"pattern": "fc.weight", "sparsity": sparsity}]
             for beta in GRID_BETA:
                 name = f"{method}-fc{sparsity:g}-beta{beta:g}"
                 configs[name] = make_config(
