@@ -15,12 +15,13 @@ from PIL import Image
 from drawings import make_folder
 from rvsm.errors import DataError, RunError
 from rvsm.experiments.config import make_config
-from rvsm.experiments.data import load_split
+from rvsm.experiments.data import load_split, to_float
 from rvsm.experiments.evaluate import Score, count_zeros, evaluate, evaluate_network
 from rvsm.experiments.predict import predict
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.train import train
 from rvsm.handwriting.network import TremorNet
+from rvsm.handwriting.views import view_logits
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,13 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accuracy_and_auc_by_hand() -> None:
     score = Score(
         probabilities=np.array([0.1, 0.6, 0.4, 0.9, 0.8]),
+        one_view=np.array([0.1, 0.4, 0.6, 0.9, 0.4]),
         labels=np.array([0, 0, 1, 1, 1]),
         amplitudes=np.array([0.45, 0.6, 0.45, 0.6, np.nan]),
     )
     summary = score.summary()
     assert summary["accuracy"] == pytest.approx(3 / 5)
+    assert summary["accuracy_one_view"] == pytest.approx(4 / 5)
     assert summary["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert summary["auc"] == pytest.approx(5 / 6)
     low, high = summary["bands"]
@@ -53,11 +56,28 @@ def test_accuracy_and_auc_by_hand() -> None:
 
 
 def test_one_class_has_no_auc() -> None:
-    score = Score(np.array([0.2, 0.7]), np.array([1, 1]), np.array([0.45, 1.4]))
+    score = Score(
+        np.array([0.2, 0.7]), np.array([0.2, 0.7]), np.array([1, 1]), np.array([0.45, 1.4])
+    )
     summary = score.summary()
     assert summary["auc"] is None
     assert summary["balanced_accuracy"] is None
     assert [band["regular_found"] for band in summary["bands"]] == [None, None]
+
+
+def test_probabilities_are_of_the_mean_of_the_views_and_of_the_image(
+    run: Path, folder: Path
+) -> None:
+    _, net = load_run(run)
+    split = load_split(folder, "test-paper", (32, 128))
+    score = evaluate_network(net, split)
+    images = to_float(split.images)
+    with torch.no_grad():
+        one = net(images).double().softmax(1)[:, 1]
+        mean = view_logits(net, images).double().mean(0).softmax(1)[:, 1]
+    torch.testing.assert_close(torch.from_numpy(score.one_view), one)
+    torch.testing.assert_close(torch.from_numpy(score.probabilities), mean)
+    assert not torch.allclose(one, mean)
 
 
 def test_zeros_are_counted_by_equality_with_zero() -> None:

@@ -19,14 +19,15 @@ START, END = "<!-- table -->\n", "<!-- end of table -->"
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table: one line per task, set, protocol and method."""
     lines = [
-        "| task | set | protocol | method | test accuracy, % | ROC AUC | zeros in fc, % "
-        "| zeros in all, % | nonzeros | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | set | protocol | method | test accuracy, % | of one view, % | ROC AUC "
+        "| zeros in fc, % | zeros in all, % | nonzeros | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, group in grouped(rows):
         cells = [
             *key,
             mean_and_sd([row["accuracy"] for row in group], 100, 2),
+            mean_and_sd([row["accuracy_one_view"] for row in group], 100, 2),
             mean_and_sd([row["auc"] for row in group], 1, 4),
             mean_and_sd([row["fc_zeros"] for row in group], 100, 1),
             mean_and_sd([row["zeros"] for row in group], 100, 1),

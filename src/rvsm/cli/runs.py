@@ -348,10 +348,11 @@ def print_result(title: str, result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "images", "accuracy", "ROC AUC", title=title)
+    table = Table("split", "images", "accuracy", "of one view", "ROC AUC", title=title)
     for split, score in result["scores"].items():
         auc = "" if score["auc"] is None else f"{score['auc']:.4f}"
-        table.add_row(split, str(score["images"]), f"{score['accuracy']:.2%}", auc)
+        shares = (f"{score[name]:.2%}" for name in ("accuracy", "accuracy_one_view"))
+        table.add_row(split, str(score["images"]), *shares, auc)
     console = Console()
     console.print(table)
     console.print(

@@ -21,6 +21,7 @@ from rvsm.atomic import atomic_text
 from rvsm.experiments.data import Batches, Split, load_split, read_rows
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.manifest import Row, read_manifest
+from rvsm.handwriting.views import view_logits
 
 AMPLITUDE_EDGES_MM = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.2, 1.5)
 """Edges of the amplitude bands in which accuracy is reported, RMS millimetres."""
@@ -36,7 +37,10 @@ class Score:
     Parameters
     ----------
     probabilities
-        float64 ``(N,)``: the network's probability of "shaky".
+        float64 ``(N,)``: the network's probability of "shaky", from the mean of its logits over the
+        views of each image (:mod:`rvsm.handwriting.views`).
+    one_view
+        float64 ``(N,)``: the same from the image as it is.
     labels
         int64 ``(N,)``.
     amplitudes
@@ -44,6 +48,7 @@ class Score:
     """
 
     probabilities: NDArray[np.float64]
+    one_view: NDArray[np.float64]
     labels: NDArray[np.int64]
     amplitudes: NDArray[np.float64]
 
@@ -56,7 +61,8 @@ class Score:
     def summary(self) -> dict[str, Any]:
         """Return accuracy, balanced accuracy, ROC AUC (shares 0-1) and the amplitude bands.
 
-        AUC and balanced accuracy are None where only one class is present.
+        `accuracy_one_view` is what a single look at each image reaches. AUC and balanced accuracy
+        are None where only one class is present.
         """
         from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -65,6 +71,7 @@ class Score:
         return {
             "images": len(self.labels),
             "accuracy": float(self.correct.mean()),
+            "accuracy_one_view": float(((self.one_view > 0.5) == (self.labels == 1)).mean()),
             "balanced_accuracy": (
                 float(balanced_accuracy_score(self.labels, predicted)) if both else None
             ),
@@ -149,24 +156,30 @@ def evaluate(
 
 def evaluate_network(net: nn.Module, split: Split) -> Score:
     """Run a network, in evaluation mode and as its weights are now, over a split."""
+    probabilities, one_view = shaky_probabilities(net, split)
     return Score(
-        probabilities=shaky_probability(net, split),
+        probabilities=probabilities,
+        one_view=one_view,
         labels=split.labels.numpy(),
         amplitudes=np.array([_amplitude(row) for row in split.rows]),
     )
 
 
 @torch.inference_mode()
-def shaky_probability(net: nn.Module, split: Split) -> NDArray[np.float64]:
-    """Return the network's probability of "shaky" for every image of a split."""
+def shaky_probabilities(
+    net: nn.Module, split: Split
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the probability of "shaky" for every image of a split, by all views and by one."""
     was_training = net.training
     net.eval()
     try:
-        parts = [net(images).double().softmax(1)[:, 1] for images, _ in Batches(split, _BATCH)]
+        logits = torch.cat(
+            [view_logits(net, images).double() for images, _ in Batches(split, _BATCH)], dim=1
+        )
     finally:
         net.train(was_training)
-    probabilities: NDArray[np.float64] = torch.cat(parts).numpy()
-    return probabilities
+    mean, first = logits.mean(0).softmax(1)[:, 1], logits[0].softmax(1)[:, 1]
+    return mean.numpy(), first.numpy()
 
 
 def count_zeros(net: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.manifest import LABELS
+from rvsm.handwriting.views import view_logits
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def predict(run_dir: Path, images: Iterable[Path]) -> list[Prediction]:
             except DataError as error:
                 predictions.append(Prediction(file, None, None, str(error)))
                 continue
-            shaky = float(net(to_float(image.unsqueeze(0))).double().softmax(1)[0, 1])
+            logits = view_logits(net, to_float(image.unsqueeze(0))).double().mean(0)
+            shaky = float(logits.softmax(1)[0, 1])
             predictions.append(Prediction(file, LABELS[shaky > 0.5], shaky, None))
     if not predictions:
         raise DataError("There is no image to look at; name image files or a folder of them.")

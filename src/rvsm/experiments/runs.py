@@ -89,6 +89,10 @@ def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
+SCORES = ("accuracy", "accuracy_one_view", "auc")
+"""What of a split's scores is in the rows."""
+
+
 def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
     """Return the rows a run adds to ``results.json``: one per protocol its data can measure.
 
@@ -105,7 +109,7 @@ def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
         {
             **{name: result[name] for name in kept},
             "protocol": protocol,
-            **{name: result["scores"][split][name] for name in ("accuracy", "auc")},
+            **{name: result["scores"][split][name] for name in SCORES},
             **{name: result[name] for name in ("fc_zeros", "zeros", "nonzeros", "weights")},
             "val_accuracy": result["val_accuracy"],
             "split_sizes": {"train": sizes["train"], "val": sizes["val"], "test": sizes[split]},

@@ -11,6 +11,7 @@ import torch
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.report.source import Floats, Predictions
 from rvsm.handwriting.network import TremorNet
+from rvsm.handwriting.views import view_logits
 
 GRID = (8, 32)  # positions of the eraser down and across: one a millimetre
 SOFTNESS = 0.75  # its standard deviation in millimetres; a hard edge would itself look shaky
@@ -50,8 +51,8 @@ def choose(predictions: Predictions, per_kind: int = 6) -> list[Choice]:
 
 @torch.inference_mode()
 def log_odds(network: TremorNet, batch: torch.Tensor) -> torch.Tensor:
-    """ln P(shaky) / P(regular) of every image: the difference of the two logits."""
-    logits: torch.Tensor = network(batch)
+    """ln P(shaky) / P(regular) of every image: the difference of the mean logits of its views."""
+    logits = view_logits(network, batch).mean(0)
     return logits[:, 1] - logits[:, 0]
 
 

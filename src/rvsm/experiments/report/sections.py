@@ -41,6 +41,7 @@ KIND_WORDS = {
 LABELS = {
     "accuracy": "Test accuracy",
     "difference": "Against dense",
+    "accuracy_one_view": "Of one view",
     "auc": "ROC AUC",
     "fc_zeros": "Zeros, FC layer",
     "zeros": "Zeros, all",

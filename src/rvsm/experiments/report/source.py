@@ -53,6 +53,7 @@ class Row:
     fc_zeros: float
     zeros: float
     nonzeros: float
+    accuracy_one_view: float = math.nan
     start: str = ""
     run: str = ""
     split_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Row:
             fc_zeros=number("fc_zeros"),
             zeros=number("zeros"),
             nonzeros=number("nonzeros"),
+            accuracy_one_view=number("accuracy_one_view"),
             start=word("start"),
             run=word("run"),
             split_sizes={str(k): int(v) for k, v in sizes.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rvsm.experiments.report.source import ORDER, Row
 
-COLUMNS = ("accuracy", "auc", "fc_zeros", "zeros", "nonzeros")
+COLUMNS = ("accuracy", "accuracy_one_view", "auc", "fc_zeros", "zeros", "nonzeros")
 
 
 @dataclass(frozen=True)
