@@ -34,6 +34,8 @@ _FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.25, 40.0
 # Two groups on either side of the target are twice as far apart; a linear model that is fitted to
 # training is scored on the others.
 _GOOD_GAP, _GOOD_GAP_TRAIN = 0.08, 0.12
+# No linear model can be scored closer than chance allows on as few images as a band may have.
+_GOOD_GAP_OF_ONE = 1.0
 _PER_BAND, _MOST_BANDS = 150, 8
 # Within a band large tremors are taken that look like smaller ones: a wide band would be matched on
 # the whole and not at its ends.
@@ -152,7 +154,8 @@ class Maker:
             poor = [
                 group
                 for group, gap in zip(groups, matched.gaps, strict=True)
-                if gap > good and group.ratio < _LAST_RATIO
+                if gap > max(good, _GOOD_GAP_OF_ONE / np.sqrt(group.share))
+                and group.ratio < _LAST_RATIO
             ]
             if not poor:
                 break
