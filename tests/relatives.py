@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
 
 from problems import MLP
 from rvsm.optim import (
@@ -61,14 +60,3 @@ def begun(method, base=BASES["momentum"], problem=MLP, groups=None, **strength):
 
 def snapshot(optimizer):
     return copy.deepcopy(optimizer.state_dict())
-
-
-def same(ours, theirs):
-    assert ours["param_groups"] == theirs["param_groups"]
-    assert ours["state"].keys() == theirs["state"].keys()
-    for index, state in theirs["state"].items():
-        assert ours["state"][index].keys() == state.keys()
-        for key, value in state.items():
-            other = torch.as_tensor(ours["state"][index][key])
-            assert other.dtype == torch.as_tensor(value).dtype
-            assert torch.equal(other, torch.as_tensor(value)), key

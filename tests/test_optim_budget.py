@@ -72,6 +72,13 @@ def units_of_sizes(counts, sizes=None, shapes=None):
     ]
 
 
+def drawn_norms(data, counts):
+    return [
+        torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))).double()
+        for n in counts
+    ]
+
+
 def chosen_by_loop(budget, units, norms, k):
     """Take the smallest quotients one after the other, first positions first, floors kept."""
     divisors = []
@@ -122,10 +129,7 @@ def test_groups_of_different_size_come_nearest_to_the_share_of_weights(data):
     counts = data.draw(st.lists(st.integers(1, 8), min_size=2, max_size=4))
     sizes = data.draw(st.permutations([1, 4, 9, 16]))[: len(counts)]
     units = units_of_sizes(counts, sizes)
-    norms = [
-        torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))).double()
-        for n in counts
-    ]
+    norms = drawn_norms(data, counts)
     budget = Budget(
         scale=data.draw(st.sampled_from(["none", "rms", "max", "mean"])),
         floor=data.draw(st.sampled_from([None, 0, 1, 0.2])),
@@ -167,10 +171,7 @@ def test_the_choice_is_that_of_a_loop(data):
     sizes = data.draw(st.lists(st.sampled_from([1, 4, 9]), min_size=len(counts),
                                max_size=len(counts)))  # fmt: skip
     units = units_of_sizes(counts, sizes)
-    norms = [
-        torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))).double()
-        for n in counts
-    ]
+    norms = drawn_norms(data, counts)
     budget = Budget(
         scale=data.draw(st.sampled_from(["none", "rms", "max", "mean"])),
         floor=data.draw(st.sampled_from([None, None, 0, 1, 3, 0.2, 0.75])),

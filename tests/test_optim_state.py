@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 
 import pytest
 import torch
 
+from optimizers import resumes_bit_for_bit, through_a_file
 from problems import CONVOLUTIONAL, MLP, train, weights
 from rvsm.errors import RuleError
 from rvsm.groups import Filters
@@ -40,14 +40,6 @@ def build(base=BASES["momentum"], mode=None, problem=MLP):
     return model, loss_of, RVSM(base(model.named_parameters()), rules, **options)
 
 
-def through_a_file(state):
-    """Save and load as a checkpoint is: tensors and plain numbers only."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
 @each_base
 @each_mode
 @pytest.mark.parametrize("problem", [MLP, CONVOLUTIONAL], ids=str)
@@ -55,29 +47,7 @@ def through_a_file(state):
     ("at", "model_first"), [(0, True), (2, False), (4, True), (9, False), (16, True), (20, False)]
 )
 def test_a_resumed_run_is_the_run_bit_for_bit(problem, base, mode, at, model_first):
-    model, loss_of, optimizer = build(base, mode, problem)
-    train(model, loss_of, optimizer, at)
-    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    train(model, loss_of, optimizer, 24 - at)
-
-    resumed, loss_of, again = build(base, mode, problem)
-    train(resumed, loss_of, again, 3)  # whatever was there before must be gone
-    loads = [
-        lambda: resumed.load_state_dict(saved["model"]),
-        lambda: again.load_state_dict(saved["optimizer"]),
-    ]
-    for load in loads if model_first else reversed(loads):
-        load()
-    assert again.steps == at
-    assert again.frozen == (at >= 16)
-    train(resumed, loss_of, again, 24 - at)
-    assert torch.equal(weights(resumed), weights(model))
-    assert again.zeros() == optimizer.zeros()
-    ours, theirs = again.state_dict(), optimizer.state_dict()
-    assert ours["param_groups"] == theirs["param_groups"]
-    for index, state in theirs["state"].items():
-        for key, value in state.items():
-            assert torch.equal(torch.as_tensor(ours["state"][index][key]), torch.as_tensor(value))
+    resumes_bit_for_bit(lambda: build(base, mode, problem), at, 3, model_first=model_first)
 
 
 def test_loading_restores_the_momentum_the_base_uses():

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
+from optimizers import leaves_alone_what_has_no_gradient, same, through_a_file
 from problems import MLP, train, weights
 from relatives import (
     BASES,
     METHODS,
     begun,
     each_method,
-    same,
     snapshot,
 )
 from rvsm.errors import RuleError, RunError
@@ -25,22 +25,12 @@ from rvsm.optim import (
     Rule,
 )
 from rvsm.penalties import L0, L1
-from test_optim_state import through_a_file
 
 
 @each_method
 def test_parameters_without_gradients_are_left_alone(method):
     model, loss_of, optimizer = begun(method, BASES["adamw"])
-    for p in model[0].parameters():
-        p.requires_grad_(False)
-    frozen = model[0].weight.detach().clone()
-    train(model, loss_of, optimizer, 6)
-    assert torch.equal(model[0].weight, frozen)
-    assert not optimizer.state.get(model[0].weight)
-    for p in model[0].parameters():
-        p.requires_grad_(True)
-    train(model, loss_of, optimizer, 6)
-    assert not torch.equal(model[0].weight, frozen)
+    leaves_alone_what_has_no_gradient(model, loss_of, optimizer, 6)
     if "sparsity" in method[2]:
         assert sum(z for z, _ in optimizer.zeros().values()) == round(0.7 * 192)
 

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from optimizers import resumes_bit_for_bit, same, through_a_file
 from problems import CONVOLUTIONAL, MLP, train, weights
 from relatives import (
     BASES,
@@ -16,7 +17,6 @@ from relatives import (
     build,
     each_base,
     each_method,
-    same,
 )
 from rvsm.errors import RuleError
 from rvsm.optim import (
@@ -26,7 +26,6 @@ from rvsm.optim import (
     Rule,
 )
 from rvsm.penalties import L0
-from test_optim_state import through_a_file
 
 
 @each_base
@@ -36,25 +35,7 @@ from test_optim_state import through_a_file
 )
 def test_a_resumed_run_is_the_run_bit_for_bit(method, base, at, model_first):
     problem = CONVOLUTIONAL if model_first else MLP
-    model, loss_of, optimizer = build(method, base, problem)
-    train(model, loss_of, optimizer, at)
-    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    train(model, loss_of, optimizer, 24 - at)
-
-    resumed, loss_of, again = build(method, base, problem)
-    train(resumed, loss_of, again, 7)  # whatever was there before must be gone
-    loads = [
-        lambda: resumed.load_state_dict(saved["model"]),
-        lambda: again.load_state_dict(saved["optimizer"]),
-    ]
-    for load in loads if model_first else reversed(loads):
-        load()
-    assert again.steps == at
-    assert again.frozen == (at >= 16)
-    train(resumed, loss_of, again, 24 - at)
-    assert torch.equal(weights(resumed), weights(model))
-    assert again.zeros() == optimizer.zeros()
-    same(again.state_dict(), optimizer.state_dict())
+    resumes_bit_for_bit(lambda: build(method, base, problem), at, 7, model_first=model_first)
 
 
 @each_method

@@ -55,7 +55,10 @@ class Score:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each image is classified rightly at the threshold 1/2."""
-        right: NDArray[np.bool_] = (self.probabilities > 0.5) == (self.labels == 1)
+        return self._right(self.probabilities)
+
+    def _right(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        right: NDArray[np.bool_] = (probabilities > 0.5) == (self.labels == 1)
         return right
 
     def summary(self) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class Score:
         return {
             "images": len(self.labels),
             "accuracy": float(self.correct.mean()),
-            "accuracy_one_view": float(((self.one_view > 0.5) == (self.labels == 1)).mean()),
+            "accuracy_one_view": float(self._right(self.one_view).mean()),
             "balanced_accuracy": (
                 float(balanced_accuracy_score(self.labels, predicted)) if both else None
             ),

@@ -106,16 +106,20 @@ def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
         raise RuleError(f"{name} must be {' or '.join(map(repr, choices))}, not {choice!r}.")
 
 
+def names_of(units: Sequence[Unit]) -> str:
+    """Return the names of the first units, for an error."""
+    return ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
+
+
 def check_reachable(budget: Budget, units: Sequence[Unit], k: int) -> None:
     """Raise RuleError if not that many groups of `units` can be zero."""
     total = sum(unit.count for unit in units)
     most = total - sum(budget.least(unit) for unit in units)
     if k > most:
-        names = ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
         floor = f" and the budget's floor={budget.floor}" if budget.floor else ""
         raise RuleError(
-            f"{names}: {k} zeros of {total} cannot be reached, since the groups{floor} leave at "
-            f"most {most}; lower the sparsity to {most / total:.4g}"
+            f"{names_of(units)}: {k} zeros of {total} cannot be reached, since the groups{floor} "
+            f"leave at most {most}; lower the sparsity to {most / total:.4g}"
             f"{' or lower the floor' if floor else ''}."
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rvsm.errors import RuleError
 from rvsm.optim import distributed
-from rvsm.optim.budget import Budget, check_reachable, choose
+from rvsm.optim.budget import Budget, check_reachable, choose, names_of
 from rvsm.optim.units import Unit
 
 
@@ -17,25 +17,32 @@ def size_of(unit: Unit) -> int:
     return unit.numel // max(unit.count, 1)
 
 
-def differ(units: Sequence[Unit]) -> bool:
-    """Say whether the groups of these units are of different size."""
-    return len({size_of(unit) for unit in units if unit.count}) > 1
+def _counts_weights(budget: Budget, units: Sequence[Unit]) -> bool:
+    """Say whether groups of different size compete: a share of them is none of weights."""
+    sizes = {size_of(unit) for unit in units if unit.count}
+    return budget.layout == "threshold" and len(sizes) > 1
+
+
+def _share_of_groups(units: Sequence[Unit], shares: Sequence[float]) -> int:
+    return round(sum(share * unit.count for share, unit in zip(shares, units, strict=True)))
+
+
+def _share_of_weights(units: Sequence[Unit], shares: Sequence[float]) -> float:
+    return sum(share * unit.numel for share, unit in zip(shares, units, strict=True))
 
 
 def check_target_of(budget: Budget, units: Sequence[Unit], shares: Sequence[float]) -> None:
     """Raise RuleError where these shares of zeros, one for each unit, cannot be reached."""
-    if not differ(units):
-        wanted = sum(share * unit.count for share, unit in zip(shares, units, strict=True))
-        check_reachable(budget, units, round(wanted))
+    if not _counts_weights(budget, units):
+        check_reachable(budget, units, _share_of_groups(units, shares))
         return
-    wanted = sum(share * unit.numel for share, unit in zip(shares, units, strict=True))
+    wanted = _share_of_weights(units, shares)
     most = sum((unit.count - budget.least(unit)) * size_of(unit) for unit in units)
     if wanted > most + min(map(size_of, units)) / 2:
         total = sum(unit.numel for unit in units)
-        names = ", ".join(map(str, units[:3])) + (", ..." if len(units) > 3 else "")
         raise RuleError(
-            f"{names}: {round(wanted)} zeros of {total} weights cannot be reached, since the "
-            f"groups and the budget's floor leave at most {most}; lower the sparsity to "
+            f"{names_of(units)}: {round(wanted)} zeros of {total} weights cannot be reached, since "
+            f"the groups and the budget's floor leave at most {most}; lower the sparsity to "
             f"{most / total:.4g} or the floor."
         )
 
@@ -68,11 +75,10 @@ def groups_of(
     Bisection over k: the weights of the k smallest groups grow with k, whatever the scale and the
     floor. Each step selects once, so that the host waits for a device.
     """
-    pairs = list(zip(shares, units, strict=True))
-    if budget.layout != "threshold" or not differ(units):
-        return round(sum(share * unit.count for share, unit in pairs))
+    if not _counts_weights(budget, units):
+        return _share_of_groups(units, shares)
     check_target_of(budget, units, shares)
-    wanted = sum(share * unit.numel for share, unit in pairs)
+    wanted = _share_of_weights(units, shares)
     low, below = 0, 0
     high = sum(unit.count - budget.least(unit) for unit in units)
     above = _weights(budget, units, norms, high)
