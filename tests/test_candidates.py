@@ -67,10 +67,10 @@ def choose(growth: float) -> tuple[Fake, float, list[float]]:
 def test_only_what_matches_badly_is_made_in_plenty() -> None:
     alike, gap, _ = choose(0.0)
     assert gap < 0.1
-    assert sum(alike.made.values()) == 1500
+    assert sum(alike.made.values()) == 2000
     apart, gap, amplitudes = choose(2.5)
     assert gap < 0.1
-    assert sum(apart.made.values()) > 2500
+    assert sum(apart.made.values()) > 2700
     bands = np.geomspace(0.4, 1.2, 6)
     np.testing.assert_allclose(np.histogram(amplitudes, bands)[0], [100] * 5, atol=1)
     assert abs(np.corrcoef(np.arange(500), amplitudes)[0, 1]) < 0.15

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rvsm.errors import DataError
+from rvsm.handwriting.fonts import bundled_fonts
 from rvsm.handwriting.strokes import (
     CONTOUR_SPACING,
     HERSHEY_FAMILIES,
@@ -18,7 +19,10 @@ from rvsm.handwriting.strokes import (
     Glyph,
     HersheyCarrier,
     RecordedCarrier,
+    _pixels,
+    _unbroken,
     carriers,
+    is_sketched,
     resample,
     skeleton_of,
 )
@@ -162,6 +166,36 @@ def test_the_skeleton_of_a_bar_is_its_middle_line_in_its_own_units() -> None:
     assert path[:, 0].min() == pytest.approx(3.1, abs=0.15)
     assert path[:, 0].max() == pytest.approx(5.9, abs=0.15)
     assert SPACING < 0.2
+
+
+def test_a_hairline_thinner_than_a_pixel_is_one_path_and_thick_ink_gets_no_rim() -> None:
+    def slanting(width: float) -> list[NDArray[np.float64]]:
+        corners = [[0.0, 0.0], [width, 0.0], [0.7 + width, 1.3], [0.7, 1.3], [0.0, 0.0]]
+        return [np.array(corners)]
+
+    (path,) = skeleton_of(slanting(0.015))
+    along = path @ [0.7, 1.3] / np.hypot(0.7, 1.3)
+    assert along.max() - along.min() == pytest.approx(np.hypot(0.7, 1.3), abs=0.15)
+    for width in (0.1, 0.3):
+        plain, _ = _pixels(slanting(width), 32.0)
+        np.testing.assert_array_equal(_unbroken(slanting(width))[0], plain)
+
+
+def bars(count: int) -> list[NDArray[np.float64]]:
+    """A lattice of so many bars each way: (count - 1)^2 holes."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.06], [0.0, 0.06], [0.0, 0.0]])
+    lying = [corners + np.array([0.0, place]) for place in np.linspace(0, 0.94, count)]
+    return lying + [bar[::-1, ::-1] for bar in lying]
+
+
+@pytest.mark.parametrize(("count", "sketched"), [(2, False), (5, True)])
+def test_letters_of_many_crossing_lines_are_a_sketch(
+    count: int, sketched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next(iter(bundled_fonts()))
+    assert not is_sketched(file)
+    monkeypatch.setattr(type(file), "contours", lambda self, char: bars(count))
+    assert is_sketched(file) is sketched
 
 
 def test_a_speck_too_small_for_a_skeleton_is_a_point_at_its_middle() -> None:

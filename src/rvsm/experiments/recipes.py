@@ -93,7 +93,7 @@ _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 # With 12 of 128 maps an epoch takes three quarters of a dense one, and 2,600 weights need many.
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
-    "epochs": 10,
+    "epochs": 16,
     "lr": 4e-3,
     "muon_lr": 0.016,
     "warmup_fraction": 0.1,
@@ -128,7 +128,7 @@ QUICK: dict[Method, dict[str, Any]] = {
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {**_MUON, "epochs": 8, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
+    "dense": {**_MUON, "epochs": 16, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
     **dict.fromkeys(SPARSE_METHODS, _FULL_SPARSE),
 }
 """``rvsm reproduce --full``: from the dense network to few maps, from there to few weights."""

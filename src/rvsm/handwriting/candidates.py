@@ -30,12 +30,13 @@ Progress = Callable[[int, int], None]
 _CHUNK = 50
 # A tremor of 1.5 mm looks like all others in one of forty images (with twelve times its share a
 # linear model told it with 59 %).
-_FIRST_RATIO, _GROWTH, _LAST_RATIO = 1.5, 1.25, 40.0
+_FIRST_RATIO, _GROWTH, _LAST_RATIO = 2.0, 1.4, 40.0
 # Two groups on either side of the target are twice as far apart; a linear model that is fitted to
 # training is scored on the others.
-_GOOD_GAP, _GOOD_GAP_TRAIN = 0.08, 0.12
-# No linear model can be scored closer than chance allows on as few images as a band may have.
-_GOOD_GAP_OF_ONE = 1.0
+_GOOD_GAP, _GOOD_GAP_TRAIN = 0.05, 0.12
+# No linear model can be scored closer than chance allows on as few images as a band may have; but
+# what bands have in common adds up.
+_GOOD_GAP_OF_ONE = 0.6
 _PER_BAND, _MOST_BANDS = 150, 8
 # Within a band large tremors are taken that look like smaller ones: a wide band would be matched on
 # the whole and not at its ends.

@@ -56,11 +56,16 @@ def draw_outline(points: Array, contour: NDArray[np.intp], grow: float = 0.0) ->
     return 255 - _agg((HEIGHT, WIDTH)).draw(points, codes, 2.0 * grow, fill=True)
 
 
-def fill_mask(contours: Sequence[Array], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Filled contours as a boolean image of the given (height, width), row 0 at y = 0."""
+def fill_mask(
+    contours: Sequence[Array], shape: tuple[int, int], pen: float = 0.0
+) -> NDArray[np.bool_]:
+    """Filled contours as a boolean image of the given (height, width), row 0 at y = 0.
+
+    `pen` is the width in pixels of the line along the contours; 0 draws none.
+    """
     points = np.concatenate(contours)
     contour = np.repeat(np.arange(len(contours)), [len(c) for c in contours])
-    return np.asarray(_Agg(shape).draw(points, _closed(contour), 0.0, fill=True)[::-1] > 127)
+    return np.asarray(_Agg(shape).draw(points, _closed(contour), pen, fill=True)[::-1] > 127)
 
 
 def _starts(group: NDArray[np.intp]) -> NDArray[np.bool_]:

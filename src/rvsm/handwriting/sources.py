@@ -16,7 +16,13 @@ from rvsm.errors import DataError
 from rvsm.handwriting import texts
 from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.splits import CarrierInfo
-from rvsm.handwriting.strokes import Carrier, FontCarrier, RecordedCarrier, carriers
+from rvsm.handwriting.strokes import (
+    Carrier,
+    FontCarrier,
+    RecordedCarrier,
+    carriers,
+    is_sketched,
+)
 from rvsm.handwriting.synthesis import Generator
 
 _DRAWS_LEAST = 0.2
@@ -158,6 +164,8 @@ def _unusable(carrier: Carrier, texts: Sequence[str]) -> str:
             for char in sorted(set("".join(texts))):
                 carrier.draws(char)
             carrier.file.advance("x")  # every length is measured in heights of this letter
+            if is_sketched(carrier.file):
+                return "its letters are sketches of many lines"
     except DataError as error:
         return str(error).rpartition(": ")[0].partition(f"{_path(carrier)} ")[2]
     return ""

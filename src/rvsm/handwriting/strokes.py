@@ -25,6 +25,8 @@ SPACING = 0.04  # x-heights between points of a stroke: 0.8 pixels at the standa
 CONTOUR_SPACING = 0.06
 WORD_SPACE = 0.9
 _SKELETON_SCALE = 32.0  # pixels an x-height
+_OPEN_LETTERS = "cmnuvwxz"
+_SKETCH_HOLES = 5.0  # in a letter that has none; loops of scripts make up to 1.3
 
 # Hershey fonts that hold the Latin alphabet and draw each line once, by design. The others build
 # bold and serifed letters from parallel lines, which a trembling pen would scatter.
@@ -234,14 +236,55 @@ def resample(path: Array, spacing: float) -> Array:
 
 def skeleton_of(contours: Sequence[Array]) -> list[Array]:
     """Pen paths down the middle of a filled outline, in the units of the outline."""
+    ink, low = _unbroken(contours)
+    paths = pen_paths(ink, min_spur=0.25 * _SKELETON_SCALE)
+    if not paths:
+        return [np.repeat(np.concatenate(contours).mean(axis=0, keepdims=True), 2, axis=0)]
+    return [(p + 0.5) / _SKELETON_SCALE + low for p in paths]
+
+
+def is_sketched(file: FontFile) -> bool:
+    """Whether letters are scribbled in many lines each, with no middle for a pen to follow.
+
+    Lines that cross leave holes: some thirty in letters that have none otherwise.
+    """
+    holes = [
+        _topology(_pixels(file.contours(char), 4 * _SKELETON_SCALE)[0])[1] - 1
+        for char in _OPEN_LETTERS
+        if file.draws(char)
+    ]
+    return bool(holes) and float(np.mean(holes)) > _SKETCH_HOLES
+
+
+def _unbroken(contours: Sequence[Array]) -> tuple[NDArray[np.bool_], Array]:
+    """The ink as pixels and where its lower left corner lies, in the units of the outline.
+
+    Hairlines of less than a pixel fall to pieces: they get a rim of a pixel where that makes as
+    many pieces and holes as there are at a scale where they have a width.
+    """
+    plain, low = _pixels(contours, _SKELETON_SCALE)
+    true = _topology(_pixels(contours, 4 * _SKELETON_SCALE)[0])
+    if _topology(plain) != true:
+        rimmed, _ = _pixels(contours, _SKELETON_SCALE, pen=2.0)
+        if _topology(rimmed) == true:
+            return rimmed, low
+    return plain, low
+
+
+def _pixels(
+    contours: Sequence[Array], scale: float, pen: float = 0.0
+) -> tuple[NDArray[np.bool_], Array]:
     from rvsm.handwriting.render import fill_mask
 
     points = np.concatenate(contours)
-    low = points.min(axis=0) - 2.0 / _SKELETON_SCALE
-    size = np.ptp(points, axis=0) * _SKELETON_SCALE + 4.0
-    pixels = [(c - low) * _SKELETON_SCALE for c in contours]
-    ink = fill_mask(pixels, (int(np.ceil(size[1])), int(np.ceil(size[0]))))
-    paths = pen_paths(ink, min_spur=0.25 * _SKELETON_SCALE)
-    if not paths:
-        return [np.repeat(points.mean(axis=0, keepdims=True), 2, axis=0)]
-    return [(p + 0.5) / _SKELETON_SCALE + low for p in paths]
+    low = points.min(axis=0) - 2.0 / scale
+    size = np.ptp(points, axis=0) * scale + 4.0
+    shape = (int(np.ceil(size[1])), int(np.ceil(size[0])))
+    return fill_mask([(c - low) * scale for c in contours], shape, pen), low
+
+
+def _topology(ink: NDArray[np.bool_]) -> tuple[int, int]:
+    """Number of pieces of the ink and of the paper."""
+    from scipy import ndimage
+
+    return int(ndimage.label(ink, np.ones((3, 3)))[1]), int(ndimage.label(~ink)[1])
