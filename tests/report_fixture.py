@@ -117,30 +117,24 @@ def make_reproduction(
     views: Sequence[tuple[str, str]] = (("fonts", "headline"), ("pen", "headline")),
     seeds: Sequence[int] = (0, 1),
     methods: Sequence[str] = METHODS,
-    light: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A folder as rvsm reproduce leaves it; returns the contents of its results.json.
-
-    ``light`` names the methods that have a light network too, as with ``--full``.
-    """
-    listed: dict[str, list[dict[str, Any]]] = {"": [], "light": []}
+    """A folder as rvsm reproduce leaves it; returns the contents of its results.json."""
+    listed: list[dict[str, Any]] = []
     for task, kind in views:
         data = folder / "data" / f"{task}-{kind}"
         rows = make_data(data, task, kind)
-        kinds = [*((method, "") for method in methods), *((method, "light") for method in light)]
-        for method, stage in kinds:
+        for method in methods:
             for seed in seeds:
-                name = "-".join(part for part in (task, kind, method, stage, f"s{seed}") if part)
+                name = f"{task}-{kind}-{method}-s{seed}"
                 result = make_run(folder / name, data, rows, method, seed, task, kind)
                 scores = result.pop("scores")
-                listed[stage] += [
+                listed += [
                     {**result, **score, "protocol": split.removeprefix("test-"), "run": name}
-                    | ({"stage": stage} if stage else {})
                     for split, score in scores.items()
                 ]
     sweep = [
         {
-            **listed[""][-1],
+            **listed[-1],
             "zeros": zeros,
             "nonzeros": round(14_000 * (1 - zeros)),
             "accuracy": right,
@@ -149,10 +143,9 @@ def make_reproduction(
     ]
     results = {
         "protocol_note": "A note on the protocol.\nAnother note.",
-        "rows": listed[""],
+        "rows": listed,
         "sweep": sweep,
     }
-    results["light"] = listed["light"]
     score = {"split": "curve", "regular": 30, "shaky": 31, "accuracy": 0.527}
     score |= {"low": 0.481, "high": 0.573, "verdict": "fine"}
     results["checks"] = [

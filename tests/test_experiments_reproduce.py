@@ -108,14 +108,13 @@ def test_every_method_on_every_task_and_again_at_once(
     assert left_out in console.export_text().replace("\n", " ")
 
 
-def test_full_trains_light_networks_too_and_goes_by_way_of_whole_maps(
+def test_full_goes_by_way_of_whole_maps(
     tiny: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {**TINY, "network": {"channels": [2, 3, 32], "pools": [[2, 2], [2, 2], [1, 2]]}}
     for method, values in recipes.FULL.items():
         monkeypatch.setitem(recipes.FULL, method, {**values, **few})
-    for side in ("_FULL_MAPS", "_FULL_LIGHT"):
-        monkeypatch.setattr(recipes, side, {**getattr(recipes, side), **few})
+    monkeypatch.setattr(recipes, "_FULL_MAPS", {**recipes._FULL_MAPS, **few})
     monkeypatch.setattr(recipes, "_GRID_PACE", few)
     monkeypatch.setattr(recipes, "GRID_FC_SPARSITY", (0.5,))
     monkeypatch.setattr(recipes, "GRID_BETA", (0.1,))
@@ -132,15 +131,12 @@ def test_full_trains_light_networks_too_and_goes_by_way_of_whole_maps(
         "pen-headline-dense-s3",
         "pen-headline-l0-s3",
     }
-    assert {row["run"] for row in results["light"]} == {"pen-headline-l0-light-s3"}
-    assert [row["fc_zeros"] for row in results["light"]] == [pytest.approx(0.9, abs=1e-3)] * 2
     maps = json.loads((tiny / "pen-headline-transformed-l1-maps-s3" / "result.json").read_text())
     assert maps["fc_zeros"] == 29 / 32
     assert {row["method"] for row in results["sweep"]} == {"l1", "l0", "transformed-l1"}
     final = next(row for row in results["rows"] if row["method"] == "l0")
     assert final["fc_zeros"] == pytest.approx(0.98, abs=1e-3)
     assert final["zeros"] > 0.9
-    assert "l0 light" in console.export_text()
 
 
 def test_a_check_is_made_once_and_of_data_that_are_there(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from rvsm.experiments.report import write_report
 from rvsm.experiments.report.amplitude import detection
 from rvsm.experiments.report.evidence import choose, log_odds, occlusion
 from rvsm.experiments.report.pictures import evidence, near_square, paper, weights
-from rvsm.experiments.report.sheets import maps
 from rvsm.experiments.report.source import Predictions, read_study
 from rvsm.experiments.report.svg import Axis, Chart, linear_axis, log_axis
 from rvsm.experiments.report.tables import Figure, cell, headline, percent
@@ -140,28 +138,6 @@ def test_tables_hold_the_means_of_results_json(reproduction: Path, html: str) ->
         if key[2] != "dense"
     ]
     assert sorted(page.values("difference")) == pytest.approx(sorted(differences), abs=1e-12)
-
-
-def test_light_networks_are_methods_of_their_own(tmp_path: Path) -> None:
-    """Those of ``--full`` that carry the paper's claim: in tables, plots and maps."""
-    results = make_reproduction(
-        tmp_path / "full", [("pen", "headline")], (0, 1), ("dense", "l0"), light=("l0",)
-    )
-    (view,) = read_study(tmp_path / "full").views
-    lines = headline(view.rows)
-    assert [line.method for line in lines] == ["dense", "l0 light", "l0"] * 2
-    light = [row for row in results["light"] if row["protocol"] == "paper"]
-    assert lines[1].cells["accuracy"].raw == repr(fmean(row["accuracy"] for row in light))
-    assert view.featured is not None
-    assert view.featured.name == "pen-headline-l0-s0"
-    assert [sheet.run for sheet in maps(view)] == [
-        "pen-headline-dense-s0",
-        "pen-headline-l0-light-s0",
-        "pen-headline-l0-s0",
-    ]
-    html = write_report(tmp_path / "full").read_text(encoding="utf-8")
-    assert "<title>l0 light, seed 1: " in html
-    assert '<tr class="m-l0 light">' in html
 
 
 def test_says_what_the_numbers_were_measured_on(html: str) -> None:
@@ -374,7 +350,7 @@ def test_occlusion_finds_the_ink_that_decides() -> None:
     assert found.shape == (8, 32)
     row, column = np.unravel_index(int(np.argmax(found)), found.shape)
     assert (row in (3, 4), column in (25, 26)) == (True, True)
-    assert np.abs(found[:, :20]).max() == 0
+    assert np.abs(found[:, :20]).max() < 1e-5 * found.max()
     assert float(log_odds(net, torch.zeros(1, 1, 64, 256))) == 0
 
 

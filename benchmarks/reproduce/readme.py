@@ -64,8 +64,9 @@ def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
     _, _, after = rest.partition(END)
     note = f"Written by `benchmarks/reproduce/readme.py` from `{source}`."
     note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
-    rows = [*results["rows"], *results.get("light", [])]
-    return f"{before}{START}{paragraph(results)}\n\n{table(rows)}\n\n{note}\n{END}{after}"
+    return (
+        f"{before}{START}{paragraph(results)}\n\n{table(results['rows'])}\n\n{note}\n{END}{after}"
+    )
 
 
 if __name__ == "__main__":

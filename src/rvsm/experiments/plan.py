@@ -19,10 +19,10 @@ CHECK_FILE = "check.json"
 CHECKED_IMAGES = 4000
 """So many images of a split are enough to see a short cut; all of training would take minutes."""
 
-_Kind = Literal["", "light", "maps"]
+_Kind = Literal["", "maps"]
 _PLACE = r"(?P<task>[a-z]+)-(?P<set>[a-z]+)"
 _METHOD = "|".join(METHODS)
-_RUN = re.compile(rf"{_PLACE}-(?P<method>{_METHOD})(?P<light>-light)?-s(?P<seed>\d+)")
+_RUN = re.compile(rf"{_PLACE}-(?P<method>{_METHOD})-s(?P<seed>\d+)")
 _POINT = re.compile(rf"{_PLACE}-(?P<point>(?:{_METHOD})-fc.+)")
 
 
@@ -44,7 +44,6 @@ class Plan:
         self.full = full
         self.counts = counts
         self.runs: list[str] = []
-        self.light: list[str] = []
         self.grid: dict[str, TrainConfig] = {}
         self.pairs: list[tuple[str, str]] = []
         self._jobs: list[Job] = []
@@ -73,12 +72,6 @@ class Plan:
             self._add(*place, recipes.MAPS_METHOD, "maps")
         self.runs += [self._add(*place, method) for method in sparse]
 
-    def add_light(self, task: str, set_name: str, seed: int, methods: Sequence[Method]) -> None:
-        """Plan the networks of the full study that have nine tenths of their largest layer zero."""
-        for method in methods:
-            if method != "dense":
-                self.light.append(self._add(task, set_name, seed, method, "light"))
-
     def add_grid(self, task: str, set_name: str, seeds: Sequence[int]) -> None:
         """Plan the grid, from the dense network of seed 0 where there is or will be one."""
         first = self._name(task, set_name, 0, "dense")
@@ -105,16 +98,14 @@ class Plan:
             if found is None or name in self._configs:
                 continue
             task, set_name, seed = found["task"], found["set"], int(found["seed"])
-            light = bool(found["light"])
             method = next(method for method in METHODS if method == found["method"])
             try:
-                recipe = self._recipe(task, set_name, seed, method, "light" if light else "")
-                check_same(recipe, path.parent)
+                check_same(self._recipe(task, set_name, seed, method), path.parent)
             except RunError:
                 strangers.append(name)
                 continue
             self._know(task, set_name)
-            (self.light if light else self.runs).append(name)
+            self.runs.append(name)
         return strangers + self._adopt_grid()
 
     def _adopt_grid(self) -> list[str]:
@@ -191,7 +182,7 @@ class Plan:
         before = self._start(task, set_name, seed, method, kind)
         data, start = str(self.data(task, set_name)), str(self.out / before) if before else ""
         if kind:
-            return recipes.side_recipe(kind, method, data=data, seed=seed, start=start)
+            return recipes.maps_recipe(data=data, seed=seed, start=start)
         return recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
 
     def _add(self, task: str, set_name: str, seed: int, method: Method, kind: _Kind = "") -> str:

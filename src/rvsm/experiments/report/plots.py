@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rvsm.experiments.config import METHODS
 from rvsm.experiments.report.amplitude import Detection, Rate
-from rvsm.experiments.report.source import LIGHT, Floats, Row, Run
+from rvsm.experiments.report.source import Floats, Row, Run
 from rvsm.experiments.report.svg import MARKERS, Axis, Chart, linear_axis, log_axis
 from rvsm.experiments.report.tables import method_order, percent
 
@@ -30,16 +30,13 @@ _AMPLITUDE_TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0)
 
 
 def colour(method: str) -> str:
-    """CSS classes that give a method its colour, and a light network its hollow markers."""
-    base = method.removesuffix(LIGHT)
-    known = f"m-{base}" if base in METHODS else "m-other"
-    return known if base == method else f"{known} light"
+    """CSS class that gives a method its colour."""
+    return f"m-{method}" if method in METHODS else "m-other"
 
 
 def marker(method: str) -> str:
     """Shape that tells a method apart without its colour."""
-    base = method.removesuffix(LIGHT)
-    return MARKERS[METHODS.index(base)] if base in METHODS else "circle"
+    return MARKERS[METHODS.index(method)] if method in METHODS else "circle"
 
 
 def accuracy_chart(curves: Mapping[str, Detection]) -> Markup | None:

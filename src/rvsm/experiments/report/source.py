@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 # The run shown in detail is picked by this order, never by its test accuracy.
 FEATURED = ("l0", "transformed-l1", "l1", "dense")
 
-LIGHT = " light"
-"""Ends the name of a light network's method, such as "l0 light"; see ``recipes.side_recipe``."""
-
-ORDER = ("dense", *(m + LIGHT for m in METHODS if m != "dense"), *METHODS[1:])
-"""The methods as tables and legends list them."""
-
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -73,7 +67,7 @@ class Row:
             task=word("task"),
             protocol=word("protocol"),
             set=word("set"),
-            method=f"{word('method')} {word('stage')}".rstrip(),
+            method=word("method"),
             seed=int(raw.get("seed") or 0),
             accuracy=number("accuracy"),
             auc=number("auc"),
@@ -232,7 +226,7 @@ class View:
         """The run shown in detail: l0 before the others, lowest seed, with a model if any has."""
         return next(iter(self.one_run_per_method(FEATURED).values()), None)
 
-    def one_run_per_method(self, order: Iterable[str] = ORDER) -> dict[str, Run]:
+    def one_run_per_method(self, order: Iterable[str] = METHODS) -> dict[str, Run]:
         """The lowest seed of every method, runs that hold a model first."""
         chosen: dict[str, Run] = {}
         for method in [*order, *(r.method for r in self.runs)]:
@@ -302,7 +296,7 @@ def read_study(folder: Path) -> Study:
 
 
 def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
-    rows = [*_rows(results, "rows"), *_rows(results, "light")]
+    rows = _rows(results, "rows")
     sweep = _rows(results, "sweep")
     missing: list[str] = []
     views = []

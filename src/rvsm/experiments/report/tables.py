@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from rvsm.experiments.report.source import ORDER, Row
+from rvsm.experiments.config import METHODS
+from rvsm.experiments.report.source import Row
 
 COLUMNS = ("accuracy", "accuracy_one_view", "auc", "fc_zeros", "zeros", "nonzeros")
 
@@ -69,7 +70,7 @@ def headline(rows: Sequence[Row]) -> list[TableRow]:
 def method_order(methods: Iterable[str]) -> list[str]:
     """The known methods in their fixed order, then any other as first met."""
     given = list(dict.fromkeys(methods))
-    return [m for m in ORDER if m in given] + [m for m in given if m not in ORDER]
+    return [m for m in METHODS if m in given] + [m for m in given if m not in METHODS]
 
 
 def cell(name: str, figure: Figure) -> Cell:
