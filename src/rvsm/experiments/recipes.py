@@ -25,8 +25,11 @@ QUICK_COUNTS = {
     "test-unseen": 1_000,
     "curve": 600,
 }
+# After 16 epochs of 60,000 the dense network is right on 99.5 % of its own images and 98.7 % of
+# other texts in the same fonts; validation loss has not fallen since the eighth (fonts, data seed
+# 4). That asks for more images, not more epochs.
 FULL_COUNTS = {
-    "train": 60_000,
+    "train": 120_000,
     "val": 2_000,
     "test-paper": 3_000,
     "test-unseen": 3_000,
@@ -93,7 +96,7 @@ _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
 # With 12 of 128 maps an epoch takes three quarters of a dense one, and 2,600 weights need many.
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
-    "epochs": 16,
+    "epochs": 8,
     "lr": 4e-3,
     "muon_lr": 0.016,
     "warmup_fraction": 0.1,
@@ -123,7 +126,7 @@ QUICK: dict[Method, dict[str, Any]] = {
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {**_MUON, "epochs": 16, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
+    "dense": {**_MUON, "epochs": 8, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
     **dict.fromkeys(SPARSE_METHODS, _FULL_SPARSE),
 }
 """``rvsm reproduce --full``: from the dense network to few maps, from there to few weights."""
