@@ -59,7 +59,7 @@ class Level:
         """
         total = 0.0
         for into, piece, zero in self._pieces(target, w):
-            into.add_(piece - self.mapped(piece, zero), alpha=factor)
+            into.add_(_distance(piece, self.mapped(piece, zero)), alpha=factor)
             if summed:
                 total += float(into.sum())
         return total
@@ -106,6 +106,17 @@ def _no_smaller_than_its_type(u: Tensor, w: Tensor) -> Tensor:
     """
     least = torch.full_like(u, torch.finfo(u.dtype).smallest_normal * torch.finfo(u.dtype).eps)
     return torch.where((u == 0) & (w != 0), least.copysign(w), u)
+
+
+def _distance(w: Tensor, u: Tensor) -> Tensor:
+    """Return ``w - u``, in the memory of `u` where that is its own.
+
+    Fresh memory costs page faults: of what a step adds to one of LeNet-5, a third.
+    """
+    fresh = u.dtype == w.dtype and u.is_contiguous() and u.shape == w.shape
+    if fresh and u.untyped_storage().data_ptr() != w.untyped_storage().data_ptr():
+        return torch.sub(w, u, out=u)
+    return w - u
 
 
 def distance_squared(w: Tensor, u: Tensor) -> Tensor:

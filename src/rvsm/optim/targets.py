@@ -28,7 +28,7 @@ def smallest_of(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     return list(torch.split(mask, [x.numel() for x in flat])), threshold
 
 
-_CLEAR = 64
+_CLEAR = 32
 """Roundings by which the first survivor must lie above a threshold that says it all.
 
 Of float64 at least 1e-13 each: penalties invert their thresholds in that type.
