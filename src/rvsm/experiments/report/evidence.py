@@ -75,12 +75,13 @@ def occlusion(network: TremorNet, image: npt.NDArray[np.uint8]) -> tuple[float, 
     height, width = network.size
     whole = to_float(torch.from_numpy(reduce_image(image, network.size))[None])
     down, across = _bumps(height, GRID[0]), _bumps(width, GRID[1])
-    odds = float(log_odds(network, whole))
-    lost = [
-        odds - log_odds(network, whole * (1.0 - band[None, :, None] * across[:, None, :])[:, None])
-        for band in down
-    ]
-    return odds, torch.stack(lost).double().numpy()
+    lost = []
+    for band in down:
+        erased = whole * (1.0 - band[None, :, None] * across[:, None, :])[:, None]
+        # In one batch: processors round batches of another size differently.
+        odds = log_odds(network, torch.cat([whole, erased]))
+        lost.append(odds[0] - odds[1:])
+    return float(log_odds(network, whole)), torch.stack(lost).double().numpy()
 
 
 def _bumps(length: int, count: int) -> torch.Tensor:
