@@ -155,6 +155,19 @@ def test_a_check_is_made_once_and_of_data_that_are_there(tmp_path: Path) -> None
     }
 
 
+def test_workers_share_the_data_sets_and_every_run_is_told_what_trains(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Job] = []
+    monkeypatch.setattr(reproduce_module, "run_jobs", lambda jobs, **_: told.extend(jobs) or [])
+    reproduce(tmp_path, workers=9, accelerator="gpu", grid=True, console=console)
+    orders = [job.order for job in told]
+    made = [order["options"]["workers"] for order in orders if order["kind"] == "data"]
+    assert made == [4, 4]
+    trained = {o["config"]["accelerator"] for o in orders if o["kind"] == "train"}
+    assert trained == {"gpu"}
+
+
 def test_a_failed_step_leaves_the_others_whole(tiny: Path, console: Console) -> None:
     shutil.rmtree(tiny / "data" / "pen-headline" / "val")
     with pytest.raises(RunError, match=r"pen-headline-dense-s0.* did not finish.*same command"):

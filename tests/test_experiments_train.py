@@ -27,7 +27,7 @@ from rvsm.experiments import train as train_module
 from rvsm.experiments.callbacks import Recorder
 from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
 from rvsm.experiments.data import load_split
-from rvsm.experiments.evaluate import count_zeros, evaluate_network
+from rvsm.experiments.evaluate import count_zeros, evaluate, evaluate_network
 from rvsm.experiments.runs import load_into, load_run, make_network, result_rows
 from rvsm.experiments.train import RunResult, train
 
@@ -461,6 +461,8 @@ def test_automatic_precision_is_settled_when_the_run_begins(
     assert load_config(run / "config.toml").precision == "bf16-mixed"
     monkeypatch.setattr(runs, "_cpu_has_bf16", lambda: False)
     assert runs.resolve(config).precision == "32"
+    monkeypatch.setattr(runs, "_cpu_has_bf16", lambda: True)
+    assert runs.resolve(configure(folder, precision="auto", accelerator="gpu")).precision == "32"
     train(config, run)
     train(configure(folder, precision="bf16-mixed", epochs=2), tmp_path / "other")
     assert_same(run, tmp_path / "other")
@@ -471,6 +473,22 @@ def test_automatic_precision_is_settled_when_the_run_begins(
 def test_bf16_trains_too(folder: Path, tmp_path: Path) -> None:
     result = train(configure(folder, precision="bf16-mixed", epochs=1), tmp_path / "run").result
     assert result["fc_zeros"] == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_too(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "dense"
+    config = configure(folder, method="dense", accelerator="gpu", epochs=2)
+    with pytest.raises(Stopped):
+        train(config, run, progress=stop_after(5))
+    result = train(config, run).result
+    assert result["fc_zeros"] == 0
+    sparse = configure(folder, accelerator="gpu", epochs=2, start=str(run))
+    found = train(sparse, tmp_path / "l0").result
+    assert found["fc_zeros"] == pytest.approx(0.9, abs=1e-3)
+    scored = evaluate(tmp_path / "l0", folder)["scores"]  # on the CPU
+    for name, score in scored.items():
+        assert score["accuracy"] == pytest.approx(found["scores"][name]["accuracy"], abs=0.02)
 
 
 def test_a_run_can_be_loaded(whole: RunResult, tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ _NAMED = 5
 """Files that could not be read are named up to so many."""
 
 
+class Accelerator(StrEnum):
+    cpu = "cpu"
+    gpu = "gpu"
+
+
 class Method(StrEnum):
     dense = "dense"
     l1 = "l1"
@@ -214,6 +219,7 @@ def reproduce(
         typer.Option(metavar="DIR", help="Real handwritten words instead: a task of its own."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
+    accelerator: Annotated[Accelerator, typer.Option(help="What trains.")] = Accelerator.cpu,
 ) -> None:
     """Do the paper's study: data, dense, l1, l0 and transformed-l1 networks, table, report.
 
@@ -258,6 +264,7 @@ def reproduce(
         data_seed=data_seed,
         grid=grid,
         workers=workers,
+        accelerator=accelerator.value,
         data_options={name: value for name, value in options.items() if value},
         console=Console(),
     )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvsm.errors import ConfigError
 
+Accelerator = Literal["cpu", "gpu"]
 Method = Literal["dense", "l1", "l0", "transformed-l1"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _Positive = Annotated[int, Field(ge=1)]
@@ -113,8 +114,10 @@ class TrainConfig(_Strict):
         ``adamw``, or ``muon``: momentum steps of the convolutions made orthogonal
         (Newton-Schulz), with the rate `muon_lr`, and AdamW with the rate `lr` for the rest.
     precision
-        ``auto`` becomes, when the run starts, ``bf16-mixed`` on a machine that computes with
+        ``auto`` becomes, when the run starts, ``bf16-mixed`` on a CPU that computes with
         bfloat16 in hardware, otherwise ``32``.
+    accelerator
+        ``cpu``, or ``gpu``: the first CUDA device.
     """
 
     data: str
@@ -133,7 +136,7 @@ class TrainConfig(_Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["val-accuracy", "val-loss"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
-    accelerator: Literal["cpu", "gpu"] = "cpu"
+    accelerator: Accelerator = "cpu"
     threads: int = Field(default=1, ge=1)
     network: NetworkConfig = NetworkConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -175,10 +175,11 @@ def shaky_probabilities(
     """Return the probability of "shaky" for every image of a split, by all views and by one."""
     was_training = net.training
     net.eval()
+    device = next(net.parameters()).device.type
     try:
         logits = torch.cat(
-            [view_logits(net, images).double() for images, _ in Batches(split, _BATCH)], dim=1
-        )
+            [view_logits(net, x).double() for x, _ in Batches(split, _BATCH, device=device)], dim=1
+        ).cpu()
     finally:
         net.train(was_training)
     mean, first = logits.mean(0).softmax(1)[:, 1], logits[0].softmax(1)[:, 1]

@@ -179,7 +179,11 @@ class SparseTraining(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reseed, so that dropout of a resumed run draws what it would have drawn."""
-        torch.manual_seed(seed_of(self.config.seed, self.current_epoch, batch_idx, 1))
+        seed = seed_of(self.config.seed, self.current_epoch, batch_idx, 1)
+        # torch.manual_seed notes a traceback for every kind of device that was never used.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take the step's weights into the average."""

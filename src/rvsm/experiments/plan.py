@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import recipes
-from rvsm.experiments.config import METHODS, Method, TrainConfig, load_config
+from rvsm.experiments.config import METHODS, Accelerator, Method, TrainConfig, load_config
 from rvsm.experiments.jobs import Job
 from rvsm.experiments.runs import check_same
 
@@ -37,12 +37,17 @@ class Plan:
         Which recipes.
     counts
         Images of each split.
+    accelerator
+        What trains.
     """
 
-    def __init__(self, out: Path, full: bool, counts: dict[str, int]) -> None:
+    def __init__(
+        self, out: Path, full: bool, counts: dict[str, int], accelerator: Accelerator = "cpu"
+    ) -> None:
         self.out = out
         self.full = full
         self.counts = counts
+        self.accelerator = accelerator
         self.runs: list[str] = []
         self.grid: dict[str, TrainConfig] = {}
         self.pairs: list[tuple[str, str]] = []
@@ -78,8 +83,8 @@ class Plan:
         has_first = 0 in seeds or (self.out / first / "result.json").exists()
         dense = first if has_first else self._name(task, set_name, seeds[0], "dense")
         points = recipes.grid(str(self.data(task, set_name)), str(self.out / dense), full=self.full)
-        for point, config in points.items():
-            name = f"grid/{task}-{set_name}-{point}"
+        for point, recipe in points.items():
+            name, config = f"grid/{task}-{set_name}-{point}", self._here(recipe)
             self._job(name, config, (dense,))
             self.grid[name] = config
 
@@ -118,9 +123,8 @@ class Plan:
             data = str(self.data(found["task"], found["set"]))
             try:
                 config = load_config(path.parent / "config.toml")
-                check_same(
-                    recipes.grid(data, config.start, full=self.full)[found["point"]], path.parent
-                )
+                points = recipes.grid(data, config.start, full=self.full)
+                check_same(self._here(points[found["point"]]), path.parent)
             except (ConfigError, RunError, KeyError):
                 strangers.append(name)
                 continue
@@ -182,8 +186,11 @@ class Plan:
         before = self._start(task, set_name, seed, method, kind)
         data, start = str(self.data(task, set_name)), str(self.out / before) if before else ""
         if kind:
-            return recipes.maps_recipe(data=data, seed=seed, start=start)
-        return recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
+            return self._here(recipes.maps_recipe(data=data, seed=seed, start=start))
+        return self._here(recipes.recipe(method, full=self.full, data=data, seed=seed, start=start))
+
+    def _here(self, config: TrainConfig) -> TrainConfig:
+        return config.model_copy(update={"accelerator": self.accelerator})
 
     def _add(self, task: str, set_name: str, seed: int, method: Method, kind: _Kind = "") -> str:
         name = self._name(task, set_name, seed, method, kind)

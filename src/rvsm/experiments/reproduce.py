@@ -15,7 +15,7 @@ from rich.table import Table
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError
 from rvsm.experiments import recipes
-from rvsm.experiments.config import METHODS, Method
+from rvsm.experiments.config import METHODS, Accelerator, Method
 from rvsm.experiments.jobs import Job, raise_failures, run_jobs
 from rvsm.experiments.plan import CHECK_FILE, Plan
 from rvsm.experiments.runs import environment, read_result, result_rows
@@ -53,6 +53,7 @@ def reproduce(
     data_seed: int | None = None,
     grid: bool | None = None,
     workers: int = 2,
+    accelerator: Accelerator = "cpu",
     data_options: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +74,10 @@ def reproduce(
         Of the data sets, :data:`rvsm.experiments.recipes.DATA_SEED` by default; the seeds of the
         training are another matter.
     workers
-        Processes at a time, each of one thread.
+        Processes at a time, each of one thread; with more of them than data sets, several make
+        one.
+    accelerator
+        What trains: ``cpu``, or ``gpu``, where a resumed run ends with nearly the same bits only.
     data_options
         Further arguments of :func:`rvsm.handwriting.datasets.make`, such as ``font_dirs``.
     console
@@ -102,10 +106,13 @@ def reproduce(
             if unknown
             else "There are no seeds; give at least one, such as 0."
         )
-    plan = Plan(out, full, dict(counts or (recipes.FULL_COUNTS if full else recipes.QUICK_COUNTS)))
+    counts = dict(counts or (recipes.FULL_COUNTS if full else recipes.QUICK_COUNTS))
+    plan = Plan(out, full, counts, accelerator)
+    share = max(1, workers // (len(sets) * len(tasks)))
     for name in sets:
         for task in tasks:
-            plan.add_data(task, name, {"seed": data_seed, **dict(data_options or {})})
+            options = {"seed": data_seed, "workers": share, **dict(data_options or {})}
+            plan.add_data(task, name, options)
     for name in sets:
         for seed in seeds:
             for task in tasks:

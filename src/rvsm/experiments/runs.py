@@ -134,6 +134,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_has_bf16": _cpu_has_bf16(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "git_commit": _git_commit(),
         "packages": packages,
     }
@@ -143,10 +144,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """Put in the place of ``precision = "auto"`` what suits this machine."""
     if config.precision != "auto":
         return config
-    if config.accelerator == "gpu":
-        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    else:
-        fast = _cpu_has_bf16()
+    # A GPU waits for the next kernel anyway in a network this small: casts would be more of them.
+    fast = config.accelerator == "cpu" and _cpu_has_bf16()
     return config.model_copy(update={"precision": "bf16-mixed" if fast else "32"})
 
 

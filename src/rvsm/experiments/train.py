@@ -157,6 +157,7 @@ def train(
             save(net, run_dir / TRAINING_FILE)
             net = net.folded()
             save(net, run_dir / "model.safetensors")
+            net.to(_device(config))
             result = _score(config, run_dir, net, recorder, splits, rows, progress)
             atomic_text(run_dir / "result.json", json.dumps(result, indent=2))
     except OSError as error:
@@ -171,7 +172,7 @@ def _fit(
     config: TrainConfig, run_dir: Path, train_split: Split, val_split: Split, progress: Any
 ) -> tuple[Recorder, TremorNet]:
     """Run Lightning's trainer from the last checkpoint on and return the chosen model."""
-    device = "cuda" if config.accelerator == "gpu" else "cpu"
+    device = _device(config)
     batches = Batches(train_split, config.batch_size, config.seed, config.augmentation, device)
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
     assert config.precision != "auto", "resolved before the run began"
@@ -204,6 +205,10 @@ def _fit(
     net.to("cpu")
     net.load_state_dict(recorder.best_state or module.state_at_u())
     return recorder, net.eval()
+
+
+def _device(config: TrainConfig) -> str:
+    return "cuda" if config.accelerator == "gpu" else "cpu"
 
 
 def _score(

@@ -41,7 +41,6 @@ def _do(job: dict[str, Any]) -> None:
         datasets.make(
             job["path"],
             **job["options"],
-            workers=1,
             progress=lambda done, total: _progress("making images", done, total),
         )
         return
