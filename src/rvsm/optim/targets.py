@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rvsm.optim.distributed import is_sharded, smallest_of_shards
@@ -53,13 +55,24 @@ def clear_threshold(norms: Sequence[Tensor], k: int) -> Tensor | None:
         x.device.type != "cpu" or x.dtype != dtype or is_sharded(x) for x in norms
     ):
         return None
-    together = np.concatenate([x.numpy().reshape(-1) for x in norms])
-    together.partition(k - 1)
-    t = together[k - 1]
-    following = together[k:].min(initial=np.inf)
+    flat = [x.numpy().reshape(-1) for x in norms]
+    t, following = _one_survives(flat[0]) if [k + 1] == [*map(len, flat)] else _around(flat, k)
     if t == 0 or following <= t * (1 + _CLEAR * max(np.finfo(t.dtype).eps, 1e-13)):
         return None
     return torch.as_tensor(t)
+
+
+def _around(flat: Sequence[NDArray[Any]], k: int) -> tuple[Any, Any]:
+    """Return the k-th smallest number and the next."""
+    together = np.concatenate(flat)
+    together.partition(k - 1)
+    return together[k - 1], together[k:].min(initial=np.inf)
+
+
+def _one_survives(x: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the two largest numbers, the largest last, without selecting: 0.1 ms for 400,000."""
+    i = x.argmax()
+    return max(x[:i].max(initial=0), x[i + 1 :].max(initial=0)), x[i]
 
 
 def smallest(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -99,6 +112,9 @@ def smallest(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _kth_smallest(magnitudes: Tensor, k: int) -> Tensor:
     """Return the k-th smallest, counting from 1."""
+    if magnitudes.device.type != "cpu":
+        # CUDA's kthvalue works on one block: 22 ms for 4 million on an H200, sorting takes 0.3.
+        return magnitudes.sort().values[k - 1]
     if not _in_numpy(magnitudes):
         return torch.kthvalue(magnitudes, k).values
     # numpy partitions with vector instructions: 7 ms against 67 ms for 4 million on one core.
