@@ -77,7 +77,10 @@ _QUICK_SPARSE: dict[str, Any] = {
 # 480,000. Pruned weight by weight from the start, as many weights reach 95.5 %.
 # Muon: 97.6 % where AdamW has 96.7 % after as many images, and loss 0.056 against 0.080. Averaging
 # the weights at a high rate: 98.1 % and more where the annealed network has 97.8 % (fonts).
-_FULL_NETWORK: dict[str, Any] = {"channels": [8, 16, 128], "pools": [[2, 2], [2, 2], [1, 2]]}
+# Once there are images enough, 16 and 24 maps in front see more than 8 and 16: cross entropy 0.0245
+# where the latter have 0.027 to 0.033 with two seeds and six other augmentations (72,000 images of
+# fonts, data seed 4, five epochs, 12,000 images of texts held out).
+_FULL_NETWORK: dict[str, Any] = {"channels": [16, 24, 128], "pools": [[2, 2], [2, 2], [1, 2]]}
 _MUON: dict[str, Any] = {"network": _FULL_NETWORK, "optimizer": "muon", "lr": 6e-3}
 _FULL_MAPS: dict[str, Any] = {
     **_MUON,
@@ -93,7 +96,7 @@ MAPS_METHOD: Method = "transformed-l1"
 98.55 % with l0, 99.15 % with transformed l1 (validation, fonts, seed 0).
 """
 _GRID_PACE = {"epochs": 1, "muon_lr": 0.018, "warmup_fraction": 0.2}
-# With 12 of 128 maps an epoch takes three quarters of a dense one, and 2,600 weights need many.
+# With 12 of 128 maps an epoch takes half of a dense one, and 3,100 weights need many.
 _FULL_SPARSE: dict[str, Any] = {
     **_MUON,
     "epochs": 8,
@@ -103,8 +106,8 @@ _FULL_SPARSE: dict[str, Any] = {
     "average": 0.999,
     "final_lr": 0.2,
     "rules": [
-        {"pattern": "conv2.weight", "sparsity": 0.2},
-        {"pattern": "conv3.weight", "sparsity": 0.953},
+        {"pattern": "conv2.weight", "sparsity": 0.6},
+        {"pattern": "conv3.weight", "sparsity": 0.965},
         {"pattern": "fc.weight", "sparsity": 0.98},
     ],
     "splitting": {**_SPLITTING, "end": 0.25, "heal": 0.3},
@@ -126,7 +129,7 @@ QUICK: dict[Method, dict[str, Any]] = {
 """``rvsm reproduce``: the sparse networks start from the dense one."""
 
 FULL: dict[Method, dict[str, Any]] = {
-    "dense": {**_MUON, "epochs": 8, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
+    "dense": {**_MUON, "epochs": 5, "muon_lr": 0.024, "average": 0.999, "final_lr": 0.25},
     **dict.fromkeys(SPARSE_METHODS, _FULL_SPARSE),
 }
 """``rvsm reproduce --full``: from the dense network to few maps, from there to few weights."""
