@@ -114,24 +114,22 @@ def local_like(x: Tensor, like: Tensor) -> Tensor:
 
 def largest(x: Tensor, like: Tensor) -> Tensor:
     """Return the largest of the 0-d `x` of all ranks that share `like`."""
-    if not is_sharded(like):
-        return x
-    from torch import distributed
-
-    found = x.double()
-    distributed.all_reduce(found, distributed.ReduceOp.MAX, group=_common_group([like]))
-    return found.to(x.dtype)
+    return _reduced(x, like, "MAX")
 
 
 def summed(x: Tensor, like: Tensor) -> Tensor:
     """Return the sum of the 0-d `x` of all ranks that share `like`."""
+    return _reduced(x, like, "SUM")
+
+
+def _reduced(x: Tensor, like: Tensor, how: str) -> Tensor:
     if not is_sharded(like):
         return x
     from torch import distributed
 
-    found = x.clone()
-    distributed.all_reduce(found, group=_common_group([like]))
-    return found
+    found = x.to(torch.float64, copy=True)  # gloo knows no bfloat16
+    distributed.all_reduce(found, getattr(distributed.ReduceOp, how), group=_common_group([like]))
+    return found.to(x.dtype)
 
 
 def is_last(x: Tensor, like: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Penalty(Protocol):
     def prox(self, x: Tensor, mu: float | Tensor) -> Tensor:
         """Return argmin_u ``mu * P(u) + |u - x|^2 / 2`` as a new tensor like `x`; 0 at ties.
 
+        Keep no reference to it: the optimizer writes over it.
+
         `mu` is a float >= 0 (anything else raises RuleError) or a 0-d tensor (not checked: that
         would wait for the device).
         """
