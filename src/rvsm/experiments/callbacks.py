@@ -95,8 +95,8 @@ class Recorder(Checkpoint):
     run_dir
         The run folder.
     select
-        ``val-accuracy`` or ``val-loss``: what "best" means. Ties go to the lower loss, then to
-        the later epoch.
+        ``val-accuracy``, ``val-loss`` or ``last``: what "best" means. Ties go to the lower loss,
+        then to the later epoch.
     """
 
     def __init__(self, run_dir: Path, select: str) -> None:
@@ -161,6 +161,8 @@ class Recorder(Checkpoint):
         self._log(trainer, row)
 
     def _score(self, row: dict[str, float]) -> tuple[float, float]:
+        if self.select == "last":
+            return (row["epoch"], 0.0)
         if self.select == "val-loss":
             return (-row["val_loss"], row["val_accuracy"])
         return (row["val_accuracy"], -row["val_loss"])

@@ -103,7 +103,7 @@ class TrainConfig(_Strict):
         scratch.
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
-        and only among the epochs that reached the asked sparsity.
+        and only among the epochs that reached the asked sparsity. ``last``: the last one.
     final_lr
         The rate at the end as a share of its peak, lr; with an average it need not be small.
     average
@@ -134,7 +134,7 @@ class TrainConfig(_Strict):
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    select: Literal["val-accuracy", "val-loss"] = "val-accuracy"
+    select: Literal["val-accuracy", "val-loss", "last"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
     accelerator: Accelerator = "cpu"
     threads: int = Field(default=1, ge=1)

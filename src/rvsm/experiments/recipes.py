@@ -82,7 +82,15 @@ _QUICK_SPARSE: dict[str, Any] = {
 # where the latter have 0.027 to 0.033 with two seeds and six other augmentations (72,000 images of
 # fonts, data seed 4, five epochs, 12,000 images of texts held out).
 _FULL_NETWORK: dict[str, Any] = {"channels": [16, 24, 128], "pools": [[2, 2], [2, 2], [1, 2]]}
-_MUON: dict[str, Any] = {"network": _FULL_NETWORK, "optimizer": "muon", "lr": 6e-3}
+# The last epoch, not the best on 2,000 validation images: by chance the third of five dense epochs
+# had the most right (98.4 %, against 98.2 %), at twice the loss on training images. Averaged weights
+# do not get worse.
+_MUON: dict[str, Any] = {
+    "network": _FULL_NETWORK,
+    "optimizer": "muon",
+    "lr": 6e-3,
+    "select": "last",
+}
 _FULL_MAPS: dict[str, Any] = {
     **_MUON,
     "epochs": 1,
