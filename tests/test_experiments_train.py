@@ -470,6 +470,27 @@ def test_automatic_precision_is_settled_when_the_run_begins(
         train(configure(folder, epochs=2), run)
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of epochs that get worse and worse in validation.
+    worse = iter(range(100))
+    before = train_module.SparseTraining.epoch_row
+    monkeypatch.setattr(
+        train_module.SparseTraining,
+        "epoch_row",
+        lambda self: before(self) | {"val_accuracy": 1 - next(worse) / 100},
+    )
+    best = train(configure(folder, method="dense", epochs=3), tmp_path / "best").result
+    last = train(configure(folder, method="dense", epochs=3, select="last"), tmp_path / "last")
+    assert (best["best_epoch"], last.result["best_epoch"]) == (0, 2)
+    kept, final = (
+        rvsm.load(tmp_path / name / "training.safetensors")["fc.weight"]
+        for name in ("best", "last")
+    )
+    assert not torch.equal(kept, final)
+
+
 def test_bf16_trains_too(folder: Path, tmp_path: Path) -> None:
     result = train(configure(folder, precision="bf16-mixed", epochs=1), tmp_path / "run").result
     assert result["fc_zeros"] == pytest.approx(0.9, abs=1e-3)

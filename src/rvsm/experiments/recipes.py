@@ -83,8 +83,8 @@ _QUICK_SPARSE: dict[str, Any] = {
 # fonts, data seed 4, five epochs, 12,000 images of texts held out).
 _FULL_NETWORK: dict[str, Any] = {"channels": [16, 24, 128], "pools": [[2, 2], [2, 2], [1, 2]]}
 # The last epoch, not the best on 2,000 validation images: by chance the third of five dense epochs
-# had the most right (98.4 %, against 98.2 %), at twice the loss on training images. Averaged weights
-# do not get worse.
+# had the most right (98.4 %, against 98.2 %), at twice the loss on training images. The averaged
+# weights do not get worse.
 _MUON: dict[str, Any] = {
     "network": _FULL_NETWORK,
     "optimizer": "muon",
