@@ -1,17 +1,9 @@
-"""Training in a run folder: what it leaves, how it resumes, what it says when it cannot."""
+"""Training in a run folder: what it leaves, and what it says when it cannot."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import random
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +16,20 @@ from drawings import make_folder
 from rvsm.errors import RunError
 from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
-from rvsm.experiments.callbacks import Recorder
-from rvsm.experiments.config import METHODS, TrainConfig, load_config, make_config
+from rvsm.experiments.config import METHODS, load_config
 from rvsm.experiments.data import load_split
 from rvsm.experiments.evaluate import count_zeros, evaluate, evaluate_network
 from rvsm.experiments.runs import load_into, load_run, make_network, result_rows
 from rvsm.experiments.train import RunResult, train
-
-EPOCHS = 4
-STEPS = 16
-
-
-def configure(folder: Path, **changes: Any) -> TrainConfig:
-    values = {
-        "data": str(folder),
-        "epochs": EPOCHS,
-        "batch_size": 16,
-        "lr": 0.01,
-        "network": {"channels": [4, 6, 6], "dropout": 0.1},
-        "splitting": {"end": 0.5, "heal": 0.75},
-    }
-    return make_config({**values, **changes})
+from training_runs import (
+    EPOCHS,
+    STEPS,
+    Stopped,
+    assert_same,
+    configure,
+    metrics,
+    stop_after,
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,52 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A run that nothing disturbed."""
     return train(configure(folder), tmp_path_factory.mktemp("runs") / "whole")
-
-
-def metrics(run: Path) -> list[dict[str, str]]:
-    """Read the rows of the log without the times, which no two runs share."""
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        del row["seconds"]
-    return rows
-
-
-def assert_same(run: Path, other: Path) -> None:
-    model = "model.safetensors"
-    assert (run / model).read_bytes() == (other / model).read_bytes()
-    assert metrics(run) == metrics(other)
-    predictions = "test_predictions.csv"
-    assert (run / predictions).read_bytes() == (other / predictions).read_bytes()
-
-
-def logged_steps(run: Path) -> list[int]:
-    """Read from the event file for which epochs it holds a validation loss."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    (events,) = (run / "tensorboard").glob("events.*")
-    return [
-        event.step
-        for event in EventFileLoader(str(events)).Load()
-        for value in event.summary.value
-        if value.tag == "val_loss"
-    ]
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(steps: int, action: Callable[[], None] | None = None) -> Any:
-    """Return a progress function that stops the training, or acts, after so many steps."""
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what == "training" and done == steps:
-            if action is None:
-                raise Stopped
-            action()
-
-    return progress
 
 
 def test_the_run_folder_holds_everything(whole: RunResult, folder: Path) -> None:
@@ -162,17 +101,6 @@ def test_another_configuration_is_refused(whole: RunResult, folder: Path) -> Non
         train(configure(folder), whole.run_dir, resume=False)
 
 
-@pytest.mark.parametrize("steps", [2, 8, 11])
-def test_stopped_and_called_again_it_ends_the_same(
-    whole: RunResult, folder: Path, tmp_path: Path, steps: int
-) -> None:
-    with pytest.raises(Stopped):
-        train(configure(folder), tmp_path / "run", progress=stop_after(steps))
-    assert len(list((tmp_path / "run").glob("checkpoints/*.ckpt"))) == (steps - 1) // 4
-    train(configure(folder), tmp_path / "run")
-    assert_same(tmp_path / "run", whole.run_dir)
-
-
 @pytest.mark.parametrize("method", ["dense", "l0"])
 def test_the_average_of_the_weights_is_what_is_kept(
     folder: Path, tmp_path: Path, method: str
@@ -199,163 +127,6 @@ def test_the_average_of_the_weights_is_what_is_kept(
         torch.testing.assert_close(saved[name], value)
     if method == "l0":
         assert torch.equal(saved["fc.weight"] == 0, seen[-1]["fc.weight"] == 0)
-
-
-@pytest.mark.parametrize("method", ["dense", "l0"])
-def test_muon_and_averages_too_continue_to_the_same_end(
-    folder: Path, tmp_path: Path, method: str
-) -> None:
-    config = configure(folder, method=method, optimizer="muon", muon_lr=0.02, average=0.8)
-    whole = train(config, tmp_path / "whole").result
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "run", progress=stop_after(11))
-    train(config, tmp_path / "run")
-    assert_same(tmp_path / "run", tmp_path / "whole")
-    assert whole["val_accuracy"] > 0.8
-    _, adamw = load_run(train(configure(folder, method=method), tmp_path / "adamw").run_dir)
-    _, muon = load_run(tmp_path / "run")
-    assert not torch.equal(adamw.conv2.weight, muon.conv2.weight)
-
-
-KILLED = """
-import json, os, signal, sys, threading
-from pathlib import Path
-from rvsm.experiments.config import make_config
-from rvsm.experiments.train import train
-
-config, run, after_steps, delay = json.loads(sys.argv[1])
-steps = 0
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def progress(what, done, total):
-    global steps
-    steps += what == "training"
-    if what == "training" and steps == after_steps:
-        threading.Timer(delay, die).start() if delay else die()
-
-train(make_config(config), Path(run), progress=progress)
-"""
-
-
-def train_and_kill(config: TrainConfig, run: Path, after_steps: int, delay: float = 0) -> int:
-    """Train in a process that kills itself with signal 9, ``delay`` seconds after so many steps.
-
-    Returns its exit code: 0 where it came to its end before.
-    """
-    order = json.dumps([config.model_dump(exclude_none=True), str(run), after_steps, delay])
-    return subprocess.run([sys.executable, "-c", KILLED, order]).returncode
-
-
-def test_killed_and_called_again_it_ends_the_same(
-    whole: RunResult, folder: Path, tmp_path: Path
-) -> None:
-    assert train_and_kill(configure(folder), tmp_path / "run", after_steps=10) == -signal.SIGKILL
-    assert not (tmp_path / "run" / "result.json").exists()
-    train(configure(folder), tmp_path / "run")
-    assert_same(tmp_path / "run", whole.run_dir)
-
-
-def test_killed_between_the_last_checkpoint_and_the_logs_it_ends_with_whole_logs(
-    whole: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = Recorder._write_metrics
-
-    def stop_at_the_last(self: Recorder) -> None:
-        if len(self.rows) == EPOCHS:
-            raise Stopped
-        write(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "_write_metrics", stop_at_the_last)
-        with pytest.raises(Stopped):
-            train(configure(folder), tmp_path / "run")
-    assert len(metrics(tmp_path / "run")) == EPOCHS - 1
-    train(configure(folder), tmp_path / "run")
-    assert_same(tmp_path / "run", whole.run_dir)
-    assert logged_steps(tmp_path / "run") == list(range(EPOCHS))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("grad_at", ["w", "u"])
-def test_killed_many_times_at_random_it_ends_the_same(
-    folder: Path, tmp_path: Path, method: str, grad_at: str
-) -> None:
-    splitting = {"grad_at": grad_at, "end": 0.5, "heal": 0.75}
-    config = configure(folder, method=method, epochs=8, splitting=splitting)
-    train(config, tmp_path / "whole")
-    chance = random.Random(f"{method} {grad_at}")
-    codes = []
-    for _ in range(5):
-        steps, delay = chance.randint(1, 14), chance.uniform(0.001, 0.1)
-        codes.append(train_and_kill(config, tmp_path / "killed", steps, delay))
-    assert -signal.SIGKILL in codes
-    train(config, tmp_path / "killed")
-    assert_same(tmp_path / "killed", tmp_path / "whole")
-
-
-def test_the_event_file_of_a_resumed_run_holds_every_epoch_once(
-    folder: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(Stopped):
-        train(configure(folder), tmp_path / "run", progress=stop_after(7))
-    train(configure(folder), tmp_path / "run")
-    assert logged_steps(tmp_path / "run") == list(range(EPOCHS))
-
-
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    whole: RunResult, folder: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        train(configure(folder), run, progress=stop_after(10))
-    first, second = sorted(run.glob("checkpoints/*.ckpt"))
-    second.write_bytes(second.read_bytes()[:1000])
-    shutil.copytree(run, tmp_path / "worse")
-    train(configure(folder), run)
-    assert_same(run, whole.run_dir)
-    (tmp_path / "worse" / "checkpoints" / first.name).write_bytes(b"nothing")
-    with pytest.raises(RunError, match=r"No checkpoint in .* can be read"):
-        train(configure(folder), tmp_path / "worse")
-
-
-@contextlib.contextmanager
-def file_size_limit(limit: int) -> Iterator[None]:
-    """Let files grow no further, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_spoils_no_checkpoint(whole: RunResult, folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with contextlib.ExitStack() as stack:
-        fill = stop_after(9, lambda: stack.enter_context(file_size_limit(20_000)))
-        with pytest.raises(RunError, match=r"(?s)Cannot write .*ckpt.*run the same command again"):
-            train(configure(folder), run, progress=fill)
-    assert [path.name for path in sorted(run.glob("checkpoints/*"))] == [
-        "epoch-00000.ckpt",
-        "epoch-00001.ckpt",
-    ]
-    assert not list(run.rglob("*.tmp"))
-    train(configure(folder), run)
-    assert_same(run, whole.run_dir)
-
-
-def test_ctrl_c_stays_ctrl_c(folder: Path, tmp_path: Path) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(configure(folder), tmp_path / "run", progress=stop_after(5, interrupt))
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert (tmp_path / "run" / "checkpoints" / "epoch-00000.ckpt").exists()
 
 
 def test_starting_from_another_run(whole: RunResult, folder: Path, tmp_path: Path) -> None:
