@@ -55,8 +55,8 @@ def run(build, device, count=6, *, waits=False):
         for p, grad in zip(model.parameters(), grads, strict=True):
             p.grad = grad.to(device)
         # The first steps make the state, of which some bases look at the device.
-        guard = never_waiting if device == "cuda" and number >= 2 and not waits else None
-        with guard() if guard else contextlib.nullcontext():
+        watched = device == "cuda" and number >= 2 and not waits
+        with never_waiting() if watched else contextlib.nullcontext():
             optimizer.step()
     with optimizer.sparse_weights():
         us = {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
