@@ -30,7 +30,7 @@ QUICK_COUNTS = {
 # other texts in the same fonts; validation loss has not fallen since the eighth (fonts, data seed
 # 4). That asks for more images, not more epochs.
 FULL_COUNTS = {
-    "train": 120_000,
+    "train": 240_000,
     "val": 2_000,
     "test-paper": 3_000,
     "test-unseen": 3_000,
