@@ -23,3 +23,7 @@ class RunError(RvsmError):
 
 class FileFormatError(RvsmError):
     """A sparse model file that is damaged, too new or not ours."""
+
+
+class UnsupportedLayer(RvsmError):
+    """A module that does something for which rvsm knows no layer."""
