@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, fx
 
 from rvsm.deploy.container import NAMES
@@ -16,7 +17,7 @@ from rvsm.errors import UnsupportedLayer
 BATCH = 3
 """The batch a module is traced with: a size that no layer is likely to have by itself."""
 
-_LARGEST = torch.finfo(torch.float32).max
+_LARGEST: float = torch.finfo(torch.float32).max
 """Where a clamp is open on one side: JSON has no infinity."""
 
 Value: TypeAlias = str | Tensor
