@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from rvsm.deploy import ops
 from rvsm.deploy.container import DTYPES, NAMES
 from rvsm.deploy.graph import Graph
 from rvsm.errors import FileFormatError, RvsmError
+
+_LARGEST_MAP = 2**28
 
 
 class Network(nn.Module):
@@ -114,10 +117,12 @@ def _check(graph: Graph, tensors: Mapping[str, Tensor] | None) -> None:
     elif not all(info.dtype in DTYPES for info in graph.tensors.values()):
         raise _misfit("a tensor has an unknown dtype")
     try:
-        ops.shapes(graph)
-    except (RuntimeError, IndexError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
+        shapes = ops.shapes(graph)
+    except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise _misfit(f"its layers do not fit together ({first})") from error
+    if max(math.prod(shape) for shape in shapes.values()) > _LARGEST_MAP:
+        raise _misfit(f"a map of it has more than {_LARGEST_MAP} elements")
 
 
 def _misfit(cause: str) -> FileFormatError:
