@@ -1,0 +1,152 @@
+"""How the places of a feature map are cut into blocks that fit the vector registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rvsm.deploy.kernels.geometry import Layer, Pair
+from rvsm.deploy.kernels.view import View
+
+# Vector registers left for sums, by vector width: one holds the weight; without AVX (4) an operand
+# that is not aligned needs one of its own.
+REGISTERS = {16: 26, 8: 14, 4: 12, 1: 8}
+L1_BYTES = 32 * 1024
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Lanes [lane, lane + count) of a vector are the block's places (row, column...)."""
+
+    vector: int
+    lane: int
+    row: int
+    column: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of rows x columns output places, and the vectors that cover it.
+
+    Attributes
+    ----------
+    rows, columns : int
+    starts : tuple of int
+        Where each vector starts in the view, from the block's own start.
+    segments : tuple of Segment
+    crosses : bool
+        Whether vectors cross rows.
+    run_step : int
+        Floats from row to row of a block whose vectors cross rows.
+    """
+
+    width: int
+    rows: int
+    columns: int
+    starts: tuple[int, ...]
+    segments: tuple[Segment, ...]
+    crosses: bool
+    run_step: int = 0
+
+    @property
+    def vectors(self) -> int:
+        """Vector registers that hold the block's sums for one output channel."""
+        return len(self.starts)
+
+
+def by_rows(width: int, rows: int, columns: int, step: int, aligned: bool) -> Block:
+    """Return a block whose vectors each lie in one row.
+
+    The last vector of a row overlaps the one before, unless that would make it misaligned.
+    """
+    starts, segments = [], []
+    for row in range(rows):
+        for first in range(0, columns, width):
+            whole = first + width <= columns
+            column = first if whole or aligned or columns < width else columns - width
+            segments.append(Segment(len(starts), 0, row, column, min(width, columns - column)))
+            starts.append(row * step + column)
+    return Block(width, rows, columns, tuple(starts), tuple(segments), False)
+
+
+def by_run(width: int, rows: int, columns: int, step: int) -> Block:
+    """Return a block of vectors that run on from row to row."""
+    length = (rows - 1) * step + columns
+    starts = tuple(range(0, length, width))
+    segments = []
+    for row in range(rows):
+        column = 0
+        while column < columns:
+            vector, lane = divmod(row * step + column, width)
+            count = min(width - lane, columns - column)
+            segments.append(Segment(vector, lane, row, column, count))
+            column += count
+    return Block(width, rows, columns, starts, tuple(segments), True, step)
+
+
+def _divided(size: int, part: int) -> int:
+    return -(-size // part)
+
+
+def best_block(
+    layer: Layer, view: View, width: int, together: int, crosses: bool, entries: float
+) -> Block:
+    """Return the block with the least estimated time.
+
+    Parameters
+    ----------
+    width : int
+        Floats in a vector.
+    together : int
+        Output channels whose sums are in registers at once.
+    crosses : bool
+        Let vectors cross rows.
+    entries : float
+        Mean table entries of a step through the table.
+    """
+    (height, columns), pool = layer.needed, layer.epilogue.pool or (1, 1)
+    limit = max(1, REGISTERS[width] // together)
+    best: tuple[float, Block] | None = None
+    for rows in range(pool[0], height + 1, pool[0]):
+        for block_columns in _column_choices(columns, width, pool, limit):
+            if crosses and block_columns != columns:
+                continue
+            aligned = view.aligned >= width
+            block = (
+                by_run(width, rows, columns, view.step)
+                if crosses
+                else by_rows(width, rows, block_columns, view.step, aligned)
+            )
+            if block.vectors > limit and best is not None:
+                continue
+            cost = _cost(layer, view, block, together, entries)
+            if best is None or cost < best[0]:
+                best = (cost, block)
+    assert best is not None
+    return best[1]
+
+
+def _column_choices(columns: int, width: int, pool: Pair, limit: int) -> list[int]:
+    """Return numbers of columns a block may have: all, or some whole vectors and pool windows."""
+    some = {vectors * width // pool[1] * pool[1] for vectors in range(1, limit + 1)}
+    return [columns, *sorted(part for part in some if 0 < part < columns)]
+
+
+def _cost(layer: Layer, view: View, block: Block, together: int, entries: float) -> float:
+    """Return estimated cycles, by loads and multiply-adds, for the outputs of one table step."""
+    height, columns = layer.needed
+    blocks = _divided(height, block.rows) * _divided(columns, block.columns)
+    misaligned = 0.0 if view.aligned >= block.width else (1.0 if block.width >= 16 else 0.4)
+    loads = block.vectors * (1 + misaligned)
+    footprint = layer.source.channels * view.channel_bytes * (
+        block.rows * block.columns / columns + layer.kernel[0] - 1
+    )
+    if footprint > L1_BYTES:
+        loads *= 1.3
+    if together == 1:
+        per_entry = (loads + 2) / 2
+    else:
+        per_entry = max(block.vectors * together / 2, (loads + together + 1) / 2)
+    finish = 8 + together * (len(block.segments) + (block.vectors if block.crosses else 0))
+    spill = 4 * max(0, block.vectors * together - REGISTERS[block.width])
+    return blocks * (entries * (per_entry + spill) + finish)

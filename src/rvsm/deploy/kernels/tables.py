@@ -1,0 +1,88 @@
+"""Weights as constant tables in C, and the order in which the loops read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rvsm.deploy.kernels.geometry import Floats, Ints, Layer
+from rvsm.deploy.kernels.view import View
+
+_PER_LINE = 8
+
+
+@dataclass(frozen=True)
+class Tables:
+    """C text of a layer's tables, and their measures.
+
+    Attributes
+    ----------
+    code : str
+        ``NAME_first`` (where the entries of each step start; one more than there are steps) and
+        either ``NAME_table`` (value and offset of each entry) or, for several outputs together,
+        ``NAME_offset`` and ``NAME_value`` (one value an output).
+    entries : float
+        Mean entries of a step.
+    """
+
+    code: str
+    entries: float
+
+
+def array(kind: str, name: str, items: Iterable[str]) -> str:
+    """Return a constant array of at least one element; C has no empty ones."""
+    texts = list(items) or ["0"]
+    lines = [", ".join(texts[k : k + _PER_LINE]) for k in range(0, len(texts), _PER_LINE)]
+    return f"static const {kind} {name}[{len(texts)}] = {{\n" + ",\n".join(lines) + "\n};\n"
+
+
+def floats(values: Floats) -> list[str]:
+    """Return C literals that read back as exactly these values."""
+    return [f"{value:.8e}f" for value in values.ravel().tolist()]
+
+
+def ints(values: Ints) -> list[str]:
+    """Return C literals."""
+    return [str(value) for value in values.tolist()]
+
+
+def sparse_tables(name: str, layer: Layer, view: View, input_blocks: int) -> Tables:
+    """Return one step per input block and output channel; its entries are that output's nonzeros."""
+    taps, outputs = layer.taps, layer.target.channels
+    step = taps.channel * input_blocks // layer.source.channels * outputs + taps.output
+    order = np.argsort(step, kind="stable")
+    first = np.searchsorted(step[order], np.arange(outputs * input_blocks + 1))
+    pairs = zip(floats(taps.value[order]), ints(view.offsets[order]), strict=True)
+    entries = [f"{{{value}, {offset}}}" for value, offset in pairs]
+    code = array("int32_t", f"{name}_first", ints(first))
+    code += array("rvsm_entry", f"{name}_table", entries or ["{0, 0}"])
+    return Tables(code, len(entries) / (outputs * input_blocks))
+
+
+def joint_tables(name: str, layer: Layer, view: View, together: int, input_blocks: int) -> Tables:
+    """Return one step per input block and `together` outputs; entries are places any of them uses.
+
+    The last outputs form a step with those before them that are needed to make it full.
+    """
+    taps, outputs = layer.taps, layer.target.channels
+    blocks = -(-outputs // together)
+    part = taps.channel * input_blocks // layer.source.channels
+    first, offsets, values = [0], [], []
+    for input_block in range(input_blocks):
+        for block in range(blocks):
+            start = min(block * together, outputs - together)
+            chosen = (
+                (taps.output >= start) & (taps.output < start + together) & (part == input_block)
+            )
+            places, index = np.unique(view.offsets[chosen], return_inverse=True)
+            value = np.zeros((places.size, together), dtype=np.float32)
+            value[index, taps.output[chosen] - start] = taps.value[chosen]
+            offsets.append(places)
+            values.append(value)
+            first.append(first[-1] + places.size)
+    code = array("int32_t", f"{name}_first", map(str, first))
+    code += array("int32_t", f"{name}_offset", ints(np.concatenate(offsets)))
+    code += array("float", f"{name}_value", floats(np.concatenate(values)))
+    return Tables(code, first[-1] / (blocks * input_blocks))
