@@ -27,3 +27,7 @@ class FileFormatError(RvsmError):
 
 class UnsupportedLayer(RvsmError):
     """A module that does something for which rvsm knows no layer."""
+
+
+class CompilerError(RvsmError):
+    """A C compiler that is missing, fails, or has no safe place for what it makes."""

@@ -1,0 +1,226 @@
+"""C source of the steps that hold no weights worth a kernel: pooling, sums, activations, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rvsm.deploy.compiler import steps
+from rvsm.deploy.compiler.steps import Activation, Floats, Step, Window
+from rvsm.deploy.kernels import Plane
+
+HELPERS = """
+RVSM_INLINE float rvsm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+RVSM_INLINE float rvsm_silu(float x) { return x / (1.0f + expf(-x)); }
+RVSM_INLINE float rvsm_gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+RVSM_INLINE float rvsm_gelu_tanh(float x)
+{ return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))); }
+"""
+"""Activations of single floats."""
+
+
+def number(value: float) -> str:
+    """Return a C literal of exactly this float32."""
+    return f"{float(np.float32(value)).hex()}f"
+
+
+def array(name: str, values: Sequence[float] | Floats) -> str:
+    """Return a table of floats."""
+    return f"static const float {name}[] = {{{', '.join(number(v) for v in values)}}};\n"
+
+
+def activated(activation: Activation, x: str) -> str:
+    """Return a C expression of an activation of `x`, a name."""
+    match activation.kind:
+        case "none":
+            return x
+        case "relu":
+            # the order lets NaN through, as torch does
+            return f"({x} < 0.0f ? 0.0f : {x})"
+        case "leaky_relu":
+            return f"({x} < 0.0f ? {x} * {number(activation.low)} : {x})"
+        case "clamp":
+            low, high = number(activation.low), number(activation.high)
+            return f"({x} < {low} ? {low} : {x} > {high} ? {high} : {x})"
+        case "tanh":
+            return f"tanhf({x})"
+        case kind:
+            return f"rvsm_{kind}({x})"
+
+
+def emit(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    """Return a C function ``static void name(const float *in, [const float *second,] float *out)``.
+
+    Parameters
+    ----------
+    name
+        Of the function.
+    step
+        Any step but convolutions and linear layers. Of a vector with lanes the planes have one
+        row, and a column a lane.
+    sources, target
+        How the values lie.
+    """
+    return _EMIT[type(step)](name, step, sources, target)
+
+
+def _function(name: str, inputs: int, body: str, tables: str = "") -> str:
+    arguments = ", ".join(f"const float *restrict in{i}" for i in range(inputs))
+    return f"{tables}static void {name}({arguments}, float *restrict out)\n{{\n{body}}}\n\n"
+
+
+def _at(plane: Plane, c: str, y: str, x: str) -> str:
+    """Return the index of a place; single rows and columns fall away."""
+    terms = [str(plane.origin)] if plane.origin else []
+    terms += [f"{c} * {plane.plane}"] if c != "0" else []
+    terms += [f"{y} * {plane.pitch}"] if y != "0" and plane.height > 1 else []
+    terms += [x] if x != "0" and plane.width > 1 else []
+    return " + ".join(terms) or "0"
+
+
+def _each(plane: Plane, statement: str, channels: int | None = None) -> str:
+    """Return loops over channels c, rows y and columns x around a statement."""
+    lines = [f"for (int c = 0; c < {channels or plane.channels}; c++)"]
+    lines += [f"for (int y = 0; y < {plane.height}; y++)"] if plane.height > 1 else []
+    lines += [f"for (int x = 0; x < {plane.width}; x++)"] if plane.width > 1 else []
+    lines += [f"{{ {statement} }}"]
+    return "".join(f"{'    ' * (depth + 1)}{line}\n" for depth, line in enumerate(lines))
+
+
+def _pointwise(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    assert isinstance(step, steps.Pointwise)
+    terms = [f"in{i}[{_at(plane, 'c', 'y', 'x')}]" for i, plane in enumerate(sources)]
+    result = activated(step.activation, "v")
+    statement = f"float v = {' + '.join(terms)}; out[{_at(target, 'c', 'y', 'x')}] = {result};"
+    return _function(name, len(sources), _each(target, statement))
+
+
+def _affine(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    assert isinstance(step, steps.Affine)
+    tables = array(f"{name}_scale", step.scale) + array(f"{name}_shift", step.shift)
+    value = f"{name}_scale[c] * in0[{_at(sources[0], 'c', 'y', 'x')}] + {name}_shift[c]"
+    result = activated(step.activation, "v")
+    statement = f"float v = {value}; out[{_at(target, 'c', 'y', 'x')}] = {result};"
+    return _function(name, 1, _each(target, statement), tables)
+
+
+def copy(name: str, source: Plane, target: Plane) -> str:
+    """Return a C function that copies a map to where it lies otherwise."""
+    statement = f"out[{_at(target, 'c', 'y', 'x')}] = in0[{_at(source, 'c', 'y', 'x')}];"
+    return _function(name, 1, _each(target, statement))
+
+
+def spread(name: str, source: Plane, lanes: int) -> str:
+    """Return a C function that writes a map as one lane of a vector of lanes."""
+    place = f"(c * {source.height} + y) * {source.width} + x"
+    if source.width == 1:
+        place = place.removesuffix(" + x")
+    if source.height == 1:
+        place = place.replace(f"(c * {source.height} + y)", "c")
+    statement = f"out[({place}) * {lanes}] = in0[{_at(source, 'c', 'y', 'x')}];"
+    return _function(name, 1, _each(source, statement))
+
+
+def _concat(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    body, first = "", 0
+    for i, plane in enumerate(sources):
+        into = _at(target, f"(c + {first})", "y", "x")
+        statement = f"out[{into}] = in{i}[{_at(plane, 'c', 'y', 'x')}];"
+        body += _each(target, statement, plane.channels)
+        first += plane.channels
+    return _function(name, len(sources), body)
+
+
+def _select(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    assert isinstance(step, steps.Select)
+    chosen = ", ".join(map(str, step.channels))
+    table = f"static const int {name}_chosen[] = {{{chosen}}};\n"
+    source = _at(sources[0], f"{name}_chosen[c]", "y", "x")
+    statement = f"out[{_at(target, 'c', 'y', 'x')}] = in0[{source}];"
+    return _function(name, 1, _each(target, statement), table)
+
+
+def _softmax(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    assert isinstance(step, steps.Softmax)
+    source, into = _at(sources[0], "c", "y", "x"), _at(target, "c", "y", "x")
+    loop = f"for (int c = 0; c < {target.channels}; c++)"
+    last = f"out[{into}] = in0[{source}] - top - rest;" if step.log else f"out[{into}] /= sum;"
+    ready = "float rest = logf(sum);" if step.log else ""
+    term = (
+        f"sum += expf(in0[{source}] - top);"
+        if step.log
+        else (f"out[{into}] = expf(in0[{source}] - top); sum += out[{into}];")
+    )
+    body = (
+        f"float top = in0[{_at(sources[0], '0', 'y', 'x')}], sum = 0.0f; "
+        f"{loop} if (in0[{source}] > top) top = in0[{source}]; "
+        f"{loop} {{ {term} }} {ready} {loop} {last}"
+    )
+    whole = _each(target, body, 1).replace("for (int c = 0; c < 1; c++)", "", 1)
+    return _function(name, 1, whole)
+
+
+def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
+    assert isinstance(step, steps.Pool)
+    source = sources[0]
+    down, right = step.dilation
+    start = "-INFINITY" if step.divisors is None else "0.0f"
+    value = f"in0[{_at(source, 'c', 'j', 'i')}]"
+    take = f"sum = {value} > sum || {value} != {value} ? {value} : sum;"
+    if step.divisors is not None:
+        take = f"sum += {value};"
+    tables = _bounds(name, "rows", step.rows) + _bounds(name, "columns", step.columns)
+    rows, columns = _range(name, "rows", "y", step.rows), _range(name, "columns", "x", step.columns)
+    body = (
+        f"float sum = {start}; "
+        f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
+        f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) {take} "
+    )
+    result = "sum"
+    if step.divisors is not None:
+        flat = step.divisors.ravel()
+        if (flat == flat[0]).all():
+            result = f"sum / {number(flat[0])}"
+        else:
+            tables += array(f"{name}_divisors", flat)
+            y = "y" if target.height > 1 else "0"
+            x = "x" if target.width > 1 else "0"
+            result = f"sum / {name}_divisors[{y} * {target.width} + {x}]"
+    body += f"out[{_at(target, 'c', 'y', 'x')}] = {result};"
+    return _function(name, 1, _each(target, body), tables)
+
+
+def _regular(windows: Sequence[Window]) -> tuple[int, int] | None:
+    """Return step and length of windows that all have the same, starting at 0."""
+    length = windows[0][1] - windows[0][0]
+    step = windows[1][0] if len(windows) > 1 else 0
+    same = all(window == (i * step, i * step + length) for i, window in enumerate(windows))
+    return (step, length) if same else None
+
+
+def _bounds(name: str, side: str, windows: Sequence[Window]) -> str:
+    if _regular(windows) is not None:
+        return ""
+    flat = ", ".join(f"{{{start}, {stop}}}" for start, stop in windows)
+    return f"static const int {name}_{side}[][2] = {{{flat}}};\n"
+
+
+def _range(name: str, side: str, place: str, windows: Sequence[Window]) -> tuple[str, str]:
+    regular = _regular(windows)
+    if regular is not None:
+        step, length = regular
+        start = f"{place} * {step}" if step and len(windows) > 1 else "0"
+        return start, f"{start} + {length}"
+    place = place if len(windows) > 1 else "0"
+    return f"{name}_{side}[{place}][0]", f"{name}_{side}[{place}][1]"
+
+
+_EMIT: dict[type[Step], Callable[[str, Step, Sequence[Plane], Plane], str]] = {
+    steps.Pointwise: _pointwise,
+    steps.Affine: _affine,
+    steps.Concat: _concat,
+    steps.Select: _select,
+    steps.Softmax: _softmax,
+    steps.Pool: _pool,
+}
