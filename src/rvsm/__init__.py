@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rvsm.accounting import report
+    from rvsm.deploy.compiler.runtime import Compiled, compile
     from rvsm.deploy.files import load, save
     from rvsm.errors import (
+        CompilerError,
         ConfigError,
         DataError,
         FileFormatError,
         RuleError,
         RunError,
         RvsmError,
+        UnsupportedLayer,
     )
     from rvsm.optim import RVSM, Rule
 
@@ -22,6 +25,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RVSM",
+    "Compiled",
+    "CompilerError",
     "ConfigError",
     "DataError",
     "FileFormatError",
@@ -29,6 +34,8 @@ __all__ = [
     "RuleError",
     "RunError",
     "RvsmError",
+    "UnsupportedLayer",
+    "compile",
     "load",
     "report",
     "save",
@@ -38,6 +45,8 @@ __all__ = [
 _HOME = {
     "RVSM": "rvsm.optim",
     "Rule": "rvsm.optim",
+    "Compiled": "rvsm.deploy.compiler.runtime",
+    "compile": "rvsm.deploy.compiler.runtime",
     "report": "rvsm.accounting",
     "load": "rvsm.deploy.files",
     "save": "rvsm.deploy.files",
