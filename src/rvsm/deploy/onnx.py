@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
+import math
 import re
 import warnings
 from collections import Counter
@@ -319,7 +321,6 @@ def _trace(
     model: nn.Module, inputs: tuple[Tensor, ...], entered: list[str], dynamic_batch: bool
 ) -> torch.export.ExportedProgram:
     batch = torch.export.Dim(_BATCH)
-    # One entry for *inputs would not do: shapes are given by the parameters of forward.
     shapes = tuple({0: batch} for _ in inputs) if dynamic_batch else None
     entered.clear()
     try:
@@ -429,11 +430,16 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's exporter, which warns of its own use of torch and logs what it raises."""
+    """Silence torch's exporter, which warns of its own use of torch and prints what it raises."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    unread = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(unread),
+            contextlib.redirect_stderr(unread),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -468,13 +474,12 @@ def _compare(
     outputs: list[list[Tensor]],
     tolerance: float | None,
 ) -> tuple[float, float]:
-    """Return the largest difference between ONNX Runtime and PyTorch and the largest output."""
+    """Return the largest difference between ONNX Runtime and PyTorch, and the largest output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised, and told once
-    difference = scale = 0.0
     try:
         session = onnxruntime.InferenceSession(
             serialized, options, providers=["CPUExecutionProvider"]
@@ -489,27 +494,41 @@ def _compare(
             f"ONNX Runtime cannot run the exported model: {_first_line(error)}; export it in "
             "float32 with model.float(), or pass check=False for another runtime."
         ) from error
-    allowed = tolerance
-    for ours, theirs in zip(outputs, found, strict=True):
-        for value, array in zip(ours, theirs, strict=True):
-            other = torch.as_tensor(array)
-            if other.shape != value.shape:
-                raise RvsmError(
-                    f"ONNX Runtime makes an output of shape {tuple(other.shape)} where PyTorch's "
-                    f"has {tuple(value.shape)}; pass dynamic_batch=False."
-                )
-            if allowed is None and value.is_floating_point():
-                allowed = max(TOLERANCE, 16 * torch.finfo(value.dtype).eps)
-            exact, near = value.double(), other.double()
-            same = (exact == near) | (exact.isnan() & near.isnan())
-            gap = (exact - near).abs().masked_fill(same, 0)
-            # NaN on one side only: the largest difference there is.
-            difference = max(difference, gap.nan_to_num(float("inf"), float("inf")).max().item())
-            finite = exact[exact.isfinite()].abs()
-            scale = max(scale, finite.max().item() if finite.numel() else 0.0)
-    if difference > (TOLERANCE if allowed is None else allowed) * scale:
+    pairs = [
+        (value, torch.as_tensor(array))
+        for ours, theirs in zip(outputs, found, strict=True)
+        for value, array in zip(ours, theirs, strict=True)
+    ]
+    if odd := [(a.shape, b.shape) for a, b in pairs if a.shape != b.shape]:
+        ours, theirs = map(tuple, odd[0])
+        raise RvsmError(
+            f"ONNX Runtime makes an output of shape {theirs} where PyTorch's has {ours}; pass "
+            "dynamic_batch=False."
+        )
+    difference = max(_gap(value, other) for value, other in pairs)
+    scale = max(_largest(value) for value, _ in pairs)
+    if tolerance is None:
+        rounding = [
+            torch.finfo(value.dtype).eps for value, _ in pairs if value.dtype.is_floating_point
+        ]
+        tolerance = max([TOLERANCE, *(16 * eps for eps in rounding)])
+    if difference > tolerance * scale:
         raise RvsmError(
             f"ONNX Runtime and PyTorch differ by {difference:.2g} where the largest output is "
             f"{scale:.2g}; choose another opset, or pass a larger tolerance if that is enough."
         )
     return difference, scale
+
+
+def _gap(value: Tensor, other: Tensor) -> float:
+    """Return the largest difference; a NaN or infinity on one side alone makes it infinite."""
+    exact, near = value.double(), other.double()
+    same = (exact == near) | (exact.isnan() & near.isnan())
+    gaps = (exact - near).abs().masked_fill(same, 0).nan_to_num(math.inf, math.inf)
+    return gaps.max().item() if gaps.numel() else 0.0
+
+
+def _largest(value: Tensor) -> float:
+    finite = value.double().abs()
+    finite = finite[finite.isfinite()]
+    return finite.max().item() if finite.numel() else 0.0
