@@ -207,6 +207,18 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs)
 
 
+class Sum(nn.Module):
+    def forward(self, *terms: Tensor) -> Tensor:
+        return terms[0] + 2 * terms[1]
+
+
+def test_inputs_without_names(tmp_path: Path) -> None:
+    path = tmp_path / "sum.onnx"
+    example = (torch.rand(1, 3), torch.rand(1, 3))
+    assert export_onnx(Sum(), example, path).inputs["input_1"] == ("batch", 3)
+    np.testing.assert_allclose(run(path, *example)[0], Sum()(*example).numpy(), rtol=1e-6)
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(1, -1)
@@ -232,6 +244,16 @@ class ByValue(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class RowByRow(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([2 * x[row] for row in range(x.shape[0])])
+
+
+class Diverged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.nan
+
+
 class Counted(nn.Module):
     """Computes what tracing cannot see: the number of its calls."""
 
@@ -254,6 +276,8 @@ def within(layer: nn.Module) -> nn.Module:
 BAD = {
     "operation": (within(Eigenvalues()), r"aten\.linalg_eig\.default in 1\.0 \(Eigenvalues\); "),
     "by value": (within(ByValue()), r"Cannot trace 1\.0 \(ByValue\): .*; make what it computes"),
+    "row by row": (within(RowByRow()), r"Constraints violated \(batch\); .*dynamic_batch=False"),
+    "diverged": (within(Diverged()), r"outputs are all infinite or no numbers"),
     "differs": (within(Counted()), r"ONNX Runtime and PyTorch differ by [0-9.]+ where"),
     "no tensor": (within(Nothing()), r"returns str, and ONNX knows tensors alone"),
     "shape": (within(nn.Linear(5, 2)), r"does not take the example \(torch.float32 \(2, 4\)\): .* "
@@ -296,6 +320,14 @@ def test_a_wrong_example(example: object, sentence: str, tmp_path: Path) -> None
     with pytest.raises(RvsmError, match=sentence):
         export_onnx(nn.Linear(4, 4), example, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", [torch.relu, {"weight": torch.ones(1)}])
+def test_what_is_no_module(model: object, tmp_path: Path) -> None:
+    with pytest.raises(
+        RvsmError, match=r"Cannot export a \w+: .*; give the torch.nn.Module itself"
+    ):
+        export_onnx(model, torch.rand(1, 4), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("opset", [7, 99])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import logging
 import math
@@ -140,6 +141,11 @@ def export_onnx(
     {'output': ('batch', 2)}
     """
     _require_packages()
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise RvsmError(
+            f"Cannot export a {type(model).__name__}: torch's exporter traces Python modules; "
+            "give the torch.nn.Module itself."
+        )
     inputs = _inputs(example, dynamic_batch)
     model = unwrapped(model)
     batches = [inputs]
@@ -320,8 +326,15 @@ def _innermost(entered: list[str]) -> str:
 def _trace(
     model: nn.Module, inputs: tuple[Tensor, ...], entered: list[str], dynamic_batch: bool
 ) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim(_BATCH)
-    shapes = tuple({0: batch} for _ in inputs) if dynamic_batch else None
+    shapes = None
+    if dynamic_batch:
+        free = {0: torch.export.Dim(_BATCH)}
+        given = inspect.signature(model.forward).bind(*inputs).arguments
+        # What *inputs takes is one argument, a tuple.
+        shapes = {
+            name: tuple(free for _ in value) if isinstance(value, tuple) else free
+            for name, value in given.items()
+        }
     entered.clear()
     try:
         with _quiet(), torch.no_grad():
@@ -424,8 +437,9 @@ def _root(error: BaseException) -> BaseException:
 def _first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its kind where it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    # Colours are for terminals alone.
-    return re.sub(r"\x1b\[\d*m", "", line).rstrip(".;:") or type(error).__name__
+    # Colours are for terminals, and the hints of torch for its developers.
+    line = re.sub(r"\x1b\[\d*m|\s*For more information, run with.*", "", line)
+    return line.rstrip(".;:!") or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -504,6 +518,11 @@ def _compare(
         raise RvsmError(
             f"ONNX Runtime makes an output of shape {theirs} where PyTorch's has {ours}; pass "
             "dynamic_batch=False."
+        )
+    if not any(value.isfinite().any() for value, _ in pairs):
+        raise RvsmError(
+            "The model's outputs are all infinite or no numbers, which proves nothing; give an "
+            "example it can evaluate, or train it again if its weights diverged."
         )
     difference = max(_gap(value, other) for value, other in pairs)
     scale = max(_largest(value) for value, _ in pairs)
