@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rvsm.deploy.onnx import OnnxAccount, _gap, export_onnx
+from rvsm.deploy.onnx import OnnxAccount, export_onnx
+from rvsm.deploy.onnx_checks import _gap
 from rvsm.errors import RvsmError
 from rvsm.handwriting.network import TremorNet
 

@@ -11,8 +11,6 @@ import importlib.util
 import inspect
 import io
 import logging
-import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +25,11 @@ from torch.utils._pytree import tree_leaves
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy.files import unwrapped
+from rvsm.deploy.onnx_checks import check_valid, compare, first_line
 from rvsm.errors import RvsmError
 
 if TYPE_CHECKING:
     import onnx
-
-TOLERANCE = 1e-4
-"""How far outputs may differ, relative to the largest; 16-bit floats have a coarser one."""
 
 _BATCH = "batch"
 # Protocol buffers, of which an ONNX file is one, end at 2 GiB.
@@ -117,7 +113,7 @@ def export_onnx(
         Check the model by `onnx.checker` and, where `onnxruntime` is installed, compare its
         outputs with the model's on the example and, with `dynamic_batch`, on another batch.
     tolerance
-        Largest difference allowed, relative to the largest output. By default `TOLERANCE`, or
+        Largest difference allowed, relative to the largest output. By default 1e-4, or
         16 units of rounding where these are more (float16, bfloat16).
 
     Returns
@@ -168,9 +164,9 @@ def export_onnx(
     difference = scale = None
     compared: tuple[int, ...] = ()
     if check:
-        _check_valid(serialized)
+        check_valid(serialized)
         if importlib.util.find_spec("onnxruntime") is not None:
-            difference, scale = _compare(serialized, batches, outputs, tolerance)
+            difference, scale = compare(serialized, batches, outputs, tolerance)
             compared = tuple(batch[0].shape[0] if batch[0].dim() else 1 for batch in batches)
     with atomic_write(path) as stream:
         stream.write(serialized)
@@ -299,7 +295,7 @@ def _run(
         if what != "the example":
             remedy = "pass dynamic_batch=False if it takes one batch size only"
         raise RvsmError(
-            f"The model does not take {what} ({shapes}): {_first_line(error)} in "
+            f"The model does not take {what} ({shapes}): {first_line(error)} in "
             f"{_innermost(entered)}; {remedy}."
         ) from error
     if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
@@ -344,7 +340,7 @@ def _trace(
         if dynamic_batch:
             remedy += ", or pass dynamic_batch=False if it takes one batch size only"
         raise RvsmError(
-            f"Cannot trace {_innermost(entered)}: {_first_line(error)}; {remedy}."
+            f"Cannot trace {_innermost(entered)}: {first_line(error)}; {remedy}."
         ) from error
 
 
@@ -403,7 +399,7 @@ def _untranslatable(error: BaseException, opset: int) -> str:
     node = _failing_node(error)
     if node is None:
         return (
-            f"torch's ONNX exporter failed at opset {opset}: {_first_line(_root(error))}; choose "
+            f"torch's ONNX exporter failed at opset {opset}: {first_line(_root(error))}; choose "
             "another opset or a newer torch and onnxscript."
         )
     modules: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
@@ -434,14 +430,6 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    # Colours are for terminals, and the hints of torch for its developers.
-    line = re.sub(r"\x1b\[\d*m|\s*For more information, run with.*", "", line)
-    return line.rstrip(".;:!") or type(error).__name__
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence torch's exporter, which warns of its own use of torch and prints what it raises."""
@@ -467,87 +455,3 @@ def _names(kind: str, count: int) -> list[str]:
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_param if dim.HasField("dim_param") else dim.dim_value for dim in dims)
-
-
-def _check_valid(serialized: bytes) -> None:
-    import onnx.checker
-    import onnx.shape_inference
-
-    try:
-        onnx.checker.check_model(serialized, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RvsmError(
-            f"torch's exporter made an invalid ONNX model: {_first_line(error)}; choose another "
-            "opset or a newer torch and onnxscript."
-        ) from error
-
-
-def _compare(
-    serialized: bytes,
-    batches: list[tuple[Tensor, ...]],
-    outputs: list[list[Tensor]],
-    tolerance: float | None,
-) -> tuple[float, float]:
-    """Return the largest difference between ONNX Runtime and PyTorch, and the largest output."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what fails is raised, and told once
-    try:
-        session = onnxruntime.InferenceSession(
-            serialized, options, providers=["CPUExecutionProvider"]
-        )
-        names = [value.name for value in session.get_inputs()]
-        found = [
-            session.run(None, dict(zip(names, (v.cpu().numpy() for v in batch), strict=True)))
-            for batch in batches
-        ]
-    except Exception as error:
-        raise RvsmError(
-            f"ONNX Runtime cannot run the exported model: {_first_line(error)}; export it in "
-            "float32 with model.float(), or pass check=False for another runtime."
-        ) from error
-    pairs = [
-        (value, torch.as_tensor(array))
-        for ours, theirs in zip(outputs, found, strict=True)
-        for value, array in zip(ours, theirs, strict=True)
-    ]
-    if odd := [(a.shape, b.shape) for a, b in pairs if a.shape != b.shape]:
-        ours, theirs = map(tuple, odd[0])
-        raise RvsmError(
-            f"ONNX Runtime makes an output of shape {theirs} where PyTorch's has {ours}; pass "
-            "dynamic_batch=False."
-        )
-    if not any(value.isfinite().any() for value, _ in pairs):
-        raise RvsmError(
-            "The model's outputs are all infinite or no numbers, which proves nothing; give an "
-            "example it can evaluate, or train it again if its weights diverged."
-        )
-    difference = max(_gap(value, other) for value, other in pairs)
-    scale = max(_largest(value) for value, _ in pairs)
-    if tolerance is None:
-        rounding = [
-            torch.finfo(value.dtype).eps for value, _ in pairs if value.dtype.is_floating_point
-        ]
-        tolerance = max([TOLERANCE, *(16 * eps for eps in rounding)])
-    if difference > tolerance * scale:
-        raise RvsmError(
-            f"ONNX Runtime and PyTorch differ by {difference:.2g} where the largest output is "
-            f"{scale:.2g}; choose another opset, or pass a larger tolerance if that is enough."
-        )
-    return difference, scale
-
-
-def _gap(value: Tensor, other: Tensor) -> float:
-    """Return the largest difference; a NaN or infinity on one side alone makes it infinite."""
-    exact, near = value.double(), other.double()
-    same = (exact == near) | (exact.isnan() & near.isnan())
-    gaps = (exact - near).abs().masked_fill(same, 0).nan_to_num(math.inf, math.inf)
-    return gaps.max().item() if gaps.numel() else 0.0
-
-
-def _largest(value: Tensor) -> float:
-    finite = value.double().abs()
-    finite = finite[finite.isfinite()]
-    return finite.max().item() if finite.numel() else 0.0
