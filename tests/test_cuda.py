@@ -11,6 +11,7 @@ from torch import nn
 
 from optimizers import BASES, MODES
 from penalty_table import OURS
+from rvsm.deploy.semi_structured import to_dense, to_semi_structured
 from rvsm.groups import NM, Blocks, Filters, InputChannels, Rows, SparseGroup, Tied
 from rvsm.optim import ADMM, RVSM, Budget, Cubic, MagnitudePruning, ProximalGradient, Rule
 from rvsm.penalties import L0, L1, MCP, TransformedL1
@@ -231,3 +232,35 @@ def test_a_copy_goes_on_alike():
         optimizer.param_groups[0]["params"], twin.param_groups[0]["params"], strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_semi_structured_weights_compute_what_dense_ones_do(dtype):
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no sparse tensor cores")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, 10))
+    model.cuda()
+    rules = [Rule("[02].weight", L0(), groups=NM(2, 4), sparsity=0.5, beta=0.1)]
+    optimizer = RVSM(momentum(model), rules)
+    model(torch.randn(8, 128, device="cuda")).square().mean().backward()
+    optimizer.step()
+    optimizer.finalize()
+    model.to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    # Batches that are no multiple of 8 are padded inside.
+    inputs = [
+        torch.randn(*shape, 128, device="cuda", dtype=dtype) for shape in ((1,), (3, 5), (64,))
+    ]
+    with torch.no_grad():
+        expected = [model(x) for x in inputs]
+        account = to_semi_structured(model)
+        assert account.converted == ("0.weight", "2.weight")
+        assert list(account.left) == ["3.weight"]
+        found = [model(x) for x in inputs]
+    for ours, theirs in zip(found, expected, strict=True):
+        close = 8 * torch.finfo(dtype).eps * theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=close)
+    assert to_dense(model) == account.converted
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensor
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy import coding
@@ -156,17 +157,22 @@ def check_whole(name: str, tensor: Tensor) -> None:
         )
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state_dict without the names that wrappers add."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside `torch.compile` and parallel wrappers."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
         else:
-            break
+            return model
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state_dict without the names that wrappers add."""
+    state = unwrapped(model).state_dict()
     # A submodule compiled by itself leaves its wrapper's name in the middle.
-    return {name.replace("._orig_mod.", "."): value for name, value in model.state_dict().items()}
+    return {name.replace("._orig_mod.", "."): value for name, value in state.items()}
 
 
 def _check_tensor(name: str, tensor: object) -> None:
@@ -176,7 +182,9 @@ def _check_tensor(name: str, tensor: object) -> None:
             "leave it out or convert it with torch.as_tensor."
         )
     check_whole(name, tensor)
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    # It claims to be strided, and has no bytes of its own.
+    packed = isinstance(tensor, SparseSemiStructuredTensor)
+    if packed or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise RvsmError(
             f"Cannot save {name!r}: only ordinary dense tensors with data can be saved; "
             "convert it with .to_dense(), .dequantize() or by loading its weights first."
