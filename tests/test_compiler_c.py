@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import NETWORKS, network
 
+from networks import NETWORKS, network
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import LANES, Source, write
 from rvsm.deploy.tracing import trace
@@ -73,22 +73,66 @@ TARGETS = {
 
 
 @functools.cache
-def source(name: str) -> Source:
+def case(name: str) -> tuple[Source, np.ndarray, np.ndarray]:
+    """Return a pruned network as C, some inputs and what PyTorch makes of them."""
     model, example = network(name)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter[torch.rand_like(parameter) < 0.8] = 0
+                parameter[torch.rand(parameter.shape, generator=generator) < 0.8] = 0
+        images = torch.randn(BATCH, *example.shape[1:], generator=generator)
+        outputs = model(images).numpy()
     traced = trace(model, example)
-    return write(lower(traced.graph, traced.state_dict()), name)
+    return write(lower(traced.graph, traced.state_dict()), name), images.numpy(), outputs
 
 
-@functools.cache
-def images_and_outputs(name: str) -> tuple[np.ndarray, np.ndarray]:
-    torch.manual_seed(0)
-    model, example = network(name)
-    traced = source(name)
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(BATCH, *example.shape[1:], generator=generator)
-    assert traced.inputs == images[0].numel()
-    raise NotImplementedError
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_file_compiles_and_computes(target: str, tmp_path: Path) -> None:
+    compiler, flags = TARGETS[target]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    if "avx2" in str(flags) and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    includes, calls = [], []
+    for name in NETWORKS:
+        made, images, _ = case(name)
+        (tmp_path / f"{name}.c").write_text(made.code)
+        (tmp_path / f"{name}.h").write_text(made.header)
+        images.tofile(tmp_path / f"{name}.in")
+        upper = name.upper()
+        includes.append(f'#include "{name}.h"')
+        calls.append(
+            f'    bad |= one("{name}", {upper}_INPUTS, {upper}_OUTPUTS, {upper}_WORKSPACE_BYTES, '
+            f"{name}_init, {name}_run_parallel, {BATCH});"
+        )
+    main = tmp_path / "main.c"
+    main.write_text(MAIN % {"includes": "\n".join(includes), "calls": "\n".join(calls)})
+    objects = []
+    for file in sorted(tmp_path.glob("*.c")):
+        # a program in C++ may call what C compiled
+        own = "gcc" if compiler == "g++" and file != main else compiler
+        language = ["-x", "c++", "-fpermissive", "-w"] if compiler == "g++" and file == main else []
+        objects.append(str(file.with_suffix(".o")))
+        run([own, *flags, *language, "-c", str(file), "-o", objects[-1]], tmp_path)
+    run([compiler, *flags, *objects, "-o", "program", "-lm"], tmp_path)
+    run(["./program"], tmp_path)
+    for name in NETWORKS:
+        _, _, outputs = case(name)
+        got = np.fromfile(tmp_path / f"{name}.out", dtype=np.float32).reshape(outputs.shape)
+        np.testing.assert_allclose(got, outputs, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:3000]
+
+
+def test_it_asks_nothing_of_the_system() -> None:
+    made, _, _ = case("branches")
+    assert "alloc" not in made.code.replace("no malloc", "")
+    included = {line for line in made.code.splitlines() if line.startswith("#include")}
+    assert included == {
+        f"#include <{name}.h>"
+        for name in ("math", "stddef", "stdint", "string", "immintrin", "omp")
+    }
