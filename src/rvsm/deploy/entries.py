@@ -202,5 +202,5 @@ def _encode(name: str, tensor: Tensor, taken: Names[str], form: Form) -> Encoded
         {f"{name}:{role}" if role else name: part for role, part in own.items()},
         elements,
         places.size,
-        written.bits,
+        places.size * written.width_bits + written.shared_bits,
     )

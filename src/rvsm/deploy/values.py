@@ -32,13 +32,14 @@ class Written:
         What the tensor's entry tells of them.
     parts
         Arrays by the last part of their name, "" standing for the tensor's own.
-    bits
-        The bits that a bound on the size counts for them.
+    width_bits, shared_bits
+        The bits of each value, and of what all values share.
     """
 
     entry: dict[str, Any]
     parts: dict[str, Part]
-    bits: int
+    width_bits: int
+    shared_bits: int = 0
 
 
 class Form(Protocol):
@@ -65,8 +66,8 @@ class Exact:
         return values.element_size()
 
     def write(self, name: str, values: Tensor, shape: list[int], own: str) -> Written:
-        data = raw_bytes(values)
-        return Written({}, {own: Part(NAMES[values.dtype], shape, data)}, 8 * data.size)
+        part = Part(NAMES[values.dtype], shape, raw_bytes(values))
+        return Written({}, {own: part}, 8 * part.width)
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,8 @@ class Half:
         least = torch.tensor(limits.smallest_normal * limits.eps, dtype=self.dtype)
         lost = (narrow == 0) & (values != 0)
         narrow = torch.where(lost, torch.copysign(least, narrow), narrow)
-        data = raw_bytes(narrow)
-        part = Part(NAMES[self.dtype], shape, data)
-        return Written({"dtype": NAMES[values.dtype]}, {own: part}, 8 * data.size)
+        part = Part(NAMES[self.dtype], shape, raw_bytes(narrow))
+        return Written({"dtype": NAMES[values.dtype]}, {own: part}, 8 * part.width)
 
     @property
     def _name(self) -> str:
@@ -133,7 +133,7 @@ class Codebook:
             "codes": Part("U8", [packed.size], packed),
             "codebook": Part(NAMES[values.dtype], [means.size], book),
         }
-        return Written({"code_bits": bits}, parts, values.numel() * bits + 8 * book.size)
+        return Written({"code_bits": bits}, parts, bits, 8 * book.size)
 
     @staticmethod
     def _bits(size: int) -> int:
