@@ -39,7 +39,8 @@ def read(path: Path) -> dict[str, Array]:
     for name, part in header.items():
         start, end = part["data_offsets"]
         arrays[name] = part["dtype"], content[8 + length + start : 8 + length + end]
-    for name, (dtype, _) in json.loads(texts.get("zstd", "{}")).items():
+    for name, (dtype, shape) in json.loads(texts.get("zstd", "{}")).items():
+        header[name] = {"shape": shape}
         planes = zstandard.decompress(arrays.pop(f"{name}:zstd")[1])
         width = np.dtype(NUMPY[dtype]).itemsize
         arrays[name] = dtype, np.frombuffer(planes, "u1").reshape(width, -1).T.tobytes()

@@ -46,8 +46,8 @@ def test_dtype_and_support_come_back(
         narrow: torch.dtype = getattr(torch, form)
         assert torch.equal(loaded, tensor.to(narrow).to(dtype))
     elif "codebook" in form:
-        most = int((form + "-256").split("-")[1])
-        assert loaded.unique().numel() <= max(most, tensor.unique().numel() * (dtype.itemsize == 2))
+        few = loaded[loaded != 0].unique().numel() <= int(f"{form}-256".split("-")[1])
+        assert few or torch.equal(loaded, tensor)  # where exact values take no more bytes
 
 
 def test_default_is_exact_and_small_tensors_stay(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_patterns_choose_and_the_last_wins(tmp_path: Path) -> None:
         "fc.weight": "BF16",
         "other": "exact",
     }
-    with pytest.raises(RvsmError, match=r"'conv' .* matches no tensor: the names are conv\.weight"):
+    with pytest.raises(RvsmError, match=r"'conv': \.\.\.} matches no tensor: the names are conv"):
         save(tensors, tmp_path / "g", values={"conv": "float16"})
 
 

@@ -1,6 +1,6 @@
 """Sizes of model files: dense safetensors, torch CSR and ours in every form, beside the bound.
 
-python benchmarks/files/run.py
+python benchmarks/files/run.py [--table]
 
 Random weights, normal, of which a share drawn at random is zero (in LeNets the biases too; in the
 ResNet batch norm is dense, as training leaves it). Writes results.json beside this file: bytes,
@@ -9,6 +9,7 @@ the times over the information bound, and the root mean square error of the valu
 
 import io
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,18 @@ from rvsm.atomic import atomic_text
 
 SHARES = (0.9, 0.95, 0.99)
 FORMS = ("exact", "float16", "bfloat16", "codebook", "codebook-16")
+SHOWN = (
+    "dense safetensors",
+    "torch CSR",
+    "rvsm exact",
+    "rvsm exact, zstd",
+    "rvsm float16",
+    "rvsm bfloat16, zstd",
+    "rvsm codebook",
+    "rvsm codebook, zstd",
+    "rvsm codebook-16",
+)
+"""The columns of the table."""
 LENET_5 = {
     "conv1": (20, 1, 5, 5),
     "conv2": (50, 20, 5, 5),
@@ -102,15 +115,27 @@ def measure(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
     return found
 
 
+def table(results: Mapping[str, Any]) -> str:
+    """Return the table of docs/file-format.md."""
+    rows = [["bytes", *(kind.removeprefix("rvsm ") for kind in SHOWN)], ["---"] * (len(SHOWN) + 1)]
+    rows += [
+        [name, *(f"{row[kind]['bytes']:,}" for kind in SHOWN)] for name, row in results.items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
-    """Measure every model and write the results."""
+    """Measure every model and write the results, or print the table of those that are there."""
+    out = Path(__file__).with_name("results.json")
+    if sys.argv[1:] == ["--table"]:
+        print(table(json.loads(out.read_text("utf-8"))))
+        return
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, tensors in models().items():
             results[name] = measure(tensors, Path(folder))
             for kind, row in results[name].items():
                 print(f"{name:28} {kind:28} {row['bytes']:>12,} {row.get('over_bound', '')}")
-    out = Path(__file__).with_name("results.json")
     atomic_text(out, json.dumps(results, indent=2) + "\n")
 
 

@@ -175,8 +175,8 @@ def choose_forms(
     RvsmError
         If a name is not known or a pattern matches nothing.
     """
-    if values is None or isinstance(values, str):
-        form = read_form(values or "exact")
+    if not isinstance(values, Mapping):
+        form = read_form("exact" if values is None else values)
         asked = {name: form for name, tensor in tensors.items() if tensor.dim() >= 2}
     else:
         asked = {}
@@ -257,6 +257,8 @@ def _plain(parts: Mapping[str, Part]) -> Part:
 
 def raw_bytes(tensor: Tensor) -> coding.Bytes:
     """Return the bytes of a tensor's elements, in row-major order."""
+    if tensor.numel() == 0:  # may have a stride of 0, which torch cannot view
+        return np.empty(0, dtype=np.uint8)
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     data: coding.Bytes = plain.view(torch.uint8).numpy()
     return data
@@ -264,7 +266,7 @@ def raw_bytes(tensor: Tensor) -> coding.Bytes:
 
 def as_tensor(data: coding.Bytes, dtype: str) -> Tensor:
     """Invert `raw_bytes`, in one dimension."""
-    if data.size == 0:  # NumPy gives it a stride that torch cannot view
+    if data.size == 0:  # the same from NumPy
         return torch.empty(0, dtype=DTYPES[dtype])
     if not data.flags.writeable:
         data = data.copy()
