@@ -1,8 +1,10 @@
-"""How the places of nonzeros are written: a bitmask, or gaps of a few bits each.
+"""How the places of nonzeros are written: a bitmask, or the gaps between them in few bits.
 
 Pure functions on NumPy arrays; `rvsm.deploy.files` puts their results in a file. The layout is
 described for other readers in docs/file-format.md.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
 
 MIN_BITS, MAX_BITS = 2, 12
+MAX_LOW = 20  # low bits of a Rice code
 # A tensor may have this many elements per byte of its own parts. The limit costs a real model
 # nothing, and keeps a small hostile file from asking for a large allocation.
 ELEMENTS_PER_BYTE = 1024
@@ -64,8 +67,7 @@ def gaps_encode(places: Places, elements: int, bits: int) -> tuple[Bytes, int]:
     count = int(lengths.sum()) + tail // longest
     codes = np.full(count, longest, dtype=np.uint16)
     codes[np.cumsum(lengths) - 1] = gaps % longest
-    spread = (codes[:, None] >> np.arange(bits, dtype=np.uint16)) & 1
-    return np.packbits(spread.astype(np.uint8).ravel(), bitorder="little"), count
+    return pack(codes, bits), count
 
 
 def gaps_decode(packed: Bytes, count: int, bits: int, elements: int) -> Places:
@@ -78,15 +80,9 @@ def gaps_decode(packed: Bytes, count: int, bits: int, elements: int) -> Places:
     """
     if not MIN_BITS <= bits <= MAX_BITS:
         raise ValueError(f"gap codes of {bits} bits are not defined")
-    if count < 0 or packed.size != (count * bits + 7) // 8:
-        raise ValueError("the gap codes have the wrong length")
-    spread = np.unpackbits(packed, bitorder="little")
-    if spread[count * bits :].any():
-        raise ValueError("the gap codes end in stray bits")
-    weights = (1 << np.arange(bits)).astype(np.uint16)
-    codes = spread[: count * bits].reshape(count, bits).astype(np.uint16) @ weights
+    codes = unpack(packed, count, bits)
     escape = codes == (1 << bits) - 1
-    ends = np.cumsum(np.where(escape, codes, codes + 1).astype(np.int64))
+    ends = np.cumsum(np.where(escape, codes, codes + 1))
     if count and ends[-1] > elements:
         raise ValueError("the gap codes run past the end of the tensor")
     places: Places = ends[~escape] - 1
@@ -101,6 +97,89 @@ def best_bits(places: Places, elements: int) -> int:
         if fits(elements, size):
             sizes[bits] = size
     return min(sizes, key=lambda bits: sizes[bits])
+
+
+def rice_bits(places: Places) -> tuple[int, int]:
+    """Return the number of low bits that makes `rice_encode` shortest, and its length in bytes."""
+    gaps = np.diff(places, prepend=np.int64(-1)) - 1
+    sizes = [places.size * (low + 1) + int((gaps >> low).sum()) for low in range(MAX_LOW + 1)]
+    low = int(np.argmin(sizes))
+    return low, (sizes[low] + 7) // 8
+
+
+def rice_encode(places: Places, low: int) -> Bytes:
+    """Return the zeros before each kept value in the code of Rice.
+
+    A gap g is written as its `low` lowest bits and, after those of all gaps, floor(g / 2^low)
+    zero bits and a one. Gaps of random places are geometric, for which this code is within a few
+    percent of the shortest; zeros after the last kept value are not written.
+    """
+    gaps = np.diff(places, prepend=np.int64(-1)) - 1
+    high = np.zeros(int((gaps >> low).sum()) + gaps.size, dtype=np.uint8)
+    high[np.cumsum((gaps >> low) + 1) - 1] = 1
+    return np.packbits(np.concatenate([_spread(gaps, low), high]), bitorder="little")
+
+
+def rice_decode(packed: Bytes, count: int, low: int, elements: int) -> Places:
+    """Invert `rice_encode` for `count` gaps.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree, padding is set, or a place lies beyond the last element.
+    """
+    if not 0 <= low <= MAX_LOW:
+        raise ValueError(f"Rice codes of {low} low bits are not defined")
+    spread = np.unpackbits(packed, bitorder="little")
+    split = count * low
+    if not 0 <= split <= spread.size:
+        raise ValueError("the Rice codes have the wrong length")
+    ends = np.flatnonzero(spread[split:])
+    used = split + (int(ends[-1]) + 1 if ends.size else 0)
+    if ends.size != count or packed.size != (used + 7) // 8:
+        raise ValueError("the Rice codes have the wrong length")
+    high = np.diff(ends, prepend=-1) - 1
+    places: Places = np.cumsum((high << low) + _join(spread[:split], low, count) + 1) - 1
+    if count and places[-1] >= elements:
+        raise ValueError("the Rice codes run past the end of the tensor")
+    return places
+
+
+def pack(codes: NDArray[Any], bits: int) -> Bytes:
+    """Return numbers of `bits` bits each without gaps between them, lowest bit first."""
+    return np.packbits(_spread(codes, bits), bitorder="little")
+
+
+def unpack(packed: Bytes, count: int, bits: int) -> Places:
+    """Invert `pack` for `count` numbers.
+
+    Raises
+    ------
+    ValueError
+        If the length is another, or bits beyond the last number are set.
+    """
+    if count < 0 or packed.size != (count * bits + 7) // 8:
+        raise ValueError("the codes have the wrong length")
+    spread = np.unpackbits(packed, bitorder="little")
+    if spread[count * bits :].any():
+        raise ValueError("the codes end in stray bits")
+    return _join(spread[: count * bits], bits, count)
+
+
+def _spread(codes: NDArray[Any], bits: int) -> Bytes:
+    """Return the lowest bits of each number, one a byte."""
+    spread = np.empty((codes.size, bits), dtype=np.uint8)
+    for bit in range(bits):
+        spread[:, bit] = (codes >> bit) & 1
+    return spread.reshape(-1)
+
+
+def _join(spread: Bytes, bits: int, count: int) -> Places:
+    """Invert `_spread`."""
+    codes = np.zeros(count, dtype=np.int64)
+    for bit in range(bits):
+        codes |= spread[bit::bits].astype(np.int64) << bit
+    return codes
 
 
 def _gaps(places: Places, elements: int) -> tuple[Places, int]:

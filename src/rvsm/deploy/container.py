@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rvsm.atomic import explain
+from rvsm.deploy import compression
 from rvsm.errors import FileFormatError, RvsmError
 
 DTYPES = {
@@ -39,17 +40,64 @@ DTYPES = {
     "C64": torch.complex64,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+COMPRESSED = ":zstd"
+"""What the name of a compressed array has at its end."""
+_COMPRESSED_BYTES = 60  # what a compressed array costs in the header
+_MAX_DIMS = 64
 _MAX_HEADER = 100_000_000  # as in the safetensors package
 _NO_SUM = b"0" * 64
 
 
 @dataclass(frozen=True)
 class Part:
-    """One array of the file: safetensors dtype name, shape, and the bytes of its elements."""
+    """One array of the file.
+
+    Attributes
+    ----------
+    dtype, shape
+        Name of the dtype in safetensors, and the shape.
+    data
+        The bytes of its elements as the file holds them: plain, or one zstd frame.
+    compressed
+        Whether `data` is such a frame.
+    """
 
     dtype: str
     shape: list[int]
     data: NDArray[np.uint8]
+    compressed: bool = False
+
+    @property
+    def width(self) -> int:
+        """Bytes of one element."""
+        return DTYPES[self.dtype].itemsize
+
+    def packed(self, level: int) -> "Part":
+        """Return the same array as a zstd frame, or itself where that saves nothing."""
+        if self.data.size <= _COMPRESSED_BYTES:
+            return self
+        frame = compression.compress(self.data, self.width, level)
+        if frame is None or frame.size + _COMPRESSED_BYTES >= self.data.size:
+            return self
+        return Part(self.dtype, self.shape, frame, compressed=True)
+
+    def plain(self) -> NDArray[np.uint8]:
+        """Return the bytes of the elements.
+
+        Raises
+        ------
+        ValueError
+            If the frame is damaged, holds another number of bytes, or a bool that is none.
+        RvsmError
+            If there is a frame and nothing that reads it is installed.
+        """
+        if not self.compressed:
+            return self.data
+        size = math.prod(self.shape) * self.width
+        plain = compression.expand(self.data, size, self.width)
+        if not _possible(self.dtype, plain):
+            raise ValueError("a compressed array holds impossible values")
+        return plain
 
 
 @dataclass(frozen=True)
@@ -60,24 +108,37 @@ class Container:
     parts: dict[str, Part]
 
 
-def write_container(stream: BinaryIO, container: Container) -> None:
+def write_container(stream: BinaryIO, container: Container) -> int:
     """Write header and arrays, with the SHA-256 of the whole file in the header.
 
     The checksum is taken with 64 zeros in its own place.
+
+    Returns
+    -------
+    int
+        The size of the file in bytes.
     """
+    frames = {name: part for name, part in container.parts.items() if part.compressed}
+    parts = {name: part for name, part in container.parts.items() if name not in frames} | {
+        name + COMPRESSED: Part("U8", [part.data.size], part.data) for name, part in frames.items()
+    }
+    texts = dict(container.texts)
+    if frames:
+        contents = {name: [part.dtype, part.shape] for name, part in frames.items()}
+        texts["zstd"] = json.dumps(contents, separators=(",", ":"))
     # Wide elements first keeps every array aligned for readers that map the file.
-    names = sorted(container.parts, key=lambda name: (-_width(container.parts[name]), name))
-    header: dict[str, Any] = {"__metadata__": container.texts | {"sha256": _NO_SUM.decode()}}
+    names = sorted(parts, key=lambda name: (-parts[name].width, name))
+    header: dict[str, Any] = {"__metadata__": texts | {"sha256": _NO_SUM.decode()}}
     start = 0
     for name in names:
-        part = container.parts[name]
+        part = parts[name]
         end = start + part.data.size
         header[name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     blocks = [len(text).to_bytes(8, "little"), text]
-    arrays = [container.parts[name].data.data for name in names]
+    arrays = [parts[name].data.data for name in names]
     digest = _sha256([*blocks, *arrays])
     mark = b'"sha256":"'
     # Quotes inside texts and names are escaped, so this mark stands in one place only.
@@ -86,6 +147,7 @@ def write_container(stream: BinaryIO, container: Container) -> None:
     stream.write(text[:place] + digest + text[place + len(digest) :])
     for array in arrays:
         stream.write(array)
+    return len(blocks[0]) + len(text) + start
 
 
 def read_container(path: Path, newest: int) -> Container:
@@ -130,19 +192,67 @@ def read_container(path: Path, newest: int) -> Container:
             f"{path} is damaged: its content does not match its checksum; copy or make the "
             "file again."
         )
-    return Container(texts, _cut(path, header, body))
+    return Container(texts, _with_frames(path, texts, _cut(path, header, body)))
 
 
-def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
+def damaged(path: Path, cause: str) -> FileFormatError:
+    """Return the error for a file that cannot be what `save` wrote."""
+    return FileFormatError(f"{path} is damaged: {cause}; copy or make the file again.")
+
+
+def strict_json(text: str) -> Any:
+    """Read JSON without the leniences of `json.loads`.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, nested too deeply, has a name twice in one object, or a number that
+        is infinite or none.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             raise ValueError("a name stands twice")
         return result
 
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return value
+
     try:
-        header = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=finite, parse_float=finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def json_object(path: Path, text: object, what: str) -> dict[str, Any]:
+    """Return the JSON object in one of the texts of a file, or raise FileFormatError."""
+    try:
+        value = strict_json(text if isinstance(text, str) else "")
+    except ValueError as error:
+        raise damaged(path, f"its {what} cannot be read") from error
+    if not isinstance(value, dict):
+        raise damaged(path, f"its {what} is not as it must be")
+    return value
+
+
+def is_shape(value: object) -> TypeGuard[list[int]]:
+    """Say whether a value from a header is a list of sizes."""
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_DIMS
+        and all(type(size) is int and 0 <= size < 2**63 for size in value)
+        # No file holds more; beyond this NumPy's and torch's own integers would overflow.
+        and math.prod(size or 1 for size in value) < 2**63
+    )
+
+
+def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        header = strict_json(text.decode())
+    except ValueError as error:
         raise FileFormatError(
             f"{path} is not a model file, or its header is damaged: give a file written by "
             "rvsm.save."
@@ -179,14 +289,12 @@ def _cut(path: Path, header: dict[str, Any], body: NDArray[np.uint8]) -> dict[st
             case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(a), int(b)]} if (
                 len(entry) == 3
                 and dtype in DTYPES
-                and len(shape) <= 64
-                and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+                and is_shape(shape)
                 and 0 <= a <= b <= body.size
                 and math.prod(shape) * DTYPES[dtype].itemsize == b - a
             ):
                 data = body[a:b]
-                # Any other byte in a bool is undefined behaviour in the programs that use it.
-                if dtype == "BOOL" and data.size and data.max() > 1:
+                if not _possible(dtype, data):
                     raise FileFormatError(f"{path} is damaged: {name!r} holds impossible values.")
                 parts[name] = Part(dtype, shape, data)
                 spans.append((a, b))
@@ -206,8 +314,31 @@ def _cut(path: Path, header: dict[str, Any], body: NDArray[np.uint8]) -> dict[st
     raise FileFormatError(f"{path} is damaged: its arrays overlap or leave gaps.")
 
 
-def _width(part: Part) -> int:
-    return DTYPES[part.dtype].itemsize
+def _possible(dtype: str, data: NDArray[np.uint8]) -> bool:
+    """Say whether bools are 0 or 1: programs that use others have undefined behaviour."""
+    return dtype != "BOOL" or not data.size or bool(data.max() <= 1)
+
+
+def _with_frames(path: Path, texts: dict[str, str], parts: dict[str, Part]) -> dict[str, Part]:
+    """Put compressed arrays in under their own names, still compressed."""
+    if "zstd" not in texts:
+        return parts
+    for name, content in json_object(path, texts["zstd"], "list of compressed arrays").items():
+        frame = parts.pop(name + COMPRESSED, None)
+        match content:
+            case [str(dtype), list(shape)] if (
+                dtype in DTYPES
+                and is_shape(shape)
+                and frame is not None
+                and frame.dtype == "U8"
+                and not frame.compressed
+                and name not in parts
+                and compression.fits(math.prod(shape) * DTYPES[dtype].itemsize, frame.data.size)
+            ):
+                parts[name] = Part(dtype, shape, frame.data, compressed=True)
+            case _:
+                raise damaged(path, f"the compressed {name!r} is described wrongly")
+    return parts
 
 
 def _sha256(blocks: Iterable[bytes | memoryview]) -> bytes:

@@ -6,33 +6,27 @@ same bits: -0.0, NaN payloads and tied tensors included. Any safetensors reader 
 docs/file-format.md tells what it finds there.
 """
 
+import inspect
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensor
 
 from rvsm.atomic import atomic_write
-from rvsm.deploy import coding
-from rvsm.deploy.container import DTYPES, NAMES, Container, Part, read_container, write_container
-from rvsm.errors import FileFormatError, RvsmError
+from rvsm.deploy.compression import check_level
+from rvsm.deploy.container import NAMES, Container, strict_json, write_container
+from rvsm.deploy.entries import Encoded, encode
+from rvsm.deploy.saved import Saved, account
+from rvsm.deploy.stored import MAX_ARCHITECTURE, Stored
+from rvsm.deploy.values import choose_forms
+from rvsm.errors import RvsmError
 
-VERSION = 1
 _MODEL = TypeVar("_MODEL", bound=nn.Module)
-_WORDS: dict[int, type[np.unsignedinteger[Any]]] = {
-    1: np.uint8,
-    2: np.uint16,
-    4: np.uint32,
-    8: np.uint64,
-}
-# A sparse tensor costs about this many bytes of header more than a plain one.
-_ENTRY_BYTES = 120
+_LEVEL = 19
 
 
 def save(
@@ -40,8 +34,12 @@ def save(
     path: Path | str,
     metadata: Mapping[str, str] | None = None,
     *,
+    values: str | Mapping[str, str] | None = None,
+    zstd: bool | int = False,
     negative_zeros: bool = True,
-) -> None:
+    architecture: Mapping[str, Any] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+) -> Saved:
     """Write a model's tensors to one file, sparse ones small.
 
     Parameters
@@ -54,47 +52,93 @@ def save(
         The file, replaced atomically; `.safetensors` is the customary ending.
     metadata
         Short texts to keep with the tensors; `read_metadata` returns them.
+    values
+        How to write the values of floating tensors with two dimensions or more, where that makes
+        the file smaller; biases, buffers and integers stay as they are. ``"exact"``, bit for bit,
+        by default; ``"float16"`` or ``"bfloat16"``, rounded to nearest; ``"codebook"``, codes of
+        8 bits or fewer for at most 256 values per tensor, or ``"codebook-N"`` for N, 4 to 256. A
+        mapping from fnmatch patterns on names to these says it for each tensor (whatever its
+        dimensions); the last match wins. `load` gives back the dtype the tensor had; zeros stay
+        zeros and nonzeros stay nonzeros.
+    zstd
+        Compress arrays too, without loss: True, or a level from 1 to 22 (19 by default). Needs
+        ``rvsm[zstd]``, to read it as well.
     negative_zeros
         Keep -0.0 as it is, at the price of a stored value for each. Masks multiplied into
         weights leave many of them; False writes them as 0.0.
+    architecture
+        A description of the network in plain JSON, for `read_architecture`; by default what
+        ``model.describe()`` returns, where the model has such a method.
+    evaluate
+        Called with the model as it is, and again with the tensors as they will be read from the
+        file: the accuracies of the account. The model is then put back, bit for bit.
+
+    Returns
+    -------
+    Saved
+        An account of bytes, codings and errors, to `print` or to take `to_dict()` of.
 
     Raises
     ------
     RvsmError
-        For a value that is not a strided tensor with a supported dtype, or a path that cannot
-        be written.
+        For a value that is not a strided tensor with a supported dtype, one that the form asked
+        for cannot hold (beyond the range of float16, NaN in a codebook), an unknown form or
+        pattern, a description that is not plain JSON, or a path that cannot be written.
 
     Examples
     --------
     >>> import rvsm, torch
     >>> layer = torch.nn.Linear(300, 10)
     >>> _ = torch.nn.init.zeros_(layer.weight)
-    >>> rvsm.save(layer, "/tmp/layer.safetensors")
+    >>> saved = rvsm.save(layer, "/tmp/layer.safetensors")
     >>> bool((rvsm.load("/tmp/layer.safetensors")["weight"] == 0).all())
     True
     """
+    if zstd is not False:
+        check_level(_LEVEL if zstd is True else zstd)
+    if evaluate is not None and not isinstance(model, nn.Module):
+        raise RvsmError(
+            "evaluate= needs a model to call: give rvsm.save the module instead of its tensors."
+        )
     tensors = _state(model) if isinstance(model, nn.Module) else dict(model)
-    entries: dict[str, dict[str, Any]] = {}
-    parts: dict[str, Part] = {}
-    first_with: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
-        if not negative_zeros and tensor.is_floating_point():
-            tensors[name] = torch.where(tensor == 0, torch.zeros_like(tensor), tensor)
+    description = _description(model, architecture)
+    forms = choose_forms(tensors, values)
+    aliases: dict[str, str] = {}
+    encoded: dict[str, Encoded] = {}
+    first_with: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.items():
         if identity := _identity(tensor):
             if original := first_with.get(identity):
-                entries[name] = {"coding": "alias", "of": original}
+                aliases[name] = original
                 continue
             first_with[identity] = name
-        entries[name], own = _encode(name, tensors[name], tensors)
-        parts.update(own)
+        if not negative_zeros and tensor.is_floating_point():
+            tensor = torch.where(tensor == 0, torch.zeros_like(tensor), tensor)
+        encoded[name] = encode(name, tensor, tensors, forms.get(name))
+        if zstd is not False:
+            encoded[name] = encoded[name].packed(_LEVEL if zstd is True else zstd, tensors)
+    entries: dict[str, dict[str, Any]] = {
+        name: {"coding": "alias", "of": aliases[name]} if name in aliases else encoded[name].entry
+        for name in tensors
+    }
+    parts = {key: part for each in encoded.values() for key, part in each.parts.items()}
+    version = 1 if description is None and not any(map(_is_new, encoded.values())) else 2
     texts = {
-        "rvsm_version": str(VERSION),
+        "rvsm_version": str(version),
         "tensors": json.dumps(entries, separators=(",", ":")),
         "metadata": json.dumps(dict(metadata or {}), separators=(",", ":")),
     }
+    if description is not None:
+        texts["architecture"] = description
+    stored = Stored(Path(path), entries, parts)
+    accuracies = None
+    if evaluate is not None and isinstance(model, nn.Module):
+        accuracies = _accuracies(model, evaluate, stored.tensors())
     with atomic_write(path) as stream:
-        write_container(stream, Container(texts, parts))
+        size = write_container(stream, Container(texts, parts))
+    return account(stored, tensors, encoded, version, size, accuracies)
 
 
 @overload
@@ -123,28 +167,41 @@ def load(path: Path | str, model: nn.Module | None = None) -> dict[str, Tensor] 
     RvsmError
         If the file cannot be read.
     """
-    stored = _Stored.read(path)
+    stored = Stored.read(path)
     if model is None:
         return stored.tensors()
     target = _state(model)
     # Before anything is decoded: a file for another model must not cost its memory.
     stored.check_fits(target)
-    tensors = stored.tensors()
-    with torch.no_grad():
-        for name, value in target.items():
-            value.copy_(tensors[name])
+    _copy(stored.tensors(), target)
     return model
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """Return the texts given to `save` as `metadata`."""
-    return _Stored.read(path).metadata
+    return Stored.read(path).metadata
+
+
+def read_architecture(path: Path | str) -> dict[str, Any] | None:
+    """Return the description of the network that `save` was given, None where it had none.
+
+    It is plain JSON from the file, and of a stranger's file anything at all: take from it only
+    what you know.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged, or the description is longer than `MAX_ARCHITECTURE` or no JSON
+        object.
+    RvsmError
+        If the file cannot be read.
+    """
+    return Stored.read(path).architecture
 
 
 def sparse_bytes(tensor: Tensor) -> int:
     """Return the bytes `save` needs for the values and places of one tensor, header apart."""
-    _, parts = _encode("", tensor, {})
-    return sum(part.data.size for part in parts.values())
+    return encode("", tensor, {}).size
 
 
 def check_whole(name: str, tensor: Tensor) -> None:
@@ -173,6 +230,60 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     state = unwrapped(model).state_dict()
     # A submodule compiled by itself leaves its wrapper's name in the middle.
     return {name.replace("._orig_mod.", "."): value for name, value in state.items()}
+
+
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in target.items():
+            value.copy_(source[name])
+
+
+def _accuracies(
+    model: nn.Module, evaluate: Callable[[nn.Module], float], stored: Mapping[str, Tensor]
+) -> tuple[float, float]:
+    """Return what `evaluate` says of the model as it is and with the stored tensors."""
+    state = _state(model)
+    kept = {name: value.detach().clone() for name, value in state.items()}
+    try:
+        before = float(evaluate(model))
+        _copy(stored, state)
+        return before, float(evaluate(model))
+    finally:
+        _copy(kept, state)
+
+
+def _description(
+    model: nn.Module | Mapping[str, Tensor], given: Mapping[str, Any] | None
+) -> str | None:
+    """Return the description of the network as JSON, or None."""
+    if given is None and isinstance(model, nn.Module):
+        # A parameter or submodule may bear that name too.
+        describe = getattr(unwrapped(model), "describe", None)
+        given = describe() if inspect.ismethod(describe) else None
+    if given is None:
+        return None
+    cause = "it is no mapping"
+    if isinstance(given, Mapping):
+        try:
+            text = json.dumps(dict(given), separators=(",", ":"), allow_nan=False)
+            if strict_json(text) == given and len(text) <= MAX_ARCHITECTURE:
+                return text
+            cause = "it comes back from JSON as another value, or is too long"
+        except (TypeError, ValueError, RecursionError) as error:
+            cause = str(error)
+    raise RvsmError(
+        f"The description of the network is not plain JSON ({cause}): make describe() return a "
+        "dict of texts, numbers, bools, None, lists and dicts, or save model.state_dict()."
+    )
+
+
+def _is_new(encoded: Encoded) -> bool:
+    """Say whether readers of version 1 could not read a tensor."""
+    return (
+        encoded.entry["coding"] == "rice"
+        or not {"dtype", "code_bits"}.isdisjoint(encoded.entry)
+        or any(part.compressed for part in encoded.parts.values())
+    )
 
 
 def _check_tensor(name: str, tensor: object) -> None:
@@ -210,197 +321,3 @@ def _identity(tensor: Tensor) -> tuple[Any, ...] | None:
         tensor.is_conj(),
         tensor.is_neg(),
     )
-
-
-def _raw(tensor: Tensor) -> coding.Bytes:
-    """Return the bytes of a tensor's elements, in row-major order."""
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    raw: coding.Bytes = plain.view(torch.uint8).numpy()
-    return raw
-
-
-def _encode(
-    name: str, tensor: Tensor, taken: Mapping[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Part]]:
-    """Return a tensor's index entry and parts, in the smallest coding."""
-    dtype, shape, elements = NAMES[tensor.dtype], list(tensor.shape), tensor.numel()
-    raw = _raw(tensor)
-    dense = {"coding": "dense"}, {name: Part(dtype, shape, raw)}
-    names = {kind: f"{name}:{kind}" for kind in ("values", "bitmask", "gaps")}
-    if any(part in taken for part in names.values()):
-        return dense  # another tensor bears the name that a part would have
-    width = tensor.element_size()
-    words = raw.view(_WORDS[width])
-    # By bits, not by value: -0.0 equals zero and must come back as it was.
-    places: coding.Places = np.flatnonzero(words).astype(np.int64)
-    bits = coding.best_bits(places, elements)
-    size_of = {
-        "dense": raw.size,
-        "bitmask": places.size * width + (elements + 7) // 8 + _ENTRY_BYTES,
-        "gaps": places.size * width
-        + (coding.gap_codes(places, elements, bits) * bits + 7) // 8
-        + _ENTRY_BYTES,
-    }
-    chosen = min(size_of, key=lambda kind: size_of[kind])
-    if chosen == "dense":
-        return dense
-    values = Part(dtype, [places.size], words[places].view(np.uint8))
-    entry: dict[str, Any] = {"coding": chosen, "shape": shape}
-    if chosen == "bitmask":
-        packed = coding.bitmask_encode(places, elements)
-    else:
-        packed, codes = coding.gaps_encode(places, elements, bits)
-        entry |= {"bits": bits, "codes": codes}
-    return entry, {
-        names["values"]: values,
-        names[chosen]: Part("U8", [packed.size], packed),
-    }
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A file that has been read and whose checksum holds, not yet decoded."""
-
-    path: Path
-    entries: dict[str, dict[str, Any]]
-    parts: dict[str, Part]
-    metadata: dict[str, str]
-
-    @classmethod
-    def read(cls, path: Path | str) -> "_Stored":
-        path = Path(path)
-        container = read_container(path, VERSION)
-        entries = _json_object(path, container.texts.get("tensors"), "list of tensors")
-        metadata = _json_object(path, container.texts.get("metadata"), "metadata")
-        if not all(isinstance(entry, dict) for entry in entries.values()):
-            raise damaged(path, "the list of tensors is not as it must be")
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise damaged(path, "its metadata are not texts")
-        stored = cls(path, entries, container.parts, metadata)
-        stored._check_names()
-        return stored
-
-    def _check_names(self) -> None:
-        """Every part belongs to one tensor, and every tensor has its parts."""
-        used = []
-        for name, entry in self.entries.items():
-            used += {
-                "dense": [name],
-                "bitmask": [f"{name}:values", f"{name}:bitmask"],
-                "gaps": [f"{name}:values", f"{name}:gaps"],
-                "alias": [],
-            }.get(self._coding(name, entry), [])
-        if sorted(used) != sorted(self.parts):
-            raise damaged(self.path, "its parts are not those of its tensors")
-
-    def _coding(self, name: str, entry: Mapping[str, Any]) -> str:
-        kind = entry.get("coding")
-        if kind == "alias":
-            original = self.entries.get(entry.get("of", ""))
-            if original is None or original.get("coding") == "alias":
-                raise damaged(self.path, f"{name!r} is tied to a tensor that is not there")
-        elif kind not in ("dense", "bitmask", "gaps"):
-            raise damaged(self.path, f"{name!r} is written in an unknown way")
-        return str(kind)
-
-    def described(self, name: str) -> tuple[list[int], str]:
-        """Return the shape and safetensors dtype of a tensor, from the header alone."""
-        entry = self.entries[name]
-        if entry["coding"] == "alias":
-            return self.described(entry["of"])
-        if entry["coding"] == "dense":
-            return self.parts[name].shape, self.parts[name].dtype
-        shape = entry.get("shape")
-        if not isinstance(shape, list) or not all(
-            isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**63
-            for size in shape
-        ):
-            raise damaged(self.path, f"the shape of {name!r} is not a shape")
-        return shape, self.parts[f"{name}:values"].dtype
-
-    def check_fits(self, target: Mapping[str, object]) -> None:
-        """Raise unless names, shapes and dtypes are those of the model."""
-        problems = []
-        for label, odd in (
-            ("the file lacks", [name for name in target if name not in self.entries]),
-            ("the model lacks", [name for name in self.entries if name not in target]),
-        ):
-            if odd:
-                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-                problems.append(f"{label} {', '.join(odd[:3])}{more}")
-        for name, value in target.items():
-            if name not in self.entries or problems:
-                continue
-            if not isinstance(value, Tensor):
-                problems.append(f"{name} is no tensor in the model")
-                continue
-            shape, dtype = self.described(name)
-            if shape != list(value.shape) or dtype != NAMES.get(value.dtype):
-                problems.append(
-                    f"{name} is {dtype} {shape} in the file and "
-                    f"{NAMES.get(value.dtype, value.dtype)} {list(value.shape)} in the model"
-                )
-        if problems:
-            raise FileFormatError(
-                f"{self.path} does not fit this model: {'; '.join(problems)}; build the model "
-                "as it was when saved, or use rvsm.load(path) to get the tensors alone."
-            )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Decode everything, in the order of the file's list."""
-        decoded = {
-            name: self._decode(name)
-            for name, entry in self.entries.items()
-            if entry["coding"] != "alias"
-        }
-        return {name: decoded[entry.get("of", name)] for name, entry in self.entries.items()}
-
-    def _decode(self, name: str) -> Tensor:
-        entry = self.entries[name]
-        shape, dtype = self.described(name)
-        if entry["coding"] == "dense":
-            return _tensor(self.parts[name].data.copy(), dtype, shape)
-        values = self.parts[f"{name}:values"]
-        packed = self.parts[f"{name}:{entry['coding']}"]
-        elements = math.prod(shape)
-        if packed.dtype != "U8" or len(values.shape) != 1:
-            raise damaged(self.path, f"the parts of {name!r} have the wrong type")
-        if not coding.fits(elements, values.data.size + packed.data.size):
-            raise damaged(self.path, f"{name!r} claims more elements than its bytes can tell")
-        try:
-            if entry["coding"] == "bitmask":
-                places = coding.bitmask_decode(packed.data, elements)
-            else:
-                count, bits = entry.get("codes"), entry.get("bits")
-                if not isinstance(count, int) or not isinstance(bits, int):
-                    raise ValueError("the gap codes are not described")
-                places = coding.gaps_decode(packed.data, count, bits, elements)
-        except ValueError as error:
-            raise damaged(self.path, f"in {name!r} {error}") from error
-        if places.size != values.shape[0]:
-            raise damaged(self.path, f"{name!r} has another number of values than of places")
-        word = _WORDS[DTYPES[dtype].itemsize]
-        full = np.zeros(elements, dtype=word)
-        full[places] = values.data.view(word)
-        return _tensor(full.view(np.uint8), dtype, shape)
-
-
-def damaged(path: Path, cause: str) -> FileFormatError:
-    """Return the error for a file that cannot be what `save` wrote."""
-    return FileFormatError(f"{path} is damaged: {cause}; copy or make the file again.")
-
-
-def _json_object(path: Path, text: str | None, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "")
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"its {what} cannot be read") from error
-    if not isinstance(value, dict):
-        raise damaged(path, f"its {what} is not as it must be")
-    return value
-
-
-def _tensor(raw: coding.Bytes, dtype: str, shape: list[int]) -> Tensor:
-    if raw.size == 0:  # NumPy gives it a stride that torch cannot view
-        return torch.empty(shape, dtype=DTYPES[dtype])
-    return torch.from_numpy(raw).view(DTYPES[dtype]).reshape(shape)

@@ -1,0 +1,151 @@
+"""`rvsm export`: a model as a file for others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rvsm.cli.guard import Bars
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rvsm.deploy.saved import Saved
+    from rvsm.experiments.config import TrainConfig
+
+
+class Format(StrEnum):
+    safetensors = "safetensors"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; each format takes what concerns it."""
+
+    model: Path
+    out: Path
+    values: str | dict[str, str] | None
+    zstd: bool
+    as_json: bool
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A file of rvsm.save, or the folder of a run.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write; export.* beside the model by default."),
+    ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="What to write.")
+    ] = Format.safetensors,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[PATTERN=]FORM",
+            help="How to write values: exact, float16, bfloat16, codebook or codebook-N (4 to "
+            "256); for all weights, or for tensors of a name and then once for each.",
+        ),
+    ] = None,
+    zstd: Annotated[
+        bool, typer.Option("--zstd", help="Compress without loss; needs rvsm[zstd].")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Write a model for others to read, and tell what became of its size and accuracy.
+
+    The accuracy is that of the run's validation images, before and after; a file alone has none.
+
+    \b
+    Examples:
+      rvsm export runs/pen --values float16
+      rvsm export runs/pen --values codebook --zstd --out small.safetensors
+      rvsm export model.safetensors --values conv*=float16 --values fc*=codebook-16
+    """
+    name = f"export.{format_.value}"
+    beside = model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
+    _WRITERS[format_](Request(model, out or beside, _forms(values or []), zstd, as_json))
+
+
+def _forms(texts: list[str]) -> str | dict[str, str] | None:
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    if not all("=" in text for text in texts):
+        raise typer.BadParameter(
+            "--values: give one form for all weights, or PATTERN=FORM every time."
+        )
+    pairs = (text.rpartition("=") for text in texts)
+    return {pattern: form for pattern, _, form in pairs}
+
+
+def _safetensors(request: Request) -> None:
+    from rvsm.deploy.files import load, read_architecture, read_metadata, save
+
+    path, values, zstd = request.model, request.values, request.zstd
+    if path.is_dir():
+        from rvsm.experiments.runs import load_run
+
+        config, net = load_run(path)
+        measure = None if values is None else _accuracy(config)
+        metadata = read_metadata(path / "model.safetensors")
+        saved = save(net, request.out, metadata, values=values, zstd=zstd, evaluate=measure)
+    else:
+        saved = save(
+            load(path),
+            request.out,
+            read_metadata(path),
+            values=values,
+            zstd=zstd,
+            architecture=read_architecture(path),
+        )
+    _print(saved, request.as_json)
+
+
+def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
+    """Return what measures accuracy on a run's validation images, None where they are gone."""
+    from rvsm.errors import DataError
+    from rvsm.experiments.data import load_split, read_rows
+    from rvsm.experiments.evaluate import evaluate_network
+
+    data = Path(config.data)
+    try:
+        with Bars() as bars:
+            split = load_split(
+                data,
+                "val",
+                config.network.size,
+                rows=read_rows(data),
+                progress=bars.named("reading val"),
+            )
+    except DataError as error:
+        typer.echo(f"The accuracy is not measured: {error}", err=True)
+        return None
+    return lambda net: float(evaluate_network(net, split).correct.mean())
+
+
+def _print(saved: Saved, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(saved.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(saved if console.is_terminal else str(saved), soft_wrap=True)
+    console.print(
+        f"{saved.path}: {saved.bytes:,} bytes, {saved.dense_bytes / saved.bytes:.1f} times smaller "
+        "than dense.",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+_WRITERS: dict[Format, Callable[[Request], None]] = {Format.safetensors: _safetensors}
