@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rvsm.accounting import report
+    from rvsm.accounting import report, sensitivity
     from rvsm.deploy.files import load, save
     from rvsm.errors import (
         ConfigError,
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "report",
     "save",
+    "sensitivity",
 ]
 
 # Imported when first used: `import rvsm` alone does not wait for torch.
@@ -39,6 +40,7 @@ _HOME = {
     "RVSM": "rvsm.optim",
     "Rule": "rvsm.optim",
     "report": "rvsm.accounting",
+    "sensitivity": "rvsm.accounting",
     "load": "rvsm.deploy.files",
     "save": "rvsm.deploy.files",
 }

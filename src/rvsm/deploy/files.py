@@ -142,8 +142,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 def sparse_bytes(tensor: Tensor) -> int:
     """Return the bytes `save` needs for the values and places of one tensor, header apart."""
-    _, parts = _encode("", tensor, {})
-    return sum(part.data.size for part in parts.values())
+    return stored(tensor)[1]
+
+
+def stored(tensor: Tensor) -> tuple[str, int]:
+    """Return the coding `save` picks for one tensor, and its `sparse_bytes`."""
+    entry, parts = _encode("", tensor, {})
+    return entry["coding"], sum(part.data.size for part in parts.values())
 
 
 def check_whole(name: str, tensor: Tensor) -> None:
