@@ -13,7 +13,7 @@ from rvsm.accounting.units import Units
 from rvsm.deploy.container import NAMES
 from rvsm.deploy.files import check_whole, stored
 from rvsm.errors import RvsmError
-from rvsm.groups import NM, Blocks, Filters, InputChannels, Partition
+from rvsm.groups import Blocks, Filters, InputChannels, Partition
 
 PATTERNS = ((1, 4), (2, 4), (4, 8))
 """The N:M patterns looked for, the tightest first: each implies the next."""
@@ -179,7 +179,10 @@ def held_pattern(kept: Tensor) -> str | None:
     if kept.dim() < 2 or kept.numel() == 0:
         return None
     for n, m in PATTERNS:
-        if kept.shape[1] % m == 0 and not (kept & ~NM(n, m).free(kept.to(torch.uint8))).any():
+        if kept.shape[1] % m:
+            continue
+        along = torch.unflatten(kept.movedim(1, -1), -1, (-1, m))
+        if along.sum(-1, dtype=torch.int32).max() <= n:
             return f"{n}:{m}"
     return None
 

@@ -83,4 +83,4 @@ def storage_of(tensor: Tensor) -> int:
 
 
 def _first_byte(tensor: Tensor) -> int:
-    return tensor.storage_offset() * tensor.element_size()
+    return int(tensor.storage_offset()) * tensor.element_size()

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rvsm.accounting.tables import percent
 from rvsm.atomic import atomic_write
@@ -25,6 +25,7 @@ MOST_LAYERS = 24
 
 _ALL, _KEPT, _INK = "#d5dde5", "#1f6f8b", "#22303c"
 _SAVED, _OTHER = "#e07a3f", "#9fb3c1"
+_CURVES = ("#1f6f8b", "#e07a3f", "#5b8c5a", "#a23b72", "#7a6ff0", "#c9a227", "#3d405b", "#58b4ae")
 _LABELS = {
     "dense": "dense",
     "coo": "torch COO",
@@ -33,7 +34,7 @@ _LABELS = {
     "gaps": "gap codes",
     "bound": "information bound",
 }
-_STYLE = {
+_STYLE: Any = {  # matplotlib types each of its hundreds of keys by itself
     "font.size": 9,
     "text.color": _INK,
     "axes.edgecolor": "#8a99a6",
@@ -83,11 +84,15 @@ def draw_report(report: Report, sensitivity: Sensitivity | None = None) -> Figur
     from matplotlib.figure import Figure
 
     matrices = [layer for layer in report.layers if layer.name in report.densities]
-    largest = sorted(matrices, key=lambda layer: -layer.weights)[:MOST_LAYERS]
-    layers = [layer for layer in matrices if layer in largest]
+    by_size = sorted(matrices, key=lambda layer: -layer.weights)
+    largest = {layer.name for layer in by_size[:MOST_LAYERS]}
+    layers = [layer for layer in matrices if layer.name in largest]
     left_out = len(matrices) - len(layers)
-    across = min(4, max(1, len(layers)))
-    heights = [1.1 + 0.27 * max(len(layers), 6), 0.45 + 1.35 * math.ceil(len(layers) / across)]
+    across = min(4 if len(layers) <= 12 else 6, max(1, len(layers)))
+    heights = [
+        0.9 + 0.27 * max(len(layers), len(_LABELS) + 1),
+        0.45 + 1.35 * math.ceil(len(layers) / across),
+    ]
     if sensitivity is not None:
         heights.append(3.4)
     figure = Figure(figsize=(_WIDTH, 0.75 + sum(heights)), layout="constrained")
@@ -121,9 +126,8 @@ def _headline(report: Report) -> str:
 
 def _draw_bars(part: SubFigure, report: Report, layers: Sequence[Layer], left_out: int) -> None:
     work = [layer for layer in layers if layer.macs]
-    axes: Any = part.subplots(
-        1, 3 if work else 2, gridspec_kw={"width_ratios": [1, 1, 0.9] if work else [1, 0.8]}
-    )
+    widths = [1, 1, 0.9] if work else [1, 0.8]
+    axes = cast("Sequence[Axes]", part.subplots(1, len(widths), width_ratios=widths))
     title = "Weights" if not left_out else f"Weights ({left_out} smaller tensors not shown)"
     names = [shortened(layer.name) for layer in layers]
     _pairs(axes[0], title, names, [(x.weights, x.nonzeros) for x in layers])
@@ -131,6 +135,10 @@ def _draw_bars(part: SubFigure, report: Report, layers: Sequence[Layer], left_ou
         macs = [(x.macs or 0, x.effective_macs or 0) for x in layers]
         _pairs(axes[1], "Multiply-adds (MACs)", None, macs)
     _draw_formats(axes[-1], report)
+    rows = max(len(layers), len(_LABELS) + 1)
+    for own in axes:  # bars of one thickness, from the top
+        own.set_ylim(rows - 0.4, -0.6)
+        own.tick_params(axis="y", length=0)
 
 
 def _pairs(
@@ -152,8 +160,6 @@ def _pairs(
             label += "" if kept == whole else f" ({percent(kept / whole)})"
             axes.annotate(label, (whole, row), (4, 0), "data", "offset points", va="center", size=8)
     axes.set_yticks(list(rows), [] if names is None else list(names))
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
     axes.set_title(title)
     axes.minorticks_off()
 
@@ -170,11 +176,9 @@ def _draw_formats(axes: Axes, report: Report) -> None:
     for row, value in zip(rows, values, strict=True):
         axes.annotate(size(value), (value, row), (4, 0), "data", "offset points", va="center")
     axes.set_yticks(list(rows), [label for label, *_ in bars])
-    axes.tick_params(axis="y", length=0)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.set_xlim(0, max([*values, 1]) * 1.25)
-    axes.invert_yaxis()
     axes.set_title("Size in each format")
 
 
@@ -192,7 +196,8 @@ def _draw_patterns(part: SubFigure, report: Report, layers: Sequence[Layer], acr
         fontweight="bold",
     )
     ink = LinearSegmentedColormap.from_list("ink", ["#f4f6f8", "#7fb0c1", _KEPT, "#0d3b4c"])
-    grid: Any = part.subplots(math.ceil(len(layers) / across), across, squeeze=False)
+    down = math.ceil(len(layers) / across)
+    grid = cast("Any", part.subplots(down, across, squeeze=False))
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, layer in zip(grid.flat, layers, strict=False):
@@ -211,10 +216,8 @@ def _draw_patterns(part: SubFigure, report: Report, layers: Sequence[Layer], acr
 
 def _draw_curves(axes: Axes, sensitivity: Sensitivity) -> None:
     """Draw the score over the sparsity of each layer, the last per cents spread out."""
-    from matplotlib import colormaps
     from matplotlib.ticker import NullLocator
 
-    colours = colormaps["tab10"].colors + colormaps["Dark2"].colors
     axes.axhline(sensitivity.score, color="#8a99a6", linewidth=0.8, linestyle="--")
     # Wholly zero has no place on this scale: it gets one beyond the most that was tried.
     shares = [share for layer in sensitivity.layers for share in layer.sparsities if share < 1]
@@ -224,10 +227,10 @@ def _draw_curves(axes: Axes, sensitivity: Sensitivity) -> None:
         axes.plot(
             places,
             layer.scores,
-            marker="osD^v"[number // 10 % 5],
+            marker="osD^v"[number // len(_CURVES) % 5],
             markersize=4,
             linewidth=1.6,
-            color=colours[number % len(colours)],
+            color=_CURVES[number % len(_CURVES)],
             label=shortened(layer.name),
             clip_on=False,
         )

@@ -55,11 +55,11 @@ def count_products(model: nn.Module, example: Inputs) -> dict[str, tuple[int, in
     return watch.counts
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every kernel call; follows which memory comes from which parameter."""
 
     def __init__(self, owners: Owners, example: Inputs) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: dict[str, tuple[int, int]] = {}
         self._owners = owners
         self._labels = dict.fromkeys(map(storage_of, tensors_in(example)), _FROM_EXAMPLE)
@@ -110,8 +110,8 @@ class _Watch(TorchDispatchMode):
     def _follow(self, args: Any, kwargs: dict[str, Any], result: Any, product: bool) -> None:
         """Label what a kernel put out by what it was given."""
         given = [*tensors_in(list(args)), *tensors_in(kwargs)]
-        labels = {self._label(tensor): tensor for tensor in given}
-        labels.pop(None, None)
+        labelled = ((self._label(tensor), tensor) for tensor in given)
+        labels = {label: tensor for label, tensor in labelled if label is not None}
         for output in tensors_in(result):
             place = storage_of(output)
             if not place or self._owners(output) is not None:

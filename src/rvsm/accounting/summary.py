@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def report(
     model: nn.Module | Mapping[str, Tensor],
     example: Inputs | None = None,
     *,
-    samples: Inputs | None = None,
+    samples: Inputs | Literal[False] | None = None,
     block: tuple[int, int] = (4, 4),
 ) -> Report:
     """Count a model's zeros and what they are worth.
@@ -162,7 +162,8 @@ def report(
     samples
         The same kind of input, on which to look for dead units: outputs of a layer that never
         changed, or that the model's output does not depend on, in any of these samples. By default
-        the example; give a batch that is like the data. Runs forward and backward once.
+        the example; give a batch that is like the data, or False to look for none. Runs forward
+        and backward once.
     block
         Rows and columns of the blocks to count on each matrix ``w.flatten(1)``.
 
@@ -186,15 +187,15 @@ def report(
     """
     if len(block) != 2 or min(block) < 1:
         raise RvsmError(f"A block of {block} has no size; give rows and columns, such as (4, 4).")
-    samples = example if samples is None else samples
+    looked_at = example if samples is None else None if samples is False else samples
     tensors = dict(model.named_parameters() if isinstance(model, nn.Module) else model)
     for name, value in tensors.items():
         check_countable(name, value)
     macs = units = None
     if isinstance(model, nn.Module):
         macs = None if example is None else count_products(model, example)
-        units = None if samples is None else find_units(model, samples)
-    elif samples is not None:
+        units = None if looked_at is None else find_units(model, looked_at)
+    elif example is not None or looked_at is not None:
         raise RvsmError(
             "An example cannot be run through a mapping of tensors: give rvsm.report the module, "
             "or leave the example out."
