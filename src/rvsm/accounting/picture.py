@@ -97,7 +97,7 @@ def draw_report(report: Report, sensitivity: Sensitivity | None = None) -> Figur
         heights.append(3.4)
     figure = Figure(figsize=(_WIDTH, 0.75 + sum(heights)), layout="constrained")
     figure.suptitle(_headline(report), x=0.01, ha="left", fontsize=12.5, fontweight="bold")
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    parts = cast("Sequence[SubFigure]", figure.subfigures(len(heights), 1, height_ratios=heights))
     _draw_bars(parts[0], report, layers, left_out)
     _draw_patterns(parts[1], report, layers, across)
     if sensitivity is not None:
