@@ -42,7 +42,7 @@ def bytes_by_format(weight: Tensor) -> dict[str, int]:
         Bytes under each of `FORMATS`.
     """
     elements, width = weight.numel(), weight.element_size()
-    nonzeros = int(weight.count_nonzero())
+    nonzeros = int((weight != 0).sum())
     rows = math.prod(weight.shape[:1]) if weight.dim() > 1 else 1
     places = places_by_bits(weight)
     gaps = coding.gap_codes(places, elements, bits := coding.best_bits(places, elements)) * bits

@@ -95,7 +95,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             products = left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
         for weight in (right, left):
             if (name := self._label(weight)) and weight.numel():
-                kept = products // weight.numel() * int(weight.count_nonzero())
+                kept = products // weight.numel() * int((weight != 0).sum())
                 break
         else:
             name, kept = OTHER, products

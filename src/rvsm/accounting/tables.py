@@ -37,7 +37,7 @@ def tables(report: Report, console: Console, options: ConsoleOptions) -> Iterato
     for title, layers, columns in (
         ("", report.layers, _weights(report)),
         ("Wholly zero groups, and units that say nothing", matrices, _zero_groups(report)),
-        ("Bytes in each format; * is what rvsm.save picks", matrices, _bytes(report, matrices)),
+        ("Bytes in each format, and as rvsm.save picks it", matrices, _bytes(report, matrices)),
     ):
         if not layers and title:
             continue
@@ -105,10 +105,9 @@ def _bytes(report: Report, matrices: Sequence[Layer]) -> list[_Column]:
         return f"{sum(layer.bytes[kind] for layer in matrices):,}"
 
     def column(kind: str, title: str, always: bool = True) -> _Column:
-        def cell(layer: Layer) -> str:
-            return f"{layer.bytes[kind]:,}" + ("*" if layer.coding == kind else "")
+        return _Column(title, total(kind), lambda layer: f"{layer.bytes[kind]:,}", always)
 
-        return _Column(title, total(kind), cell, always)
+    saved = sum(layer.sparse_bytes for layer in matrices)
 
     return [
         column("dense", "dense"),
@@ -117,6 +116,8 @@ def _bytes(report: Report, matrices: Sequence[Layer]) -> list[_Column]:
         column("bitmask", "bitmask"),
         column("gaps", "gaps"),
         column("bound", "bound"),
+        _Column("saved", f"{saved:,}", lambda layer: f"{layer.sparse_bytes:,}"),
+        _Column("as", "", lambda layer: layer.coding),
     ]
 
 

@@ -217,7 +217,7 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, Tenso
 
 def _steps(weight: Tensor, sparsities: Sequence[float]) -> tuple[int, ...]:
     """Return the zeros a tensor has, and the higher numbers asked for."""
-    now = weight.numel() - int(weight.count_nonzero())
+    now = int((weight == 0).sum())
     asked = sorted({round(sparsity * weight.numel()) for sparsity in sparsities})
     return (now, *(zeros for zeros in asked if zeros > now))
 

@@ -49,8 +49,9 @@ def inspect(
 ) -> None:
     """Show zeros, multiply-adds, dead units and bytes of a model, tensor by tensor.
 
-    Multiply-adds and dead units are those of the network of a run: of one image, and of 200
-    images of its validation split.
+    Multiply-adds and dead units are told of the network of a run: of one image, and of 200
+    images of its validation split. --sensitivity prunes one tensor at a time by magnitude,
+    without training, and scores one view of each image; a tensor begins at the zeros it has.
 
     \b
     Examples:
@@ -119,7 +120,7 @@ def _score_run(folder: Path, data: Path | None, split: str) -> Sensitivity:
     import rvsm
     from rvsm.cli.guard import Bars
     from rvsm.experiments.data import load_split
-    from rvsm.experiments.evaluate import evaluate_network
+    from rvsm.experiments.evaluate import accuracy_of_one_view
     from rvsm.experiments.runs import load_run
 
     config, net = load_run(folder)
@@ -129,7 +130,7 @@ def _score_run(folder: Path, data: Path | None, split: str) -> Sensitivity:
         )
         return rvsm.sensitivity(
             net,
-            lambda network: float(evaluate_network(network, images).correct.mean()),
+            lambda network: accuracy_of_one_view(network, images),
             progress=bars.named("sensitivity"),
         )
 
