@@ -128,15 +128,16 @@ def _draw_bars(part: SubFigure, report: Report, layers: Sequence[Layer], left_ou
     work = [layer for layer in layers if layer.macs]
     widths = [1, 1, 0.9] if work else [1, 0.8]
     axes = cast("Sequence[Axes]", part.subplots(1, len(widths), width_ratios=widths))
-    title = "Weights" if not left_out else f"Weights ({left_out} smaller tensors not shown)"
+    title = "Weights, log scale" + (f" ({left_out} smaller tensors left out)" if left_out else "")
     names = [shortened(layer.name) for layer in layers]
     _pairs(axes[0], title, names, [(x.weights, x.nonzeros) for x in layers])
     if work:
         macs = [(x.macs or 0, x.effective_macs or 0) for x in layers]
-        _pairs(axes[1], "Multiply-adds (MACs)", None, macs)
+        _pairs(axes[1], "Multiply-adds (MACs), log scale", None, macs)
     _draw_formats(axes[-1], report)
-    rows = max(len(layers), len(_LABELS) + 1)
-    for own in axes:  # bars of one thickness, from the top
+    for own in axes:
+        # From the top; a few bars may grow, but not to slabs.
+        rows = max(len(layers), len(_LABELS) + 1 if own is axes[-1] else 3)
         own.set_ylim(rows - 0.4, -0.6)
         own.tick_params(axis="y", length=0)
 
