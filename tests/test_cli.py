@@ -42,7 +42,14 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     inspected = run("inspect", folder, "--json")
     layers = {row["name"]: row for row in json.loads(inspected.out)["layers"]}
     assert layers["fc.weight"]["macs"] == layers["fc.weight"]["weights"]
+    assert layers["conv1.weight"]["units"] == 12
     assert "fc.weight" in run("inspect", folder / "model.safetensors").out
+    looked = run("inspect", folder, "--sensitivity", "--picture", tmp_path / "sheet.png", "--json")
+    assert looked.code == 0, looked.err
+    curve = json.loads(looked.out)["sensitivity"]["layers"][-1]
+    assert curve["name"] == "fc.weight"
+    assert curve["zeros"][0] == round(0.9 * layers["fc.weight"]["weights"])
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
     reported = run("report", folder)
     assert reported.code == 0, reported.err
@@ -53,6 +60,31 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     changed = run(*command, "--seed", 3)
     assert "another configuration" in changed.sentence()
     assert "already holds a run" in run(*command, "--no-resume").sentence()
+
+
+def test_inspect_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        rvsm.save({"w": torch.ones(4, 6)}, tmp_path / "runs" / name / "model.safetensors")
+    several = run("inspect", tmp_path / "runs").sentence()
+    assert str(tmp_path / "runs" / "a") in several
+    assert "holds several runs" in several
+    model = tmp_path / "runs" / "a" / "model.safetensors"
+    assert "4x3 blocks" in run("inspect", model, "--block", "4x3").out
+    for options in (("--sensitivity",), ("--block", "4"), ("--split", "test")):
+        assert run("inspect", model, *options).code == 2
+
+
+def test_inspect_without_the_images_of_the_run(run: Run, tmp_path: Path) -> None:
+    data, folder = make_folder(tmp_path / "data"), tmp_path / "run"
+    assert run("train", data, "--out", folder, "--method", "dense", "--epochs", 1).code == 0
+    data.rename(tmp_path / "moved")
+    shown = run("inspect", folder, "--json")
+    assert "--data names images" in shown.err
+    assert json.loads(shown.out)["total"]["dead_units"] is None
+    again = json.loads(run("inspect", folder, "--json", "--data", tmp_path / "moved").out)
+    assert again["total"]["dead_units"] is not None
+    assert str(data) in run("inspect", folder, "--sensitivity").err
 
 
 def test_bands_of_amplitude_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

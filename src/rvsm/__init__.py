@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rvsm.accounting import report
+    from rvsm.accounting import report, sensitivity
     from rvsm.deploy.compiler.runtime import Compiled, compile
     from rvsm.deploy.files import load, save
     from rvsm.errors import (
@@ -39,6 +39,7 @@ __all__ = [
     "load",
     "report",
     "save",
+    "sensitivity",
 ]
 
 # Imported when first used: `import rvsm` alone does not wait for torch.
@@ -48,6 +49,7 @@ _HOME = {
     "Compiled": "rvsm.deploy.compiler.runtime",
     "compile": "rvsm.deploy.compiler.runtime",
     "report": "rvsm.accounting",
+    "sensitivity": "rvsm.accounting",
     "load": "rvsm.deploy.files",
     "save": "rvsm.deploy.files",
 }

@@ -88,7 +88,7 @@ class Bars:
     def __init__(self) -> None:
         from rich.console import Console
 
-        from rvsm.experiments.bars import progress_bars
+        from rvsm.bars import progress_bars
 
         console = Console(stderr=True)
         self._terminal = console.is_terminal

@@ -201,7 +201,13 @@ def read_architecture(path: Path | str) -> dict[str, Any] | None:
 
 def sparse_bytes(tensor: Tensor) -> int:
     """Return the bytes `save` needs for the values and places of one tensor, header apart."""
-    return encode("", tensor, {}).size
+    return stored(tensor)[1]
+
+
+def stored(tensor: Tensor) -> tuple[str, int]:
+    """Return the coding `save` picks for one tensor, and its `sparse_bytes`."""
+    encoded = encode("", tensor, {})
+    return encoded.entry["coding"], encoded.size
 
 
 def check_whole(name: str, tensor: Tensor) -> None:

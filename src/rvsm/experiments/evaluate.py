@@ -169,6 +169,17 @@ def evaluate_network(net: nn.Module, split: Split) -> Score:
 
 
 @torch.inference_mode()
+def accuracy_of_one_view(net: nn.Module, split: Split) -> float:
+    """Return the share of a split that one look at each image gets right: a fifth of the work.
+
+    The network is put in evaluation mode.
+    """
+    net.eval()
+    right = sum(int((net(x).argmax(1) == y).sum()) for x, y in Batches(split, _BATCH))
+    return right / len(split)
+
+
+@torch.inference_mode()
 def shaky_probabilities(
     net: nn.Module, split: Split
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

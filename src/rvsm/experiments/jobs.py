@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from rvsm.atomic import make_folder
+from rvsm.bars import progress_bars
 from rvsm.errors import RunError
-from rvsm.experiments.bars import progress_bars
 
 _SHOWN_EVERY_S = 0.2
 # glibc gives the pages of every large tensor back and asks for them again: a tenth of a step.

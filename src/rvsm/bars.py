@@ -1,4 +1,4 @@
-"""The progress bars of every command, all with the same columns."""
+"""The progress bars of every command and call, all with the same columns."""
 
 from __future__ import annotations
 
