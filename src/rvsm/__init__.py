@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rvsm.accounting import report, sensitivity
     from rvsm.deploy.compiler.runtime import Compiled, compile
     from rvsm.deploy.files import load, save
+    from rvsm.deploy.network import load_network
     from rvsm.errors import (
         CompilerError,
         ConfigError,
@@ -37,6 +38,7 @@ __all__ = [
     "UnsupportedLayer",
     "compile",
     "load",
+    "load_network",
     "report",
     "save",
     "sensitivity",
@@ -51,6 +53,7 @@ _HOME = {
     "report": "rvsm.accounting",
     "sensitivity": "rvsm.accounting",
     "load": "rvsm.deploy.files",
+    "load_network": "rvsm.deploy.network",
     "save": "rvsm.deploy.files",
 }
 

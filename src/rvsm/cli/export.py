@@ -14,14 +14,18 @@ import typer
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from rvsm.deploy.compiler.export import CAccount
+    from rvsm.deploy.onnx import OnnxAccount
     from rvsm.deploy.saved import Saved
     from rvsm.experiments.config import TrainConfig
 
 
 class Format(StrEnum):
     safetensors = "safetensors"
+    onnx = "onnx"
+    c = "c"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write; export.* beside the model by default."),
+        typer.Option(
+            metavar="FILE",
+            help="Where to write; export.* beside the model by default. C gets a header beside it.",
+        ),
     ] = None,
     format_: Annotated[
         Format, typer.Option("--format", help="What to write.")
@@ -59,16 +66,24 @@ def export(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Write a model for others to read, and tell what became of its size and accuracy.
+    """Write a model for others to read, and tell what became of it.
 
-    The accuracy is that of the run's validation images, before and after; a file alone has none.
+    safetensors: sizes, and with --values the accuracy on the run's validation images before and
+    after. onnx: checked with ONNX Runtime where it is installed (rvsm[onnx]). c: one C file without
+    dependencies, the zeros left out, that any compiler takes; its first lines say how.
+
+    onnx and c need the network, not its tensors alone: a run, or a file of rvsm shrink.
 
     \b
     Examples:
       rvsm export runs/pen --values float16
       rvsm export runs/pen --values codebook --zstd --out small.safetensors
       rvsm export model.safetensors --values conv*=float16 --values fc*=codebook-16
+      rvsm export runs/pen --format onnx --out pen.onnx
+      rvsm export runs/pen --format c --out pen.c
     """
+    if format_ is not Format.safetensors and (values or zstd):
+        raise typer.BadParameter(f"--values and --zstd belong to safetensors, not {format_.value}.")
     name = f"export.{format_.value}"
     beside = model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
     _WRITERS[format_](Request(model, out or beside, _forms(values or []), zstd, as_json))
@@ -110,6 +125,33 @@ def _safetensors(request: Request) -> None:
     _print(saved, request.as_json)
 
 
+def _network(path: Path) -> tuple[nn.Module, Tensor]:
+    """Return a run's network or that of a file, with an example of its input."""
+    import torch
+
+    if path.is_dir():
+        from rvsm.experiments.runs import load_run
+        from rvsm.handwriting.network import IMAGE_SIZE
+
+        return load_run(path)[1], torch.rand(1, 1, *IMAGE_SIZE)
+    from rvsm.deploy.network import load_network
+
+    network = load_network(path)
+    return network, torch.rand(1, *network.graph.input.ints("shape"))
+
+
+def _onnx(request: Request) -> None:
+    from rvsm.deploy.onnx import export_onnx
+
+    _print(export_onnx(*_network(request.model), request.out), request.as_json)
+
+
+def _c(request: Request) -> None:
+    from rvsm.deploy.compiler.export import export_c
+
+    _print(export_c(*_network(request.model), request.out), request.as_json)
+
+
 def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
     """Return what measures accuracy on a run's validation images, None where they are gone."""
     from rvsm.errors import DataError
@@ -132,20 +174,29 @@ def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
     return lambda net: float(evaluate_network(net, split).correct.mean())
 
 
-def _print(saved: Saved, as_json: bool) -> None:
+def _print(account: Saved | OnnxAccount | CAccount, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(saved.to_dict(), indent=2))
+        typer.echo(json.dumps(account.to_dict(), indent=2))
         return
     from rich.console import Console
 
+    from rvsm.deploy.saved import Saved
+
     console = Console()
-    console.print(saved if console.is_terminal else str(saved), soft_wrap=True)
+    if not isinstance(account, Saved):
+        console.print(str(account), soft_wrap=True, markup=False, highlight=False)
+        return
+    console.print(account if console.is_terminal else str(account), soft_wrap=True)
     console.print(
-        f"{saved.path}: {saved.bytes:,} bytes, {saved.dense_bytes / saved.bytes:.1f} times smaller "
-        "than dense.",
+        f"{account.path}: {account.bytes:,} bytes, {account.dense_bytes / account.bytes:.1f} times "
+        "smaller than dense.",
         soft_wrap=True,
         markup=False,
     )
 
 
-_WRITERS: dict[Format, Callable[[Request], None]] = {Format.safetensors: _safetensors}
+_WRITERS: dict[Format, Callable[[Request], None]] = {
+    Format.safetensors: _safetensors,
+    Format.onnx: _onnx,
+    Format.c: _c,
+}

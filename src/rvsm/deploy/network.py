@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rvsm.deploy import ops
 from rvsm.deploy.container import DTYPES, NAMES
+from rvsm.deploy.files import load, read_architecture
 from rvsm.deploy.graph import Graph
 from rvsm.errors import FileFormatError, RvsmError
 
@@ -129,3 +131,32 @@ def _misfit(cause: str) -> FileFormatError:
     return FileFormatError(
         f"The description of the network cannot be built: {cause}; copy or make the file again."
     )
+
+
+def load_network(path: Path | str) -> Network:
+    """Rebuild the network whose description a file holds.
+
+    Parameters
+    ----------
+    path
+        A file `rvsm.save` wrote of a `Network`, such as a shrunk one.
+
+    Returns
+    -------
+    Network
+        In evaluation mode. No code of the file's is run: its layers are of a closed list of types.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or not ours, or holds tensors without a description.
+    RvsmError
+        If it cannot be read.
+    """
+    description = read_architecture(Path(path))
+    if description is None:
+        raise FileFormatError(
+            f"{path} holds tensors but no description of their network: build the model as it was "
+            "when saved and use rvsm.load(path, model)."
+        )
+    return Network.from_description(description, load(path)).eval()

@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,15 @@ class OnnxAccount:
     batches: tuple[int, ...]
     difference: float | None
     scale: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, lists and texts, ready for JSON."""
+        shapes = {
+            side: {name: list(shape) for name, shape in getattr(self, side).items()}
+            for side in ("inputs", "outputs")
+        }
+        plain = asdict(self) | shapes
+        return plain | {"path": str(self.path), "batches": list(self.batches)}
 
     def __str__(self) -> str:
         told = f"{self.path}: {self.size:,} bytes, opset {self.opset}, "

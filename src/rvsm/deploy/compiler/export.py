@@ -1,0 +1,115 @@
+"""A network as a C file and its header, for programs without Python."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rvsm.atomic import atomic_write
+from rvsm.deploy.compiler.lower import lower
+from rvsm.deploy.compiler.source import write
+from rvsm.deploy.network import Network
+from rvsm.deploy.tracing import trace
+from rvsm.errors import RvsmError
+
+
+@dataclass(frozen=True)
+class CAccount:
+    """What was written.
+
+    Attributes
+    ----------
+    path, header
+        The files.
+    name
+        Prefix of the functions.
+    bytes
+        Of the C file.
+    weights, nonzeros
+        Of the network's parameters; only nonzeros are in the file, where zeros pay.
+    input_shape, output_shape
+        Of one sample.
+    workspace_bytes
+        Memory a thread needs.
+    """
+
+    path: Path
+    header: Path
+    name: str
+    bytes: int
+    weights: int
+    nonzeros: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    workspace_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, lists and texts, ready for JSON."""
+        plain = asdict(self) | {"path": str(self.path), "header": str(self.header)}
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in plain.items()}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} ({self.bytes:,} bytes) and {self.header.name}: {self.nonzeros:,} of "
+            f"{self.weights:,} weights, functions {self.name}_*, "
+            f"{self.workspace_bytes:,} bytes of memory a thread. Its first lines say how to "
+            "compile it."
+        )
+
+
+def export_c(
+    model: nn.Module, example: Tensor, path: Path | str, *, name: str | None = None
+) -> CAccount:
+    """Write a network as one C file without dependencies, and a header.
+
+    Parameters
+    ----------
+    model
+        A feed-forward network of layers rvsm knows.
+    example
+        An input ``(batch, *shape)``.
+    path
+        Of the C file, ``*.c``; the header goes beside it.
+    name
+        Prefix of all functions, a C identifier; the file's name by default.
+
+    Raises
+    ------
+    UnsupportedLayer
+        If the model does something that is no layer rvsm knows.
+    RvsmError
+        If the path does not end in ``.c`` or cannot be written, or the name is none.
+    """
+    path = Path(path)
+    if path.suffix != ".c":
+        raise RvsmError(f"{path} is no name of a C file: let it end in .c.")
+    network = model if isinstance(model, Network) else trace(model, example)
+    name = name or _identifier(path.stem)
+    program = lower(network.graph, network.state_dict())
+    source = write(program, name)
+    header = path.with_suffix(".h")
+    for file, text in ((header, source.header), (path, source.code)):
+        with atomic_write(file) as stream:
+            stream.write(text.encode())
+    parameters = list(network.parameters())
+    return CAccount(
+        path=path,
+        header=header,
+        name=name,
+        bytes=len(source.code.encode()),
+        weights=sum(parameter.numel() for parameter in parameters),
+        nonzeros=sum(int((parameter != 0).sum()) for parameter in parameters),
+        input_shape=program.input_shape,
+        output_shape=program.shapes()[program.output],
+        workspace_bytes=source.workspace_bytes,
+    )
+
+
+def _identifier(text: str) -> str:
+    """Return a C identifier as near to a text as can be."""
+    text = re.sub(r"[^A-Za-z0-9_]", "_", text)
+    return text if text[:1].isalpha() else f"network_{text}"

@@ -1,0 +1,102 @@
+"""`rvsm export --format onnx` and `--format c`: from a run and from a described network."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rvsm
+from commandline import Run, make_folder, run_here
+from networks import network
+from rvsm.deploy.compiler.export import export_c
+from rvsm.deploy.network import load_network
+from rvsm.deploy.tracing import trace
+from rvsm.errors import FileFormatError, RvsmError
+from rvsm.experiments.runs import load_run
+
+MAIN = """
+#include <stdio.h>
+#include "{name}.h"
+
+static char workspace[{upper}_WORKSPACE_BYTES];
+static float in[{upper}_INPUTS * {n}], out[{upper}_OUTPUTS * {n}];
+
+int main(void)
+{{
+    if (fread(in, sizeof in, 1, stdin) != 1) return 1;
+    {name}_init(workspace);
+    {name}_run(in, out, {n}, workspace);
+    return fwrite(out, sizeof out, 1, stdout) != 1;
+}}
+"""
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    return lambda *arguments: run_here(capfd, *arguments)
+
+
+def test_a_run_as_c_and_as_onnx(run: Run, tmp_path: Path) -> None:
+    data, folder = make_folder(tmp_path / "data"), tmp_path / "run"
+    assert run("train", data, "--out", folder, "--epochs", 1, "--method", "dense").code == 0
+    done = run("export", folder, "--format", "c", "--out", tmp_path / "my-net.c")
+    assert done.code == 0, done.err
+    assert "functions my_net_*" in done.out
+    main = tmp_path / "main.c"
+    main.write_text(MAIN.format(name="my_net", upper="MY_NET", n=3).replace("my_net.h", "my-net.h"))
+    program = tmp_path / "program"
+    files = [str(main), str(tmp_path / "my-net.c")]
+    subprocess.run(["cc", "-O1", *files, "-o", str(program), "-lm"], check=True)
+    images = torch.rand(3, 1, 64, 256)
+    answer = subprocess.run([str(program)], input=images.numpy().tobytes(), capture_output=True)
+    assert answer.returncode == 0
+    _, net = load_run(folder)
+    with torch.no_grad():
+        wanted = net(images).numpy()
+    got = np.frombuffer(answer.stdout, dtype=np.float32).reshape(wanted.shape)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+    told = json.loads(run("export", folder, "--format", "onnx", "--json").out)
+    assert told["path"] == str(folder / "export.onnx")
+    assert told["difference"] < 1e-4 * max(1, told["scale"])
+
+
+def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
+    model, example = network("resnet")
+    path = tmp_path / "net.safetensors"
+    rvsm.save(trace(model, example), path)
+    rebuilt = load_network(path)
+    with torch.no_grad():
+        assert torch.equal(rebuilt(example), model(example))
+    told = json.loads(run("export", path, "--format", "c", "--json").out)
+    assert told["path"] == str(tmp_path / "net-export.c")
+    assert told["name"] == "net_export"
+    assert told["weights"] == sum(p.numel() for p in model.parameters())
+    assert (tmp_path / "net-export.h").exists()
+
+
+def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tensors.safetensors"
+    rvsm.save({"weight": torch.ones(3, 3)}, path)
+    with pytest.raises(FileFormatError, match="no description"):
+        load_network(path)
+    for form in ("c", "onnx"):
+        failed = run("export", path, "--format", form)
+        assert failed.code != 0
+        assert "no description of their network" in failed.err
+        assert "Traceback" not in failed.err
+    assert [file.name for file in tmp_path.iterdir()] == ["tensors.safetensors"]
+
+
+def test_wrong_usage(run: Run, tmp_path: Path) -> None:
+    assert "belong to safetensors" in run("export", tmp_path, "--format", "c", "--zstd").err
+    model, example = network("mlp")
+    with pytest.raises(RvsmError, match=r"let it end in \.c"):
+        export_c(model, example, tmp_path / "net.cpp")
+    with pytest.raises(RvsmError, match="no such file or folder"):
+        export_c(model, example, tmp_path / "absent" / "net.c")
+    assert not list(tmp_path.iterdir())
+    assert export_c(model, example, tmp_path / "1.c").name == "network_1"
