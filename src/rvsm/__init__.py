@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rvsm.accounting import report
     from rvsm.deploy.files import load, save
+    from rvsm.deploy.shrink import shrink, shrink_report
     from rvsm.errors import (
         ConfigError,
         DataError,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         RuleError,
         RunError,
         RvsmError,
+        UnsupportedLayer,
     )
     from rvsm.optim import RVSM, Rule
 
@@ -29,9 +31,12 @@ __all__ = [
     "RuleError",
     "RunError",
     "RvsmError",
+    "UnsupportedLayer",
     "load",
     "report",
     "save",
+    "shrink",
+    "shrink_report",
 ]
 
 # Imported when first used: `import rvsm` alone does not wait for torch.
@@ -41,6 +46,8 @@ _HOME = {
     "report": "rvsm.accounting",
     "load": "rvsm.deploy.files",
     "save": "rvsm.deploy.files",
+    "shrink": "rvsm.deploy.shrink",
+    "shrink_report": "rvsm.deploy.shrink",
 }
 
 
