@@ -135,11 +135,15 @@ def _simplified(
     bias[settled] = first[settled]
     bias[~wanted] = 0.0
     moving = wanted & ~own.even
-    gone, shift = _foldable(node, weight, used & moving[:, None], known[node.inputs[0]])
+    source = known[node.inputs[0]]
+    gone, shift = _foldable(node, weight, used & moving[:, None], source)
     bias += shift
     gone |= used & ~moving[:, None]
     if gone.any():
         changed[name] = weight.masked_fill(_wide(gone, weight), 0.0)
+    staying = used & ~gone & spread(source.even, node, len(weight))
+    if node.op == "conv" and staying.any():
+        changed[name] = _on_one_constant(node, changed.get(name, weight), staying, source)
     if given is None:
         if not bias.any():
             return node
@@ -175,6 +179,32 @@ def _foldable(node: Node, weight: Tensor, used: Tensor, source: Constants) -> tu
         pairs[block, column] &= is_even(parts)
         shift[block] += parts.flatten(1)[:, 0].where(pairs[block, column], 0.0)
     return pairs, shift
+
+
+def _on_one_constant(node: Node, weight: Tensor, pairs: Tensor, source: Constants) -> Tensor:
+    """Read one constant channel in place of several, in each group of a convolution.
+
+    Channels ``c`` of one value ``v_c`` in all places add ``w_c * v_c``, padded; so does the
+    channel ``d`` with ``sum of w_c v_c / v_d`` as its weight.
+    """
+    weight = weight.clone()
+    groups = groups_of(node)
+    rows, columns = len(weight) // groups, weight.shape[1]
+    values = source.values.flatten(1)[:, 0]
+    for group in range(groups if columns > 1 else 0):
+        block = slice(group * rows, (group + 1) * rows)
+        several = pairs[block].any(0).nonzero().flatten()
+        if len(several) < 2:
+            continue
+        given = values[group * columns + several]
+        # the largest value: no weight grows by the division
+        one = int(given.abs().argmax())
+        moved = weight[block][:, several] * _wide(
+            pairs[block][:, several] * (given / given[one]), weight
+        )
+        weight[block] = weight[block].masked_fill(_wide(pairs[block], weight), 0.0)
+        weight[block, several[one]] += moved.sum(1)
+    return weight
 
 
 def _silence(draft: Draft, node: Node, wanted: Tensor, changed: dict[str, Tensor]) -> None:
