@@ -171,6 +171,12 @@ def test_a_wrong_example(example: Any, says: str) -> None:
         trace(nn.Linear(4, 2), example)
 
 
+def test_weights_that_are_no_numbers_are_traced() -> None:
+    model = nn.Linear(4, 2)
+    nn.init.constant_(model.weight[0, 0], float("nan"))
+    assert trace(model, torch.randn(1, 4))(torch.randn(1, 4)).isnan().any()
+
+
 def test_a_wrong_input() -> None:
     traced = trace(nn.Linear(4, 2), torch.randn(1, 4))
     with pytest.raises(RvsmError, match=r"\(batch, 4\)"):
