@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rvsm.cli import data, inspect, runs
+from rvsm.cli import data, inspect, runs, shrink
 from rvsm.cli.guard import debugging, guarded
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("predict")(guarded(runs.predict))
 app.command("report")(guarded(runs.report))
 app.command("reproduce")(guarded(runs.reproduce))
 app.command("inspect")(guarded(inspect.inspect))
+app.command("shrink")(guarded(shrink.shrink))
 
 
 def _print_version(wanted: bool) -> None:

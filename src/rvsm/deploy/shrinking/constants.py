@@ -40,7 +40,7 @@ class Constants:
     @cached_property
     def zero(self) -> Tensor:
         """Which channels are constant and zero, ``(channels,)`` of bool."""
-        return self.known & ~self.values.flatten(1).any(1)
+        return self.known & ~self.values.reshape(len(self.known), -1).any(1)
 
 
 def is_even(maps: Tensor) -> Tensor:
