@@ -48,6 +48,14 @@ def test_a_network_is_rebuilt_from_json(name: str) -> None:
     torch.testing.assert_close(rebuilt(example), model(example), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_description_tells_the_dtype_of_now(dtype: torch.dtype) -> None:
+    model, example = network("line")
+    traced = trace(model, example).to(dtype)
+    rebuilt = Network.from_description(traced.describe(), traced.state_dict()).eval()
+    assert torch.equal(rebuilt(example.to(dtype)), traced(example.to(dtype)))
+
+
 def test_together_they_have_every_type_of_layer() -> None:
     found = {node.op for name in NETWORKS for node in trace(*network(name)).graph.nodes}
     assert found == set(OPS)

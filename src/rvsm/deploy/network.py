@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,17 @@ class Network(nn.Module):
             If the description is damaged or does not fit the tensors.
         """
         return cls(Graph.from_dict(description), tensors)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .double() and its like change dtypes, and the description tells them
+        super()._apply(fn, recurse)
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        infos = {
+            name: replace(info, dtype=NAMES[own[name].dtype])
+            for name, info in self.graph.tensors.items()
+        }
+        self.graph = replace(self.graph, tensors=infos)
+        return self
 
     def extra_repr(self) -> str:
         """Return the layers, a line each."""

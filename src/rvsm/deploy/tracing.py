@@ -82,15 +82,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's tracing from warning and logging: what fails is told by the error."""
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # torch.__trace keeps a level of its own, and records of megabytes where anyone listens
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _why_not(model: nn.Module, example: Tensor, error: Exception) -> str:
