@@ -6,7 +6,8 @@ Needs torch-pruning (1.6.1 was used). In each network half of the filters of eve
 last are zeroed, chosen at random. `dead`: with bias and batch norm of the channel, all of it zero.
 `filters`: the filters alone, as a penalty on weights leaves them; batch norm and biases then give
 the channel a constant. Torch-Pruning is asked to remove a channel where every filter that its
-graph couples with it is zero, or the depthwise one among them. The differences are taken in float64 against the network before, on 4 random inputs. Writes
+graph couples with it is zero, or the depthwise one among them. The differences are shares of the
+largest output, taken in float64 against the network before, on 4 random inputs. Writes
 results.json and prints the table of docs/shrink.md.
 """
 
