@@ -140,6 +140,15 @@ def test_benchmark_of_the_relatives(relatives: Path, tmp_path: Path) -> None:
         assert again(f"{method.name} | 0.9 | {setting:g} | 0") == made  # nothing to train it with
 
 
+def test_table_of_shrinking() -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "shrink"
+    table = runpy.run_path(str(folder / "run.py"))["table"]
+    found = json.loads((folder / "results.json").read_text("utf-8"))
+    assert table(found) in (ROOT / "docs" / "shrink.md").read_text("utf-8")
+
+
 def test_results_in_the_readme_are_those_of_a_run() -> None:
     import json
 
