@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .double() and its like change dtypes, and the description tells them
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         infos = {
             name: replace(info, dtype=NAMES[own[name].dtype])

@@ -179,14 +179,14 @@ def _in_double(model: nn.Module, before: Draft, batch: Tensor) -> Tensor:
         name: value.double() if value.is_floating_point() else value
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    outputs: object
     try:
         outputs = torch.func.functional_call(model, state, (batch,))
     except (RuntimeError, TypeError, NotImplementedError):
         outputs = None  # a module that insists on one dtype
-    if not isinstance(outputs, Tensor) or outputs.dtype != torch.float64:
-        outputs = before.network(double=True)(batch.cpu())
-    return outputs.detach().cpu()
+    if isinstance(outputs, Tensor) and outputs.dtype == torch.float64:
+        return outputs.cpu()
+    own: Tensor = before.network(double=True)(batch.cpu())
+    return own
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
