@@ -81,12 +81,12 @@ def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
 def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     rvsm.save({"weight": torch.ones(3, 3)}, path)
-    with pytest.raises(FileFormatError, match="no description"):
+    with pytest.raises(FileFormatError, match="not the layers"):
         load_network(path)
     for form in ("c", "onnx"):
         failed = run("export", path, "--format", form)
         assert failed.code != 0
-        assert "no description of their network" in failed.err
+        assert "not the layers that use them" in failed.err
         assert "Traceback" not in failed.err
     assert [file.name for file in tmp_path.iterdir()] == ["tensors.safetensors"]
 

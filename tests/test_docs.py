@@ -149,6 +149,15 @@ def test_table_of_file_sizes() -> None:
     assert table in (ROOT / "docs" / "file-format.md").read_text("utf-8")
 
 
+def test_table_of_shrinking() -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "shrink"
+    table = runpy.run_path(str(folder / "run.py"))["table"]
+    found = json.loads((folder / "results.json").read_text("utf-8"))
+    assert table(found) in (ROOT / "docs" / "shrink.md").read_text("utf-8")
+
+
 def test_results_in_the_readme_are_those_of_a_run() -> None:
     import json
 

@@ -48,6 +48,14 @@ def test_a_network_is_rebuilt_from_json(name: str) -> None:
     torch.testing.assert_close(rebuilt(example), model(example), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_description_tells_the_dtype_of_now(dtype: torch.dtype) -> None:
+    model, example = network("line")
+    traced = trace(model, example).to(dtype)
+    rebuilt = Network.from_description(traced.describe(), traced.state_dict()).eval()
+    assert torch.equal(rebuilt(example.to(dtype)), traced(example.to(dtype)))
+
+
 def test_together_they_have_every_type_of_layer() -> None:
     found = {node.op for name in NETWORKS for node in trace(*network(name)).graph.nodes}
     assert found == set(OPS)
@@ -169,6 +177,12 @@ def test_what_is_no_layer_is_named(model: nn.Module, shape: tuple[int, ...], say
 def test_a_wrong_example(example: Any, says: str) -> None:
     with pytest.raises(RvsmError, match=says):
         trace(nn.Linear(4, 2), example)
+
+
+def test_weights_that_are_no_numbers_are_traced() -> None:
+    model = nn.Linear(4, 2)
+    nn.init.constant_(model.weight[0, 0], float("nan"))
+    assert trace(model, torch.randn(1, 4))(torch.randn(1, 4)).isnan().any()
 
 
 def test_a_wrong_input() -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rvsm.deploy.compiler.runtime import Compiled, compile
     from rvsm.deploy.files import load, save
     from rvsm.deploy.network import load_network
+    from rvsm.deploy.shrink import shrink, shrink_report
     from rvsm.errors import (
         CompilerError,
         ConfigError,
@@ -42,6 +43,8 @@ __all__ = [
     "report",
     "save",
     "sensitivity",
+    "shrink",
+    "shrink_report",
 ]
 
 # Imported when first used: `import rvsm` alone does not wait for torch.
@@ -55,6 +58,8 @@ _HOME = {
     "load": "rvsm.deploy.files",
     "load_network": "rvsm.deploy.network",
     "save": "rvsm.deploy.files",
+    "shrink": "rvsm.deploy.shrink",
+    "shrink_report": "rvsm.deploy.shrink",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rvsm.cli import data, export, inspect, runs
+from rvsm.cli import data, export, inspect, runs, shrink
 from rvsm.cli.guard import debugging, guarded
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command("report")(guarded(runs.report))
 app.command("reproduce")(guarded(runs.reproduce))
 app.command("inspect")(guarded(inspect.inspect))
 app.command("export")(guarded(export.export))
+app.command("shrink")(guarded(shrink.shrink))
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rvsm.cli.guard import Bars
+from rvsm.cli.models import network_and_example
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from rvsm.deploy.compiler.export import CAccount
     from rvsm.deploy.onnx import OnnxAccount
@@ -125,31 +126,16 @@ def _safetensors(request: Request) -> None:
     _print(saved, request.as_json)
 
 
-def _network(path: Path) -> tuple[nn.Module, Tensor]:
-    """Return a run's network or that of a file, with an example of its input."""
-    import torch
-
-    if path.is_dir():
-        from rvsm.experiments.runs import load_run
-        from rvsm.handwriting.network import IMAGE_SIZE
-
-        return load_run(path)[1], torch.rand(1, 1, *IMAGE_SIZE)
-    from rvsm.deploy.network import load_network
-
-    network = load_network(path)
-    return network, torch.rand(1, *network.graph.input.ints("shape"))
-
-
 def _onnx(request: Request) -> None:
     from rvsm.deploy.onnx import export_onnx
 
-    _print(export_onnx(*_network(request.model), request.out), request.as_json)
+    _print(export_onnx(*network_and_example(request.model), request.out), request.as_json)
 
 
 def _c(request: Request) -> None:
     from rvsm.deploy.compiler.export import export_c
 
-    _print(export_c(*_network(request.model), request.out), request.as_json)
+    _print(export_c(*network_and_example(request.model), request.out), request.as_json)
 
 
 def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,17 @@ class Network(nn.Module):
         """
         return cls(Graph.from_dict(description), tensors)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .double() and its like change dtypes, and the description tells them
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        infos = {
+            name: replace(info, dtype=NAMES[own[name].dtype])
+            for name, info in self.graph.tensors.items()
+        }
+        self.graph = replace(self.graph, tensors=infos)
+        return self
+
     def extra_repr(self) -> str:
         """Return the layers, a line each."""
         return "\n".join(
@@ -156,7 +168,7 @@ def load_network(path: Path | str) -> Network:
     description = read_architecture(Path(path))
     if description is None:
         raise FileFormatError(
-            f"{path} holds tensors but no description of their network: build the model as it was "
-            "when saved and use rvsm.load(path, model)."
+            f"{path} holds tensors and not the layers that use them: build the model in Python as it "
+            "was when saved, and use rvsm.load(path, model)."
         )
     return Network.from_description(description, load(path)).eval()

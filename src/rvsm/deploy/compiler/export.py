@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from rvsm.atomic import atomic_write
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
-from rvsm.deploy.network import Network
-from rvsm.deploy.tracing import trace
+from rvsm.deploy.shrink import shrink
 from rvsm.errors import RvsmError
 
 
@@ -87,7 +86,7 @@ def export_c(
     path = Path(path)
     if path.suffix != ".c":
         raise RvsmError(f"{path} is no name of a C file: let it end in .c.")
-    network = model if isinstance(model, Network) else trace(model, example)
+    network = shrink(model, example)
     name = name or _identifier(path.stem)
     program = lower(network.graph, network.state_dict())
     source = write(program, name)
@@ -95,7 +94,7 @@ def export_c(
     for file, text in ((header, source.header), (path, source.code)):
         with atomic_write(file) as stream:
             stream.write(text.encode())
-    parameters = list(network.parameters())
+    parameters = list(model.parameters())
     return CAccount(
         path=path,
         header=header,

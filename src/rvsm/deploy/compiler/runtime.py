@@ -17,7 +17,7 @@ from rvsm.deploy.compiler.build import build, find_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import Source, write
 from rvsm.deploy.network import Network
-from rvsm.deploy.tracing import trace
+from rvsm.deploy.shrink import shrink
 from rvsm.errors import RvsmError
 
 _said = threading.Event()
@@ -173,8 +173,7 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1) -> Compiled:
     """
     if threads < 1:
         raise RvsmError(f"threads is {threads}; give at least 1.")
-    network = model if isinstance(model, Network) else trace(model, example)
-    network = network.cpu().eval()
+    network = shrink(model, example).cpu()
     compiler = find_compiler()
     source = write(lower(network.graph, network.state_dict()))
     if compiler is None:
