@@ -46,7 +46,7 @@ def aligned(size: int) -> Floats:
 def places(plane: Plane) -> NDArray[np.int64]:
     """Return the index of every (channel, row, column)."""
     c, y, x = np.ogrid[: plane.channels, : plane.height, : plane.width]
-    return plane.origin + c * plane.plane + y * plane.pitch + x
+    return plane.origin + c * plane.plane + y * plane.line + x
 
 
 def border(plane: Plane) -> NDArray[np.bool_]:
@@ -55,14 +55,15 @@ def border(plane: Plane) -> NDArray[np.bool_]:
     kept[:, : plane.top] = kept[:, plane.rows - plane.bottom :] = True
     kept[:, :, : plane.left] = True
     kept[:, :, plane.left + plane.width :] = True
-    return kept.ravel()
+    return (kept.swapaxes(0, 1) if plane.interleaved else kept).ravel()
 
 
 def place_in(plane: Plane, values: Floats, fill: float = 0.0) -> Floats:
     """Return a buffer that holds the map, `fill` in the slack and zeros in the border."""
     buffer = aligned(plane.size + SLACK)
     buffer[:] = fill
-    whole = buffer[: plane.size].reshape(plane.channels, plane.rows, plane.pitch)
+    order = (plane.rows, plane.channels) if plane.interleaved else (plane.channels, plane.rows)
+    whole = buffer[: plane.size].reshape(*order, plane.pitch)
     whole[:, :, : plane.left + plane.width + plane.right] = 0
     buffer[places(plane)] = values
     return buffer
@@ -70,10 +71,13 @@ def place_in(plane: Plane, values: Floats, fill: float = 0.0) -> Floats:
 
 def wrapper(emitted: Emitted) -> str:
     """Return an exported function of always four arguments."""
-    arguments = ["in", "out", *["residual"] * emitted.residual, *["scratch"] * (emitted.scratch > 0)]
-    unused = "".join(
-        f" (void){name};" for name in ("residual", "scratch") if name not in arguments
-    )
+    arguments = [
+        "in",
+        "out",
+        *["residual"] * emitted.residual,
+        *["scratch"] * (emitted.scratch > 0),
+    ]
+    unused = "".join(f" (void){name};" for name in ("residual", "scratch") if name not in arguments)
     return (
         f"void call_{emitted.name}(const float *in, float *out, const float *residual, "
         f"float *scratch) {{{unused} {emitted.name}({', '.join(arguments)}); }}\n"

@@ -104,7 +104,7 @@ def best_block(
     entries : float
         Mean table entries of a step through the table.
     """
-    (height, columns), pool = layer.needed, layer.epilogue.pool or (1, 1)
+    (height, columns), pool = view.extent, layer.epilogue.pool or (1, 1)
     limit = max(1, REGISTERS[width] // together)
     best: tuple[float, Block] | None = None
     for rows in range(pool[0], height + 1, pool[0]):
@@ -134,12 +134,14 @@ def _column_choices(columns: int, width: int, pool: Pair, limit: int) -> list[in
 
 def _cost(layer: Layer, view: View, block: Block, together: int, entries: float) -> float:
     """Return estimated cycles, by loads and multiply-adds, for the outputs of one table step."""
-    height, columns = layer.needed
+    height, columns = view.extent
     blocks = _divided(height, block.rows) * _divided(columns, block.columns)
     misaligned = 0.0 if view.aligned >= block.width else (1.0 if block.width >= 16 else 0.4)
     loads = block.vectors * (1 + misaligned)
-    footprint = layer.source.channels * view.channel_bytes * (
-        block.rows * block.columns / columns + layer.kernel[0] - 1
+    footprint = (
+        layer.source.channels
+        * view.channel_bytes
+        * (block.rows * block.columns / columns + layer.kernel[0] - 1)
     )
     if footprint > L1_BYTES:
         loads *= 1.3
