@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rvsm.deploy.kernels import Emitted, Epilogue, Plane, prelude
+from rvsm.deploy.kernels import Emitted, Epilogue, Layer, Plane, prelude
 
 Floats = NDArray[np.float32]
 SLACK = 16  # floats a kernel may read beyond the end of a buffer
@@ -23,17 +23,10 @@ FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2"]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to test: how it is called, its source and what torch computes."""
+    """A layer and its C source."""
 
     emitted: Emitted
-    source: Plane
-    target: Plane
-    weight: Floats
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    groups: int
-    epilogue: Epilogue
+    layer: Layer
 
 
 def aligned(size: int) -> Floats:
@@ -136,22 +129,23 @@ def activate(epilogue: Epilogue, x: torch.Tensor) -> torch.Tensor:
 
 def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float64]:
     """Return torch's result in float64."""
-    top, bottom, left, right = case.padding
-    bias = case.epilogue.bias
+    layer = case.layer
+    top, bottom, left, right = layer.padding
+    bias = layer.epilogue.bias
     y = torch.nn.functional.conv2d(
         torch.nn.functional.pad(torch.from_numpy(x).double()[None], (left, right, top, bottom)),
-        torch.from_numpy(case.weight).double(),
+        torch.from_numpy(layer.weight).double(),
         None if bias is None else torch.from_numpy(bias).double(),
-        case.stride,
+        layer.stride,
         0,
-        case.dilation,
-        case.groups,
+        layer.dilation,
+        layer.groups,
     )
     if residual is not None:
         y = y + torch.from_numpy(residual).double()
-    y = activate(case.epilogue, y)
-    if case.epilogue.pool is not None:
-        y = torch.nn.functional.max_pool2d(y, case.epilogue.pool)
+    y = activate(layer.epilogue, y)
+    if layer.epilogue.pool is not None:
+        y = torch.nn.functional.max_pool2d(y, layer.epilogue.pool)
     result: NDArray[np.float64] = y[0].numpy()
     return result
 
@@ -159,7 +153,7 @@ def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float
 def check(library: ctypes.CDLL, case: Case, seed: int = 0) -> None:
     """Run a case on random input and compare with torch; nothing but the map may change."""
     rng = np.random.default_rng(seed)
-    source, target = case.source, case.target
+    source, target = case.layer.source, case.layer.target
     x = rng.standard_normal((source.channels, source.height, source.width), dtype=np.float32)
     shape = (target.channels, target.height, target.width)
     residual = rng.standard_normal(shape, dtype=np.float32) if case.emitted.residual else None

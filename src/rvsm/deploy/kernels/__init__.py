@@ -4,8 +4,8 @@
 to compute a layer that are worth timing, and `choose` takes one without timing.
 """
 
+from rvsm.deploy.kernels.assemble import Variant, emit, make_layer
 from rvsm.deploy.kernels.choose import choose, variants
-from rvsm.deploy.kernels.emit import Variant, emit, make_layer
 from rvsm.deploy.kernels.geometry import Emitted, Epilogue, Layer, Plane
 from rvsm.deploy.kernels.layers import conv, linear, linear_layer
 from rvsm.deploy.kernels.prelude import prelude

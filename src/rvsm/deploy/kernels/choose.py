@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rvsm.deploy.kernels.emit import Variant
+from rvsm.deploy.kernels.assemble import Kernel, Variant
 from rvsm.deploy.kernels.geometry import Layer, Pair
 from rvsm.deploy.kernels.view import ALIGN, round_up
 
@@ -24,7 +24,7 @@ def variants(layer: Layer) -> list[Variant]:
     found: list[Variant] = []
     for together in _together(layer):
         for kernel, crosses in _views(layer):
-            for tile in _tiles(layer) if kernel != "direct" and not crosses else [None]:
+            for tile in _tiles(layer, kernel) if not crosses else [None]:
                 for blocks in _input_blocks(layer, tile):
                     found.append(Variant(kernel, crosses, together, blocks, tile=tile))
     return _sorted(layer, found)
@@ -47,8 +47,7 @@ def choose(layer: Layer) -> Variant:
         crosses = width < ALIGN and width in (2, 4, 8)
         return Variant("shifted", crosses, together, blocks)
     if strided:
-        kernel = "shifted" if uses >= 6 else "packed"
-        return Variant(kernel, narrow, together)
+        return Variant("shifted" if uses >= 6 else "packed", narrow, together)
     return Variant("direct", narrow and tall and width < ALIGN, together, min(blocks, 2))
 
 
@@ -66,26 +65,33 @@ def _together(layer: Layer) -> list[int]:
     return choices
 
 
-def _views(layer: Layer) -> list[tuple[str, bool]]:
+def _views(layer: Layer) -> list[tuple[Kernel, bool]]:
     """Return pairs of kernel and whether vectors cross rows."""
     width = layer.needed[1]
-    found = [("shifted", False), ("shifted", True)]
-    found = found if layer.kernel[1] > 1 else []
+    found: list[tuple[Kernel, bool]] = []
+    if layer.kernel[1] > 1:
+        found += [("shifted", False), ("shifted", True)]
     if layer.stride[1] == 1 or width == 1:
         found.append(("direct", False))
         if layer.stride[0] == 1 and not layer.source.interleaved and width < NARROW:
             found.append(("direct", True))
     else:
-        found += [("packed", False), ("packed", True)]
+        found.append(("packed", True))
+    if layer.stride[1] != 1 or _large(layer):
+        found.append(("packed", False))
     return found
 
 
-def _tiles(layer: Layer) -> list[Pair | None]:
+def _large(layer: Layer) -> bool:
+    """Say whether a copy is better made a tile at a time."""
+    return layer.needed[0] * layer.needed[1] >= 1024
+
+
+def _tiles(layer: Layer, kernel: Kernel) -> list[Pair | None]:
     """Return tiles for maps whose channels do not fit a cache together."""
-    height, width = layer.needed
-    if height * width < 1024:
+    if kernel == "direct" or not _large(layer):
         return [None]
-    return [None, (4, 2 * ALIGN), (8, 2 * ALIGN)]
+    return [(4, 2 * ALIGN), (8, 2 * ALIGN)]
 
 
 def _default_blocks(layer: Layer, per_output: float) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rvsm.deploy.kernels.assemble import Variant, emit, make_layer
 from rvsm.deploy.kernels.choose import choose
-from rvsm.deploy.kernels.emit import Variant, emit, make_layer
 from rvsm.deploy.kernels.geometry import Emitted, Epilogue, Floats, Layer, Pair, Plane
 from rvsm.errors import RvsmError
 

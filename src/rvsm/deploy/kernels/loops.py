@@ -1,4 +1,4 @@
-"""The loops of a convolution: blocks of places outermost, output channels inside, sums in registers."""
+"""The loops of a convolution: blocks of places outermost, outputs inside, sums in registers."""
 
 from __future__ import annotations
 

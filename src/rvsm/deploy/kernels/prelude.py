@@ -10,7 +10,7 @@ _HEAD = """\
 #include <stdint.h>
 #include <string.h>
 
-/* RVSM_V: floats in the widest vector of the target; 1 is plain C. Define RVSM_PLAIN to force it. */
+/* RVSM_V: floats in the widest vector of the target; 1 is plain C, which RVSM_PLAIN asks for. */
 #if defined(__GNUC__)
 #define RVSM_INLINE static inline __attribute__((always_inline, unused))
 #define RVSM_ALIGNED __attribute__((aligned(64)))

@@ -31,8 +31,10 @@ def gather_code(name: str, layer: Layer, view: View) -> str:
     lane = rank[taps.output]
     nth = np.arange(taps.output.size) - (np.cumsum(counts) - counts)[taps.output]
     place = (first[lane // SLICE] + nth) * SLICE + lane % SLICE
-    values = np.zeros(first[-1] * SLICE, dtype=np.float32)
-    offsets = np.zeros(first[-1] * SLICE, dtype=np.int64)
+    # Compilers warn of vectors beyond a table's end even in loops that never run.
+    size = max(int(first[-1]), 1) * SLICE
+    values = np.zeros(size, dtype=np.float32)
+    offsets = np.zeros(size, dtype=np.int64)
     values[place] = taps.value
     offsets[place] = view.offsets
     # Lanes beyond the last output repeat it and are not stored.
@@ -91,7 +93,8 @@ def columns_code(name: str, layer: Layer, view: View) -> str:
         first.append(first[-1] + places.size)
     code += array("int32_t", f"{name}_first", map(str, first))
     code += array("int32_t", f"{name}_offset", ints(np.concatenate(all_places)))
-    code += array("float", f"{name}_value", floats(np.concatenate(values)))
+    rows = np.concatenate(values) if first[-1] else np.zeros((1, COLUMNS), dtype=np.float32)
+    code += array("float", f"{name}_value", floats(rows))
     if layer.epilogue.bias is not None:
         bias = np.zeros(len(values) * COLUMNS, dtype=np.float32)
         bias[:outputs] = layer.epilogue.bias

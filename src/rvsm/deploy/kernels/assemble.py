@@ -13,6 +13,8 @@ from rvsm.deploy.kernels.vector import columns_body, columns_code, gather_body, 
 from rvsm.deploy.kernels.view import copied, direct
 from rvsm.errors import RvsmError
 
+Kernel = Literal["direct", "packed", "shifted", "gather", "columns"]
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -38,7 +40,7 @@ class Variant:
         Output rows and columns for which a copy is made at a time; default: all.
     """
 
-    kernel: Literal["direct", "packed", "shifted", "gather", "columns"] = "direct"
+    kernel: Kernel = "direct"
     crosses: bool = False
     together: int = 1
     input_blocks: int = 1
