@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rvsm.deploy.kernels import Emitted, Epilogue, Plane, prelude
+from rvsm.deploy.kernels import Emitted, Epilogue, Layer, Plane, prelude
 
 Floats = NDArray[np.float32]
 SLACK = 16  # floats a kernel may read beyond the end of a buffer
@@ -23,17 +23,10 @@ FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2"]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to test: how it is called, its source and what torch computes."""
+    """A layer and its C source."""
 
     emitted: Emitted
-    source: Plane
-    target: Plane
-    weight: Floats
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    groups: int
-    epilogue: Epilogue
+    layer: Layer
 
 
 def aligned(size: int) -> Floats:
@@ -46,7 +39,7 @@ def aligned(size: int) -> Floats:
 def places(plane: Plane) -> NDArray[np.int64]:
     """Return the index of every (channel, row, column)."""
     c, y, x = np.ogrid[: plane.channels, : plane.height, : plane.width]
-    return plane.origin + c * plane.plane + y * plane.pitch + x
+    return plane.origin + c * plane.plane + y * plane.line + x
 
 
 def border(plane: Plane) -> NDArray[np.bool_]:
@@ -55,14 +48,15 @@ def border(plane: Plane) -> NDArray[np.bool_]:
     kept[:, : plane.top] = kept[:, plane.rows - plane.bottom :] = True
     kept[:, :, : plane.left] = True
     kept[:, :, plane.left + plane.width :] = True
-    return kept.ravel()
+    return (kept.swapaxes(0, 1) if plane.interleaved else kept).ravel()
 
 
 def place_in(plane: Plane, values: Floats, fill: float = 0.0) -> Floats:
     """Return a buffer that holds the map, `fill` in the slack and zeros in the border."""
     buffer = aligned(plane.size + SLACK)
     buffer[:] = fill
-    whole = buffer[: plane.size].reshape(plane.channels, plane.rows, plane.pitch)
+    order = (plane.rows, plane.channels) if plane.interleaved else (plane.channels, plane.rows)
+    whole = buffer[: plane.size].reshape(*order, plane.pitch)
     whole[:, :, : plane.left + plane.width + plane.right] = 0
     buffer[places(plane)] = values
     return buffer
@@ -70,10 +64,13 @@ def place_in(plane: Plane, values: Floats, fill: float = 0.0) -> Floats:
 
 def wrapper(emitted: Emitted) -> str:
     """Return an exported function of always four arguments."""
-    arguments = ["in", "out", *["residual"] * emitted.residual, *["scratch"] * (emitted.scratch > 0)]
-    unused = "".join(
-        f" (void){name};" for name in ("residual", "scratch") if name not in arguments
-    )
+    arguments = [
+        "in",
+        "out",
+        *["residual"] * emitted.residual,
+        *["scratch"] * (emitted.scratch > 0),
+    ]
+    unused = "".join(f" (void){name};" for name in ("residual", "scratch") if name not in arguments)
     return (
         f"void call_{emitted.name}(const float *in, float *out, const float *residual, "
         f"float *scratch) {{{unused} {emitted.name}({', '.join(arguments)}); }}\n"
@@ -132,22 +129,23 @@ def activate(epilogue: Epilogue, x: torch.Tensor) -> torch.Tensor:
 
 def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float64]:
     """Return torch's result in float64."""
-    top, bottom, left, right = case.padding
-    bias = case.epilogue.bias
+    layer = case.layer
+    top, bottom, left, right = layer.padding
+    bias = layer.epilogue.bias
     y = torch.nn.functional.conv2d(
         torch.nn.functional.pad(torch.from_numpy(x).double()[None], (left, right, top, bottom)),
-        torch.from_numpy(case.weight).double(),
+        torch.from_numpy(layer.weight).double(),
         None if bias is None else torch.from_numpy(bias).double(),
-        case.stride,
+        layer.stride,
         0,
-        case.dilation,
-        case.groups,
+        layer.dilation,
+        layer.groups,
     )
     if residual is not None:
         y = y + torch.from_numpy(residual).double()
-    y = activate(case.epilogue, y)
-    if case.epilogue.pool is not None:
-        y = torch.nn.functional.max_pool2d(y, case.epilogue.pool)
+    y = activate(layer.epilogue, y)
+    if layer.epilogue.pool is not None:
+        y = torch.nn.functional.max_pool2d(y, layer.epilogue.pool)
     result: NDArray[np.float64] = y[0].numpy()
     return result
 
@@ -155,7 +153,7 @@ def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float
 def check(library: ctypes.CDLL, case: Case, seed: int = 0) -> None:
     """Run a case on random input and compare with torch; nothing but the map may change."""
     rng = np.random.default_rng(seed)
-    source, target = case.source, case.target
+    source, target = case.layer.source, case.layer.target
     x = rng.standard_normal((source.channels, source.height, source.width), dtype=np.float32)
     shape = (target.channels, target.height, target.width)
     residual = rng.standard_normal(shape, dtype=np.float32) if case.emitted.residual else None

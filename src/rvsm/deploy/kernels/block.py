@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rvsm.deploy.kernels.geometry import Layer, Pair
@@ -11,6 +12,7 @@ from rvsm.deploy.kernels.view import View
 # that is not aligned needs one of its own.
 REGISTERS = {16: 26, 8: 14, 4: 12, 1: 8}
 L1_BYTES = 32 * 1024
+LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def by_rows(width: int, rows: int, columns: int, step: int, aligned: bool) -> Bl
 
     The last vector of a row overlaps the one before, unless that would make it misaligned.
     """
-    starts, segments = [], []
+    starts: list[int] = []
+    segments: list[Segment] = []
     for row in range(rows):
         for first in range(0, columns, width):
             whole = first + width <= columns
@@ -104,7 +107,7 @@ def best_block(
     entries : float
         Mean table entries of a step through the table.
     """
-    (height, columns), pool = layer.needed, layer.epilogue.pool or (1, 1)
+    (height, columns), pool = view.extent, layer.epilogue.pool or (1, 1)
     limit = max(1, REGISTERS[width] // together)
     best: tuple[float, Block] | None = None
     for rows in range(pool[0], height + 1, pool[0]):
@@ -134,19 +137,22 @@ def _column_choices(columns: int, width: int, pool: Pair, limit: int) -> list[in
 
 def _cost(layer: Layer, view: View, block: Block, together: int, entries: float) -> float:
     """Return estimated cycles, by loads and multiply-adds, for the outputs of one table step."""
-    height, columns = layer.needed
+    height, columns = view.extent
     blocks = _divided(height, block.rows) * _divided(columns, block.columns)
     misaligned = 0.0 if view.aligned >= block.width else (1.0 if block.width >= 16 else 0.4)
     loads = block.vectors * (1 + misaligned)
-    footprint = layer.source.channels * view.channel_bytes * (
-        block.rows * block.columns / columns + layer.kernel[0] - 1
-    )
+    # Each row of a channel takes its share of cache lines and, as it starts anywhere, one more.
+    row = view.channel_bytes * block.columns / columns + LINE_BYTES
+    footprint = layer.source.channels * row * (block.rows + layer.kernel[0] - 1)
     if footprint > L1_BYTES:
-        loads *= 1.3
+        loads *= 1 + 0.5 * math.log2(footprint / L1_BYTES)
+    # The first touch of a line is slow, and the start of a row, often on another page, slower.
+    lines = layer.source.channels * (block.rows + layer.kernel[0] - 1) * (row / LINE_BYTES + 3)
+    cold = 3 * lines * together / layer.target.channels
     if together == 1:
         per_entry = (loads + 2) / 2
     else:
         per_entry = max(block.vectors * together / 2, (loads + together + 1) / 2)
     finish = 8 + together * (len(block.segments) + (block.vectors if block.crosses else 0))
     spill = 4 * max(0, block.vectors * together - REGISTERS[block.width])
-    return blocks * (entries * (per_entry + spill) + finish)
+    return blocks * (entries * (per_entry + spill) + finish + cold)

@@ -23,7 +23,7 @@ def finish(layer: Layer, block: Block, sums: list[str]) -> list[str]:
         return _pooled(layer, block, sums)
     if layer.epilogue.residual and block.crosses:
         return _through_memory(layer, block, sums)
-    w, pitch = block.width, layer.target.pitch
+    w, pitch = block.width, layer.target.line
     lines = []
     if layer.epilogue.residual:
         for segment in block.segments:
@@ -44,7 +44,7 @@ def finish(layer: Layer, block: Block, sums: list[str]) -> list[str]:
 
 def _through_memory(layer: Layer, block: Block, sums: list[str]) -> list[str]:
     """Store the run, then go on by rows: the residual has no gaps where the run has them."""
-    w, pitch = block.width, layer.target.pitch
+    w, pitch = block.width, layer.target.line
     step = block.run_step
     lines = [f"RVSM_ALIGNED float t[{(block.vectors + 1) * w}];"]
     lines += [f"rvsm_store{w}(t + {k * w}, {a});" for k, a in enumerate(sums)]
@@ -64,7 +64,7 @@ def _through_memory(layer: Layer, block: Block, sums: list[str]) -> list[str]:
 def _pooled(layer: Layer, block: Block, sums: list[str]) -> list[str]:
     """Take the maximum over rows in registers where vectors lie in one row, the rest in memory."""
     assert layer.epilogue.pool is not None
-    (ph, pw), w, pitch = layer.epilogue.pool, block.width, layer.target.pitch
+    (ph, pw), w, pitch = layer.epilogue.pool, block.width, layer.target.line
     epilogue = layer.epilogue
     lines = []
     if not epilogue.monotone:

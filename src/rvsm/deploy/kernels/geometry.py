@@ -21,7 +21,7 @@ ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "sigmoid", "tanh")
 class Plane:
     """How a feature map of one image lies in memory, as float32.
 
-    Place (c, y, x) is at ``origin + c * plane + y * pitch + x``.
+    Place (c, y, x) is at ``origin + c * plane + y * line + x``.
 
     Parameters
     ----------
@@ -31,6 +31,9 @@ class Plane:
         Rows and columns around each channel that hold zeros.
     pitch : int
         Floats from row to row, at least left + width + right; 0 means exactly that.
+    interleaved : bool
+        Lay a row of all channels before the next row: kinder to caches and page tables on large
+        maps. The pitch then counts one channel's part of a row.
     """
 
     channels: int
@@ -41,6 +44,7 @@ class Plane:
     left: int = 0
     right: int = 0
     pitch: int = 0
+    interleaved: bool = False
 
     def __post_init__(self) -> None:
         tight = self.left + self.width + self.right
@@ -60,17 +64,22 @@ class Plane:
     @property
     def plane(self) -> int:
         """Floats from channel to channel."""
-        return self.rows * self.pitch
+        return self.pitch if self.interleaved else self.rows * self.pitch
+
+    @property
+    def line(self) -> int:
+        """Floats from row to row of a channel."""
+        return self.channels * self.pitch if self.interleaved else self.pitch
 
     @property
     def size(self) -> int:
         """Floats of the whole map."""
-        return self.channels * self.plane
+        return self.channels * self.rows * self.pitch
 
     @property
     def origin(self) -> int:
         """Index of channel 0, row 0, column 0."""
-        return self.top * self.pitch + self.left
+        return self.top * self.line + self.left
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,9 @@ class Layer:
         outputs, per_group = self.weight.shape[:2]
         source, target = self.source, self.target
         if not np.isfinite(self.weight).all():
-            raise RvsmError("The weight holds infinities or NaN; such a network cannot be compiled.")
+            raise RvsmError(
+                "The weight holds infinities or NaN; such a network cannot be compiled."
+            )
         if (
             self.groups < 1
             or outputs % self.groups

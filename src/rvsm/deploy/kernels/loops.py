@@ -1,4 +1,4 @@
-"""The loops of a convolution: blocks of places outermost, output channels inside, sums in registers."""
+"""The loops of a convolution: blocks of places outermost, outputs inside, sums in registers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INDENT = "    "
 
 def indent(lines: list[str]) -> list[str]:
     """Return the lines one level deeper."""
-    return [_INDENT + line for line in lines]
+    return [line if line.startswith("#") else _INDENT + line for line in lines]
 
 
 def braced(head: str, lines: list[str]) -> list[str]:
@@ -66,25 +66,33 @@ def body(
 
 
 def _blocks(layer: Layer, view: View, block: Block, lines: list[str]) -> list[str]:
-    """Return the loops over blocks around `lines`; the last blocks overlap those before."""
-    (height, columns), target = layer.needed, layer.target
+    """Return the loops over the blocks of a view around `lines`."""
+    target = layer.target
+    tiled = view.extent != layer.needed
+    (y, x) = ("(y0 + y)", "(x0 + x)") if tiled else ("y", "x")
     ph, pw = layer.epilogue.pool or (1, 1)
-    place = f"{target.origin} + y / {ph} * {target.pitch} + x / {pw}"
-    head = [f"const float *at = {view.base} + y * {view.step} + x;", f"float *home = out + {place};"]
+    place = f"{target.origin} + {y} / {ph} * {target.line} + {x} / {pw}"
+    head = [
+        f"const float *at = {view.base} + y * {view.step} + x;",
+        f"float *home = out + {place};",
+    ]
     if layer.epilogue.residual:
         head.append(f"const float *other = residual + {place};")
     lines = [*head, *lines]
-    for variable, size, part in (("x", columns, block.columns), ("y", height, block.rows)):
-        count = -(-size // part)
-        if count == 1:
-            lines = [f"const int {variable} = 0;", *lines]
-            continue
-        start = f"{variable}b * {part}"
-        if size % part:
-            start = f"{start} < {size - part} ? {start} : {size - part}"
-        lines = [f"const int {variable} = {start};", *lines]
-        lines = braced(f"for (int {variable}b = 0; {variable}b < {count}; {variable}b++)", lines)
-    return lines
+    lines = covered("x", view.extent[1], block.columns, lines)
+    return covered("y", view.extent[0], block.rows, lines)
+
+
+def covered(variable: str, size: int, part: int, lines: list[str]) -> list[str]:
+    """Return `lines` for every part of a size; the last part overlaps the one before if it must."""
+    count = -(-size // part)
+    if count == 1:
+        return [f"const int {variable} = 0;", *lines]
+    start = f"{variable}b * {part}"
+    if size % part:
+        start = f"{start} < {size - part} ? {start} : {size - part}"
+    lines = [f"const int {variable} = {start};", *lines]
+    return braced(f"for (int {variable}b = 0; {variable}b < {count}; {variable}b++)", lines)
 
 
 def _start(
@@ -120,7 +128,9 @@ def _accumulate(
     w = block.width
     if len(sums) > 1:
         step = ["const float *p = at + *e;"]
-        step += [f"const rvsm_v{w} x{k} = rvsm_load{w}(p + {s});" for k, s in enumerate(block.starts)]
+        step += [
+            f"const rvsm_v{w} x{k} = rvsm_load{w}(p + {s});" for k, s in enumerate(block.starts)
+        ]
         for j, row in enumerate(sums):
             adds = [f"{a} = rvsm_fma{w}(w{j}, x{k}, {a});" for k, a in enumerate(row)]
             step += [f"const rvsm_v{w} w{j} = rvsm_set{w}(w[{j}]);", *adds]
@@ -151,7 +161,10 @@ def _accumulate(
 
 def _entry(block: Block, sums: list[str], entry: str) -> list[str]:
     w = block.width
-    lines = [f"const float *p = at + {entry}.offset;", f"const rvsm_v{w} w = rvsm_set{w}({entry}.value);"]
+    lines = [
+        f"const float *p = at + {entry}.offset;",
+        f"const rvsm_v{w} w = rvsm_set{w}({entry}.value);",
+    ]
     return lines + [
         f"{a} = rvsm_fma{w}(w, rvsm_load{w}(p + {s}), {a});"
         for a, s in zip(sums, block.starts, strict=True)

@@ -10,15 +10,17 @@ _HEAD = """\
 #include <stdint.h>
 #include <string.h>
 
-/* RVSM_V: floats in the widest vector of the target; 1 is plain C. Define RVSM_PLAIN to force it. */
-#if !defined(__GNUC__) || defined(RVSM_PLAIN)
-#define RVSM_V 1
-#define RVSM_INLINE static inline
-#define RVSM_ALIGNED
-#else
+/* RVSM_V: floats in the widest vector of the target; 1 is plain C, which RVSM_PLAIN asks for. */
+#if defined(__GNUC__)
 #define RVSM_INLINE static inline __attribute__((always_inline, unused))
 #define RVSM_ALIGNED __attribute__((aligned(64)))
-#if defined(__AVX512F__)
+#else
+#define RVSM_INLINE static inline
+#define RVSM_ALIGNED
+#endif
+#if !defined(__GNUC__) || defined(RVSM_PLAIN)
+#define RVSM_V 1
+#elif defined(__AVX512F__)
 #include <immintrin.h>
 #define RVSM_V 16
 #elif defined(__AVX__)
@@ -26,7 +28,6 @@ _HEAD = """\
 #define RVSM_V 8
 #else
 #define RVSM_V 4
-#endif
 #endif
 
 typedef struct { float value; int32_t offset; } rvsm_entry;

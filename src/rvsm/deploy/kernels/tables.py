@@ -49,7 +49,7 @@ def ints(values: Ints) -> list[str]:
 
 
 def sparse_tables(name: str, layer: Layer, view: View, input_blocks: int) -> Tables:
-    """Return one step per input block and output channel; its entries are that output's nonzeros."""
+    """Return a step per input block and output; its entries are the nonzeros of that output."""
     taps, outputs = layer.taps, layer.target.channels
     step = taps.channel * input_blocks // layer.source.channels * outputs + taps.output
     order = np.argsort(step, kind="stable")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rvsm.deploy.kernels.geometry import Ints, Layer, Taps
+from rvsm.deploy.kernels.geometry import Ints, Layer, Pair, Taps
 from rvsm.errors import RvsmError
 
 ALIGN = 16  # floats: a cache line, and the widest vector
@@ -29,6 +29,9 @@ class View:
     ----------
     base : str
         C expression of the pointer that offsets count from.
+    extent : pair of int
+        Rows and columns of output places that the view serves: all, or those of a tile whose first
+        place is (y0, x0).
     step, pitch : int
         Floats from output row to output row, and between rows as they lie; where they are equal
         a run of vectors may cross rows.
@@ -45,6 +48,7 @@ class View:
     """
 
     base: str
+    extent: Pair
     step: int
     pitch: int
     offsets: Ints
@@ -62,11 +66,11 @@ def direct(layer: Layer) -> View:
     offsets = (
         source.origin
         + taps.channel * source.plane
-        + layer.row_shift(taps.row) * source.pitch
+        + layer.row_shift(taps.row) * source.line
         + layer.column_shift(taps.column)
     )
-    step = layer.stride[0] * source.pitch
-    return View("in", step, source.pitch, offsets, "", 0, 4.0 * step, 1)
+    step = layer.stride[0] * source.line
+    return View("in", layer.needed, step, source.line, offsets, "", 0, 4.0 * step, 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class _Copy:
     columns: int
 
 
-def copied(layer: Layer, shifted: bool, tight: bool) -> View:
+def copied(layer: Layer, shifted: bool, tight: bool, extent: Pair) -> View:
     """Return a copy with one part per phase of the stride, or per kernel column.
 
     Parameters
@@ -90,11 +94,15 @@ def copied(layer: Layer, shifted: bool, tight: bool) -> View:
         Give every kernel column a part of its own, so that all vectors of a row are aligned.
     tight : bool
         Keep rows without a gap between them where `shifted`, so that vectors may cross rows.
+    extent : pair of int
+        Rows and columns of output places that are served at a time.
     """
-    height, width = layer.needed
+    height, width = extent
     row_q, row_phase = np.divmod(layer.row_shift(np.arange(layer.kernel[0])), layer.stride[0])
     col_q, col_phase = np.divmod(layer.column_shift(np.arange(layer.kernel[1])), layer.stride[1])
-    column_parts = np.unique(col_q * layer.stride[1] + col_phase) if shifted else np.unique(col_phase)
+    column_parts = (
+        np.unique(col_q * layer.stride[1] + col_phase) if shifted else np.unique(col_phase)
+    )
     copies: dict[tuple[int, int], _Copy] = {}
     for rp in np.unique(row_phase):
         rows = row_q[row_phase == rp]
@@ -118,10 +126,11 @@ def copied(layer: Layer, shifted: bool, tight: bool) -> View:
         starts[key] = plane
         plane += round_up(copy.rows * pitch, ALIGN)
     offsets = _offsets(layer, copies, starts, plane, pitch, shifted)
-    prepare = "\n".join(_fill(layer, copies, starts, plane, pitch))
+    prepare = "\n".join(_fill(layer, copies, starts, plane, pitch, extent))
     aligned = unit if shifted else 1
     return View(
         "scratch",
+        extent,
         pitch,
         pitch,
         offsets,
@@ -161,16 +170,18 @@ def _fill(
     starts: dict[tuple[int, int], int],
     plane: int,
     pitch: int,
+    extent: Pair,
 ) -> list[str]:
     source, (sh, sw) = layer.source, layer.stride
+    corner = "in" if extent == layer.needed else f"in + y0 * {sh * source.line} + x0 * {sw}"
     lines = [f"for (int c = 0; c < {source.channels}; c++) {{"]
     for key, copy in copies.items():
         row = copy.first_row * sh + copy.row_phase
         column = copy.first_column * sw + copy.column_phase
-        start = source.origin + row * source.pitch + column
+        start = source.origin + row * source.line + column
         lines += [
             f"    for (int y = 0; y < {copy.rows}; y++) {{",
-            f"        const float *from = in + c * {source.plane} + y * {sh * source.pitch}"
+            f"        const float *from = {corner} + c * {source.plane} + y * {sh * source.line}"
             f" + {start};",
             f"        float *to = scratch + c * {plane} + y * {pitch} + {starts[key]};",
         ]

@@ -1,4 +1,4 @@
-"""Convolutions: from a layer and a variant to C source."""
+"""From a layer and a variant to C source."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rvsm.deploy.kernels.geometry import Emitted, Epilogue, Floats, Layer, Pair, Plane
-from rvsm.deploy.kernels.loops import body, indent
+from rvsm.deploy.kernels.loops import body, covered, indent
 from rvsm.deploy.kernels.prelude import WIDTHS
 from rvsm.deploy.kernels.tables import array, floats, joint_tables, sparse_tables
+from rvsm.deploy.kernels.vector import columns_body, columns_code, gather_body, gather_code
 from rvsm.deploy.kernels.view import copied, direct
 from rvsm.errors import RvsmError
+
+Kernel = Literal["direct", "packed", "shifted", "gather", "columns"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,11 @@ class Variant:
 
     Parameters
     ----------
-    view : str
-        What is read: "direct" the source (stride 1 across columns only), "packed" a copy with a
-        part for each phase of the stride, "shifted" one with a part for each kernel column.
+    kernel : str
+        "direct" reads the source (stride 1 across columns only), "packed" a copy with a part for
+        each phase of the stride, "shifted" one with a part for each kernel column. For maps of one
+        place, "gather" computes outputs in the lanes of vectors from sparse weights, "columns"
+        from dense ones.
     crosses : bool
         Let vectors run on from row to row, for narrow maps.
     together : int
@@ -31,58 +36,27 @@ class Variant:
         Parts the input channels are cut into, so that each fits the nearest cache.
     width : int
         Widest vector, in floats.
+    tile : pair of int, optional
+        Output rows and columns for which a copy is made at a time; default: all.
     """
 
-    view: Literal["direct", "packed", "shifted"] = "direct"
+    kernel: Kernel = "direct"
     crosses: bool = False
     together: int = 1
     input_blocks: int = 1
     width: int = 16
+    tile: Pair | None = None
 
     def __str__(self) -> str:
         """Return a short name."""
-        parts = [self.view, "run" if self.crosses else "rows"]
+        if self.kernel in ("gather", "columns"):
+            return self.kernel
+        parts = [self.kernel, "run" if self.crosses else "rows"]
+        parts += [f"{self.tile[0]}x{self.tile[1]}"] if self.tile else []
         parts += [f"o{self.together}"] * (self.together > 1)
         parts += [f"i{self.input_blocks}"] * (self.input_blocks > 1)
         parts += [f"v{self.width}"] * (self.width < WIDTHS[0])
         return "-".join(parts)
-
-
-def conv(
-    name: str,
-    source: Plane,
-    target: Plane,
-    weight: Floats,
-    stride: Pair = (1, 1),
-    padding: Pair | tuple[int, int, int, int] = (0, 0),
-    dilation: Pair = (1, 1),
-    groups: int = 1,
-    epilogue: Epilogue | None = None,
-    variant: Variant | None = None,
-) -> Emitted:
-    """Return C source of a convolution.
-
-    Parameters
-    ----------
-    name : str
-        Of the C function; its tables' names start with it.
-    source, target : Plane
-        Input and output; the source's border must be at least the padding.
-    weight : ndarray of float32, shape (outputs, channels / groups, kernel rows, kernel columns)
-    padding : tuple of int
-        Rows and columns, or top, bottom, left and right.
-    variant : Variant
-        Default: `choose`.
-
-    Raises
-    ------
-    RvsmError
-        If the sizes do not fit each other, or the variant does not fit the layer.
-    """
-    layer = make_layer(
-        source, target, weight, stride, padding, dilation, groups, epilogue or Epilogue()
-    )
-    return emit(name, layer, variant or Variant())
 
 
 def make_layer(
@@ -100,16 +74,31 @@ def make_layer(
     return Layer(source, target, weight, stride, sides, dilation, groups, epilogue or Epilogue())
 
 
+def extent(layer: Layer, variant: Variant) -> Pair:
+    """Return the output rows and columns of a copy: whole pooling windows, not more than all."""
+    if variant.tile is None or variant.kernel == "direct":
+        return layer.needed
+    pool = layer.epilogue.pool or (1, 1)
+    rows, columns = (
+        min(size, max(window, part // window * window))
+        for size, part, window in zip(layer.needed, variant.tile, pool, strict=True)
+    )
+    return rows, columns
+
+
 def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
     """Return C source of a checked layer."""
     if not 1 <= variant.together <= layer.target.channels:
         raise RvsmError(f"{variant} needs at least {variant.together} output channels.")
     if not 1 <= variant.input_blocks <= layer.source.channels:
         raise RvsmError(f"{variant} needs at least {variant.input_blocks} input channels.")
-    if variant.view == "direct":
+    widths = [w for w in WIDTHS if w <= variant.width or w == 1]
+    if variant.kernel in ("gather", "columns"):
+        return _emit_vector(name, layer, variant, widths)
+    if variant.kernel == "direct":
         view = direct(layer)
     else:
-        view = copied(layer, variant.view == "shifted", variant.crosses)
+        view = copied(layer, variant.kernel == "shifted", variant.crosses, extent(layer, variant))
     if variant.crosses and view.step != view.pitch:
         raise RvsmError(f"{variant} needs a stride of 1 across rows; choose a packed copy.")
     if variant.together == 1:
@@ -120,7 +109,7 @@ def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
     if layer.epilogue.bias is not None:
         code += array("float", f"{name}_bias", floats(layer.epilogue.bias))
     bodies, scratch = [], 0
-    for width in (w for w in WIDTHS if w <= variant.width or w == 1):
+    for width in widths:
         lines, more = body(
             name, layer, view, tables, width, variant.together, variant.crosses,
             variant.input_blocks,
@@ -128,14 +117,36 @@ def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
         bodies.append((width, lines))
         scratch = max(scratch, more)
     scratch += view.scratch
+    inner = [*view.prepare.splitlines(), *_by_width(bodies)]
+    if view.extent != layer.needed:
+        inner = covered("x0", layer.needed[1], view.extent[1], inner)
+        inner = covered("y0", layer.needed[0], view.extent[0], inner)
+    return _function(name, layer, code, inner, scratch)
+
+
+def _emit_vector(name: str, layer: Layer, variant: Variant, widths: list[int]) -> Emitted:
+    if layer.needed != (1, 1):
+        raise RvsmError(f"{variant} is for maps of one place, not {layer.needed}; choose another.")
+    tables, loops = {
+        "gather": (gather_code, gather_body),
+        "columns": (columns_code, columns_body),
+    }[variant.kernel]
+    bodies = [(width, loops(name, layer, width)) for width in widths]
+    return _function(name, layer, tables(name, layer, direct(layer)), _by_width(bodies), 0)
+
+
+def _by_width(bodies: list[tuple[int, list[str]]]) -> list[str]:
+    """Return bodies for several widths, of which the preprocessor picks the widest it may."""
+    lines = []
+    for width, text in bodies:
+        mark = "#if" if width == bodies[0][0] else "#elif"
+        lines += [f"{mark} RVSM_V >= {width}" if width > 1 else "#else", *text]
+    return [*lines, "#endif"]
+
+
+def _function(name: str, layer: Layer, code: str, inner: list[str], scratch: int) -> Emitted:
     head = ["const float *restrict in", "float *restrict out"]
     head += ["const float *restrict residual"] * layer.epilogue.residual
     head += ["float *restrict scratch"] * (scratch > 0)
-    lines = [f"static void {name}({', '.join(head)})", "{"]
-    lines += indent(view.prepare.splitlines())
-    for width, text in bodies:
-        mark = "#if" if width == bodies[0][0] else "#elif"
-        lines.append(f"{mark} RVSM_V >= {width}" if width > 1 else "#else")
-        lines += indent(text)
-    lines += ["#endif", "}", ""]
+    lines = [f"static void {name}({', '.join(head)})", "{", *indent(inner), "}", ""]
     return Emitted(name, code + "\n".join(lines), layer.epilogue.residual, scratch)
