@@ -58,6 +58,12 @@ def cache_folder() -> Path:
     return folder
 
 
+def cached(suffix: str, *texts: str) -> Path:
+    """Return where something made of these texts is kept, on this machine's processor."""
+    key = "\0".join((*texts, _processor()))
+    return cache_folder() / (hashlib.sha256(key.encode()).hexdigest()[:32] + suffix)
+
+
 def build(code: str, compiler: str, flags: tuple[str, ...] = ()) -> Path:
     """Compile C source to a shared library for this machine, or find it made before.
 
@@ -82,8 +88,7 @@ def build(code: str, compiler: str, flags: tuple[str, ...] = ()) -> Path:
         If the compiler fails, with the first line of what it says.
     """
     options = (*FLAGS, "-march=native", *_openmp(compiler), *flags)
-    key = "\0".join((code, compiler, _version(compiler), *options, _processor()))
-    library = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    library = cached(".so", code, compiler, version(compiler), *options)
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as folder:
@@ -115,7 +120,7 @@ def _run(command: list[str]) -> str:
 
 
 @functools.cache
-def _version(compiler: str) -> str:
+def version(compiler: str) -> str:
     return _run([compiler, "--version"])
 
 

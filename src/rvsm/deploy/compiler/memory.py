@@ -34,7 +34,7 @@ def map_planes(shapes: Mapping[str, Shape], todo: Sequence[Step]) -> dict[str, P
 
     A sum that a convolution adds on lies as its result does.
     """
-    planes = {name: Plane(*shape) for name, shape in shapes.items() if len(shape) == 3}
+    planes = {name: Plane(*shape[:3]) for name, shape in shapes.items() if len(shape) == 3}
     for step in todo:
         if isinstance(step, steps.Conv):
             name = step.inputs[0]
@@ -63,11 +63,6 @@ def _bordered(plane: Plane, border: Sequence[int]) -> Plane:
     sides = [max(pair) for pair in zip(_border(plane), border, strict=True)]
     top, bottom, left, right = sides
     return replace(plane, top=top, bottom=bottom, left=left, right=right, pitch=0)
-
-
-def is_tight(plane: Plane) -> bool:
-    """Say whether a map's elements follow each other without anything between them."""
-    return plane.size == plane.channels * plane.height * plane.width
 
 
 def plan(

@@ -74,7 +74,7 @@ def _at(plane: Plane, c: str, y: str, x: str) -> str:
     """Return the index of a place; single rows and columns fall away."""
     terms = [str(plane.origin)] if plane.origin else []
     terms += [f"{c} * {plane.plane}"] if c != "0" else []
-    terms += [f"{y} * {plane.pitch}"] if y != "0" and plane.height > 1 else []
+    terms += [f"{y} * {plane.line}"] if y != "0" and plane.height > 1 else []
     terms += [x] if x != "0" and plane.width > 1 else []
     return " + ".join(terms) or "0"
 

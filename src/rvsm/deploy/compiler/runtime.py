@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rvsm.deploy.compiler.build import build, find_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import Source, write
+from rvsm.deploy.compiler.tune import fastest
 from rvsm.deploy.network import Network
 from rvsm.deploy.shrink import shrink
 from rvsm.errors import RvsmError
@@ -136,7 +137,7 @@ class Compiled:
         return address
 
 
-def compile(model: nn.Module, example: Tensor, *, threads: int = 1) -> Compiled:
+def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool = True) -> Compiled:
     """Turn a network into machine code that leaves its zeros out.
 
     Parameters
@@ -147,6 +148,9 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1) -> Compiled:
         A float32 input ``(batch, *shape)``; the batch may be another later.
     threads
         Among how many threads a batch is divided.
+    tune
+        Time several ways to compute each layer on this machine and take the fastest, once for a
+        network; otherwise shape and share of zeros decide.
 
     Returns
     -------
@@ -175,7 +179,8 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1) -> Compiled:
         raise RvsmError(f"threads is {threads}; give at least 1.")
     network = shrink(model, example).cpu()
     compiler = find_compiler()
-    source = write(lower(network.graph, network.state_dict()))
+    program = lower(network.graph, network.state_dict())
+    source = write(program)
     if compiler is None:
         if not _said.is_set():
             _said.set()
@@ -186,4 +191,7 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1) -> Compiled:
                 stacklevel=2,
             )
         return Compiled(network, None, None, threads)
+    if tune:
+        chosen = fastest(source.layers, source.code, compiler)
+        source = write(program, variants=chosen)
     return Compiled(network, source, build(source.code, compiler), threads)

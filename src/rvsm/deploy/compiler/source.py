@@ -19,7 +19,7 @@ from rvsm.deploy.compiler.memory import (
     plan,
 )
 from rvsm.deploy.compiler.steps import Activation, Shape, Step
-from rvsm.deploy.kernels import Emitted, Epilogue, Plane
+from rvsm.deploy.kernels import Emitted, Epilogue, Layer, Plane, Variant
 from rvsm.errors import RvsmError
 
 LANES = 32
@@ -40,6 +40,8 @@ class Source:
         Floats of one sample.
     workspace_bytes
         Of the memory one thread needs.
+    layers
+        What kernels compute, by the name of the function.
     """
 
     name: str
@@ -48,14 +50,17 @@ class Source:
     inputs: int
     outputs: int
     workspace_bytes: int
+    layers: Mapping[str, Layer]
 
 
 @dataclass
 class _Writer:
-    """Functions written so far."""
+    """Functions written so far, and the layers that kernels compute, by their functions' names."""
 
     name: str
+    variants: Mapping[str, Variant]
     code: list[str] = field(default_factory=list)
+    layers: dict[str, Layer] = field(default_factory=dict)
     scratch: int = 0
     count: int = 0
 
@@ -66,12 +71,17 @@ class _Writer:
     def add(self, code: str) -> None:
         self.code.append(code)
 
-    def kernel(self, emitted: Emitted) -> None:
+    def kernel(self, name: str, layer: Layer) -> Emitted:
+        self.layers[name] = layer
+        emitted = kernels.emit(name, layer, self.variants.get(name) or kernels.choose(layer))
         self.code.append(emitted.code)
         self.scratch = max(self.scratch, emitted.scratch)
+        return emitted
 
 
-def write(program: Program, name: str = "network") -> Source:
+def write(
+    program: Program, name: str = "network", variants: Mapping[str, Variant] | None = None
+) -> Source:
     """Return the C source of a program.
 
     Parameters
@@ -80,6 +90,8 @@ def write(program: Program, name: str = "network") -> Source:
         Of `rvsm.deploy.compiler.lower.lower`.
     name
         A C identifier; the prefix of all that the file defines.
+    variants
+        How layers are computed, by their functions' names; by shape and share of zeros otherwise.
 
     Raises
     ------
@@ -91,7 +103,7 @@ def write(program: Program, name: str = "network") -> Source:
     shapes = program.shapes()
     trunk, joints, head = _parts(program, shapes)
     planes = map_planes(shapes, trunk)
-    writer = _Writer(name)
+    writer = _Writer(name, variants or {})
 
     kept = [step.inputs[0] for step in joints]
     kept += [program.output] if len(shapes[program.output]) == 3 else []
@@ -100,7 +112,7 @@ def write(program: Program, name: str = "network") -> Source:
     body = ""
     if given:
         load = writer.next()
-        whole = Plane(*program.input_shape)
+        whole = _tight(program.input_shape)
         writer.add(plain.copy(load, whole, planes[program.input]))
         body += f"    {load}(in, w + {maps.places[program.input].start});\n"
     for step in trunk:
@@ -141,7 +153,21 @@ def write(program: Program, name: str = "network") -> Source:
         "scratch": f"w + {scratch}",
     }
     code = _HEAD + kernels.prelude() + plain.HELPERS + "\n" + "".join(writer.code) + _TAIL
-    return Source(name, _filled(code, texts), _filled(_HEADER, texts), inputs, outputs, workspace)
+    return Source(
+        name,
+        _filled(code, texts),
+        _filled(_HEADER, texts),
+        inputs,
+        outputs,
+        workspace,
+        writer.layers,
+    )
+
+
+def _tight(shape: Shape) -> Plane:
+    """Return how a map lies that has nothing between its elements."""
+    channels, height, width = shape
+    return Plane(channels, height, width)
 
 
 def _filled(text: str, texts: Mapping[str, str]) -> str:
@@ -175,8 +201,7 @@ def _call(writer: _Writer, step: Step, places: Mapping[str, Place]) -> str:
     where = [f"w + {place.start}" for place in sources]
     into = f"w + {target.start}"
     if isinstance(step, steps.Conv | steps.Linear):
-        emitted = _kernel(name, step, sources[0].plane, target.plane)
-        writer.kernel(emitted)
+        emitted = writer.kernel(name, _layer(step, sources[0].plane, target.plane))
         arguments = [where[0], into, *where[1:]]
         arguments += ["@scratch@"] if emitted.scratch else []
     else:
@@ -185,12 +210,10 @@ def _call(writer: _Writer, step: Step, places: Mapping[str, Place]) -> str:
     return f"    {name}({', '.join(arguments)});\n"
 
 
-def _kernel(name: str, step: steps.Conv | steps.Linear, source: Plane, target: Plane) -> Emitted:
+def _layer(step: steps.Conv | steps.Linear, source: Plane, target: Plane) -> Layer:
     if isinstance(step, steps.Linear):
-        weight = step.weight[:, :, None, None]
-        return kernels.conv(name, source, target, weight, epilogue=_epilogue(step))
-    return kernels.conv(
-        name,
+        return kernels.linear_layer(step.weight, _epilogue(step), source.width)
+    return kernels.make_layer(
         source,
         target,
         step.weight,
@@ -199,7 +222,6 @@ def _kernel(name: str, step: steps.Conv | steps.Linear, source: Plane, target: P
         step.dilation,
         step.groups,
         _epilogue(step),
-        kernels.Variant("packed") if step.stride[1] > 1 else None,
     )
 
 
@@ -220,8 +242,9 @@ def _run_maps(writer: _Writer, program: Program, maps: Memory) -> str:
     """Return the loop over samples of a network whose output is a map."""
     store = writer.next()
     place = maps.places[program.output]
-    tight = Plane(place.plane.channels, place.plane.height, place.plane.width)
-    writer.add(plain.copy(store, place.plane, tight))
+    plane = place.plane
+    whole = _tight((plane.channels, plane.height, plane.width))
+    writer.add(plain.copy(store, plane, whole))
     return (
         "    for (size_t i = 0; i < n; i++) {\n"
         "        @name@_trunk(in + i * @inputs@, w);\n"
