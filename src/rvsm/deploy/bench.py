@@ -271,9 +271,8 @@ def machine() -> dict[str, Any]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         text = ""
-    found = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    lines = (line.partition(":") for line in text.splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
     words = f"{found.get('flags', '')} {found.get('Features', '')}".split()
     sets = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
     versions = {}

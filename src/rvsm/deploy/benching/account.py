@@ -111,7 +111,7 @@ class Bench:
     @property
     def losses(self) -> tuple[str, ...]:
         """Where another runtime is faster, or needs less memory or a smaller file, than ours."""
-        return tuple([*self._slower(), *self._larger()])
+        return (*self._slower(), *self._larger())
 
     def _slower(self) -> Iterator[str]:
         for row, ours in self._pairs():

@@ -101,7 +101,8 @@ def open_compile(files: Files, threads: int, module: nn.Module | None = None) ->
 
     def bind(images: Floats) -> Bound:
         # the number of threads is part of the code, and so of what tells one from another
-        options: dict[str, Any] = {"cpp.threads": threads}
+        # workers are forked, which other runtimes' threads do not survive
+        options: dict[str, Any] = {"cpp.threads": threads, "compile_threads": 1}
         fast = torch.compile(network, dynamic=False, options=options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -230,8 +231,9 @@ def open_rvsm(files: Files, threads: int, module: nn.Module | None = None) -> Bi
     """Open the compiled library."""
     from rvsm.deploy.compiler.library import Facts, Library
 
-    told = json.loads(files.library.read_text())
-    facts = Facts(**{key: tuple(x) if isinstance(x, list) else x for key, x in told.items()})
+    told: dict[str, Any] = json.loads(files.library.read_text())
+    shapes = {key: tuple(told.pop(key)) for key in ("input_shape", "output_shape")}
+    facts = Facts(**told, **shapes)
     library = Library(facts, threads)
 
     def bind(images: Floats) -> Bound:
