@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).parent.parent.parent / "tests"))
-from networks import Block, LeNet5
+# by its path: networks.py beside this file has the same name
+_SPEC = importlib.util.spec_from_file_location(
+    "tests_networks", Path(__file__).parent.parent.parent / "tests" / "networks.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+shared = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(shared)
 
 
 class ResNet18(nn.Module):
@@ -24,7 +30,7 @@ class ResNet18(nn.Module):
         )
         blocks, inputs = [], 64
         for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            blocks += [Block(inputs, outputs, stride), Block(outputs, outputs)]
+            blocks += [shared.Block(inputs, outputs, stride), shared.Block(outputs, outputs)]
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(512, classes)
@@ -96,9 +102,9 @@ class Case:
 
 
 CASES = {
-    "LeNet-5, zeros 60/97/99.5/95 %": Case(LeNet5, (1, 28, 28), (0.6, 0.97, 0.995, 0.95)),
-    "LeNet-5, zeros 30/85/96/80 %": Case(LeNet5, (1, 28, 28), (0.3, 0.85, 0.96, 0.8)),
-    "LeNet-5, zeros 99 % everywhere": Case(LeNet5, (1, 28, 28), 0.99),
+    "LeNet-5, zeros 60/97/99.5/95 %": Case(shared.LeNet5, (1, 28, 28), (0.6, 0.97, 0.995, 0.95)),
+    "LeNet-5, zeros 30/85/96/80 %": Case(shared.LeNet5, (1, 28, 28), (0.3, 0.85, 0.96, 0.8)),
+    "LeNet-5, zeros 99 % everywhere": Case(shared.LeNet5, (1, 28, 28), 0.99),
     "LeNet-300-100, zeros 95 %": Case(lenet_300_100, (784,), 0.95),
     "LeNet-300-100, zeros 99 %": Case(lenet_300_100, (784,), 0.99),
     "small VGG, zeros 95 %": Case(small_vgg, (3, 32, 32), 0.95),

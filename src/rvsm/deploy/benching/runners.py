@@ -232,8 +232,8 @@ def open_rvsm(files: Files, threads: int, module: nn.Module | None = None) -> Bi
     from rvsm.deploy.compiler.library import Facts, Library
 
     told: dict[str, Any] = json.loads(files.library.read_text())
-    shapes = {key: tuple(told.pop(key)) for key in ("input_shape", "output_shape")}
-    facts = Facts(**told, **shapes)
+    source, target = (tuple(told.pop(key)) for key in ("input_shape", "output_shape"))
+    facts = Facts(input_shape=source, output_shape=target, **told)
     library = Library(facts, threads)
 
     def bind(images: Floats) -> Bound:

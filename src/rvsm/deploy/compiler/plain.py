@@ -19,6 +19,9 @@ RVSM_INLINE float rvsm_gelu_tanh(float x)
 """
 """Activations of single floats."""
 
+_UNROLLED = 16
+"""Places of a pooling window that are written out one by one."""
+
 
 def number(value: float) -> str:
     """Return a C literal of exactly this float32."""
@@ -166,17 +169,24 @@ def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str
     source = sources[0]
     down, right = step.dilation
     start = "-INFINITY" if step.divisors is None else "0.0f"
-    value = f"in0[{_at(source, 'c', 'j', 'i')}]"
-    take = f"sum = {value} > sum || {value} != {value} ? {value} : sum;"
-    if step.divisors is not None:
-        take = f"sum += {value};"
+    take = "v > sum || v != v ? v : sum" if step.divisors is None else "sum + v"
+    take = f"{{ float v = in0[{_at(source, 'c', '@j', '@i')}]; sum = {take}; }}"
     tables = _bounds(name, "rows", step.rows) + _bounds(name, "columns", step.columns)
     rows, columns = _range(name, "rows", "y", step.rows), _range(name, "columns", "x", step.columns)
-    body = (
-        f"float sum = {start}; "
-        f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
-        f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) {take} "
-    )
+    window = [_regular(step.rows), _regular(step.columns)]
+    body = f"float sum = {start}; "
+    if window[0] and window[1] and window[0][1] * window[1][1] <= _UNROLLED:
+        # without inner loops compilers compute many columns at once
+        for j in range(0, window[0][1], down):
+            for i in range(0, window[1][1], right):
+                at = take.replace("@j", f"({rows[0]} + {j})")
+                body += at.replace("@i", f"{columns[0]} + {i}") + " "
+    else:
+        body += (
+            f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
+            f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) "
+            f"{take.replace('@j', 'j').replace('@i', 'i')} "
+        )
     result = "sum"
     if step.divisors is not None:
         flat = step.divisors.ravel()
