@@ -114,15 +114,25 @@ def copy(name: str, source: Plane, target: Plane) -> str:
     return _function(name, 1, _each(target, statement))
 
 
-def spread(name: str, source: Plane, lanes: int) -> str:
-    """Return a C function that writes a map as one lane of a vector of lanes."""
-    place = f"(c * {source.height} + y) * {source.width} + x"
-    if source.width == 1:
-        place = place.removesuffix(" + x")
-    if source.height == 1:
-        place = place.replace(f"(c * {source.height} + y)", "c")
-    statement = f"out[({place}) * {lanes}] = in0[{_at(source, 'c', 'y', 'x')}];"
-    return _function(name, 1, _each(source, statement))
+def transpose(name: str, features: int, pitch: int, lanes: int) -> str:
+    """Return a C function that turns rows of samples into features of lanes.
+
+    Parameters
+    ----------
+    name
+        Of the function.
+    features
+        Floats of a sample.
+    pitch
+        Floats from the start of a row to the next.
+    lanes
+        Samples.
+    """
+    # an inner loop over lanes is one that compilers put outside, for the sake of the loads
+    stores = "".join(
+        f"        out[i * {lanes} + {lane}] = in0[{lane * pitch} + i];\n" for lane in range(lanes)
+    )
+    return _function(name, 1, f"    for (int i = 0; i < {features}; i++) {{\n{stores}    }}\n")
 
 
 def _concat(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
