@@ -98,6 +98,11 @@ def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def _read() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
 def main() -> None:
     """Measure what is missing, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -107,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
     parser.add_argument("--table", action="store_true", help="print Markdown of what was measured")
     options = parser.parse_args()
-    report: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    report = _read()
     if options.table:
         print(table(report))
         return
@@ -116,14 +121,17 @@ def main() -> None:
     for text in options.run:
         name, _, folder = text.partition("=")
         makers[name] = lambda folder=folder: network_and_example(Path(folder))  # type: ignore[misc]
-    networks = report.setdefault("networks", {})
+    networks = report.get("networks", {})
     for name, make in makers.items():
         if options.only not in name or (name in networks and not options.again):
             continue
         print(name)
         model, example = make()
+        found = measure(model, example, options.seconds)
+        # read again: another process may have measured other networks meanwhile
+        report = _read()
         report["limits_gmacs"] = limits(["-march=native"])
-        networks[name] = measure(model, example, options.seconds)
+        report.setdefault("networks", {})[name] = found
         with atomic_write(RESULTS) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
 
