@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import rvsm
 from commandline import Run, make_folder, run_here
 from rvsm.deploy import bench as module
 from rvsm.deploy.bench import Bench, Row, bench
-from rvsm.deploy.benching import memory, runners, timing
+from rvsm.deploy.benching import memory, prepare, runners, timing
 from rvsm.deploy.benching.runners import RUNTIMES, Bound, Files, Floats
 from rvsm.errors import RvsmError
 
@@ -38,8 +39,16 @@ def tiny() -> nn.Module:
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def untuned() -> Iterator[None]:
+    """No timing of variants: tests/test_compiler.py has that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "compile", partial(rvsm.compile, tune=False))
+        yield
+
+
 @pytest.fixture(scope="module")
-def found() -> Bench:
+def found(untuned: None) -> Bench:
     before = torch.get_num_threads()
     model = tiny()
     done: list[tuple[int, int]] = []

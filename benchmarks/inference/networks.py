@@ -91,6 +91,12 @@ def table(report: dict[str, Any]) -> str:
             f"{found['compiler']['seconds']:.0f}",
         ]
         lines.append(f"| {network} | {' | '.join(cells)} |")
+    bounds = ", ".join(f"{key} {value}" for key, value in report["limits_gmacs"].items())
+    machine = next(iter(report["networks"].values()))["machine"]
+    lines += ["", f"{machine['processor']}, {machine['instructions']}, {machine['cores']} cores."]
+    lines.append(f"One thread's limits in billions of multiply-adds a second: {bounds}.")
+    busy = [found["machine"]["load"] for found in report["networks"].values()]
+    lines.append(f"Load while measuring: {min(busy):.1f} to {max(busy):.1f}.")
     return "\n".join(lines)
 
 
