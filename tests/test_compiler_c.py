@@ -71,6 +71,8 @@ TARGETS = {
     "C++": ("g++", ("-O1",)),
 }
 
+SLOW = ("sanitized for AVX2", "clang for AVX2", "any x86")
+
 
 @functools.cache
 def case(name: str) -> tuple[Source, np.ndarray, np.ndarray]:
@@ -87,7 +89,13 @@ def case(name: str) -> tuple[Source, np.ndarray, np.ndarray]:
     return write(lower(traced.graph, traced.state_dict()), name), images.numpy(), outputs
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, marks=[pytest.mark.slow] if target in SLOW else [])
+        for target in TARGETS
+    ],
+)
 def test_the_file_compiles_and_computes(target: str, tmp_path: Path) -> None:
     compiler, flags = TARGETS[target]
     if shutil.which(compiler) is None:
