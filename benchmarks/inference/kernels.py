@@ -321,7 +321,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     flags = options.flags.split()
-    seconds = 0.4 if options.quick else 1.5
+    seconds = 0.3 if options.quick else 1.0
     report: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     report["what"] = "processor time of dense ONNX Runtime over ours, one thread, random masks"
     report["machine"] = {
