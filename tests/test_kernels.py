@@ -107,7 +107,7 @@ ALL = [
 def cases(layer: Layer, prefix: str, chosen: list[Variant]) -> list[Case]:
     """Return a case for each variant that the layer admits."""
     found = []
-    for k, variant in enumerate(chosen):
+    for k, variant in enumerate(dict.fromkeys(chosen)):
         try:
             emitted = emit(f"{prefix}_{k}", layer, variant)
         except RvsmError:
@@ -129,7 +129,11 @@ def examples(count: int, seed: int) -> list[Case]:
         drawn.append(layer)
 
     draw()
-    return [case for k, layer in enumerate(drawn) for case in cases(layer, f"k{k}", ALL)]
+    return [
+        case
+        for k, layer in enumerate(drawn)
+        for case in cases(layer, f"k{k}", [choose(layer), *ALL])
+    ]
 
 
 @pytest.fixture(scope="module")

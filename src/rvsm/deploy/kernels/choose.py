@@ -70,13 +70,15 @@ def _together(layer: Layer) -> list[int]:
 
 def _views(layer: Layer) -> list[tuple[Kernel, bool]]:
     """Return pairs of kernel and whether vectors cross rows."""
-    width = layer.needed[1]
+    height, width = layer.needed
     found: list[tuple[Kernel, bool]] = []
     if layer.kernel[1] > 1:
-        found += [("shifted", False), ("shifted", True)]
+        found.append(("shifted", False))
+        found += [("shifted", True)] * (height > 1)
     if layer.stride[1] == 1 or width == 1:
         found.append(("direct", False))
-        if layer.stride[0] == 1 and not layer.source.interleaved and width < NARROW:
+        tall = height > 1 and layer.stride[0] == 1 and not layer.source.interleaved
+        if tall and width < NARROW:
             found.append(("direct", True))
     else:
         found.append(("packed", True))
