@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -357,3 +359,22 @@ def test_the_environment_names_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     found = find_compiler()
     assert found is not None
     assert os.access(found, os.X_OK)
+
+
+def test_processes_that_compile_the_same_at_once(private_cache: Path) -> None:
+    text = (
+        "import torch, rvsm\n"
+        "torch.manual_seed(3)\n"
+        "model = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Flatten(),"
+        " torch.nn.Linear(64, 3))\n"
+        "x = torch.randn(2, 2, 6, 6)\n"
+        "assert torch.allclose(rvsm.compile(model, x)(x), model(x), atol=1e-5)\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=280)
+        assert process.returncode == 0, said
+    assert not list(private_cache.glob(".*"))
