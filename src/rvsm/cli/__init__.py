@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rvsm.cli import data, export, inspect, runs, shrink
+from rvsm.cli import bench, data, export, inspect, runs, shrink
 from rvsm.cli.guard import debugging, guarded
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("reproduce")(guarded(runs.reproduce))
 app.command("inspect")(guarded(inspect.inspect))
 app.command("export")(guarded(export.export))
 app.command("shrink")(guarded(shrink.shrink))
+app.command("bench")(guarded(bench.bench))
 
 
 def _print_version(wanted: bool) -> None:

@@ -19,6 +19,9 @@ RVSM_INLINE float rvsm_gelu_tanh(float x)
 """
 """Activations of single floats."""
 
+_UNROLLED = 16
+"""Places of a pooling window that are written out one by one."""
+
 
 def number(value: float) -> str:
     """Return a C literal of exactly this float32."""
@@ -111,15 +114,25 @@ def copy(name: str, source: Plane, target: Plane) -> str:
     return _function(name, 1, _each(target, statement))
 
 
-def spread(name: str, source: Plane, lanes: int) -> str:
-    """Return a C function that writes a map as one lane of a vector of lanes."""
-    place = f"(c * {source.height} + y) * {source.width} + x"
-    if source.width == 1:
-        place = place.removesuffix(" + x")
-    if source.height == 1:
-        place = place.replace(f"(c * {source.height} + y)", "c")
-    statement = f"out[({place}) * {lanes}] = in0[{_at(source, 'c', 'y', 'x')}];"
-    return _function(name, 1, _each(source, statement))
+def transpose(name: str, features: int, pitch: int, lanes: int) -> str:
+    """Return a C function that turns rows of samples into features of lanes.
+
+    Parameters
+    ----------
+    name
+        Of the function.
+    features
+        Floats of a sample.
+    pitch
+        Floats from the start of a row to the next.
+    lanes
+        Samples.
+    """
+    # an inner loop over lanes is one that compilers put outside, for the sake of the loads
+    stores = "".join(
+        f"        out[i * {lanes} + {lane}] = in0[{lane * pitch} + i];\n" for lane in range(lanes)
+    )
+    return _function(name, 1, f"    for (int i = 0; i < {features}; i++) {{\n{stores}    }}\n")
 
 
 def _concat(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
@@ -166,17 +179,24 @@ def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str
     source = sources[0]
     down, right = step.dilation
     start = "-INFINITY" if step.divisors is None else "0.0f"
-    value = f"in0[{_at(source, 'c', 'j', 'i')}]"
-    take = f"sum = {value} > sum || {value} != {value} ? {value} : sum;"
-    if step.divisors is not None:
-        take = f"sum += {value};"
+    take = "v > sum || v != v ? v : sum" if step.divisors is None else "sum + v"
+    take = f"{{ float v = in0[{_at(source, 'c', '@j', '@i')}]; sum = {take}; }}"
     tables = _bounds(name, "rows", step.rows) + _bounds(name, "columns", step.columns)
     rows, columns = _range(name, "rows", "y", step.rows), _range(name, "columns", "x", step.columns)
-    body = (
-        f"float sum = {start}; "
-        f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
-        f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) {take} "
-    )
+    window = [_regular(step.rows), _regular(step.columns)]
+    body = f"float sum = {start}; "
+    if window[0] and window[1] and window[0][1] * window[1][1] <= _UNROLLED:
+        # without inner loops compilers compute many columns at once
+        for j in range(0, window[0][1], down):
+            for i in range(0, window[1][1], right):
+                at = take.replace("@j", f"({rows[0]} + {j})")
+                body += at.replace("@i", f"{columns[0]} + {i}") + " "
+    else:
+        body += (
+            f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
+            f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) "
+            f"{take.replace('@j', 'j').replace('@i', 'i')} "
+        )
     result = "sum"
     if step.divisors is not None:
         flat = step.divisors.ravel()

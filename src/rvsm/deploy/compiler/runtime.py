@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rvsm.deploy.compiler.build import build, find_compiler
+from rvsm.deploy.compiler.library import Facts, Library
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import Source, write
 from rvsm.deploy.compiler.tune import fastest
@@ -53,16 +54,15 @@ class Compiled:
             parameters = next(network.parameters(), torch.zeros(()))
             probe = torch.zeros(1, *self._shape, dtype=parameters.dtype)
             self._out = tuple(network(probe).shape[1:])
-        self._local = threading.local()
+        self._library: Library | None = None
         if library is not None and source is not None:
-            loaded = ctypes.CDLL(str(library))
-            self._run = getattr(loaded, f"{source.name}_run_parallel")
-            self._init = getattr(loaded, f"{source.name}_init")
-            pointer = ctypes.c_void_p
-            self._run.argtypes = [pointer, pointer, ctypes.c_size_t, pointer, ctypes.c_int]
-            self._run.restype = None
-            self._init.argtypes = [pointer]
-            self._init.restype = None
+            facts = Facts(str(library), source.name, self._shape, self._out, source.workspace_bytes)
+            self._library = Library(facts, threads)
+
+    @property
+    def facts(self) -> Facts | None:
+        """What a program needs to call the library; None where PyTorch computes."""
+        return None if self._library is None else self._library.facts
 
     @overload
     def __call__(self, images: Tensor) -> Tensor: ...
@@ -92,9 +92,8 @@ class Compiled:
                     f"A compiled network runs on the CPU, and the input is on {images.device}; "
                     "move it with .cpu()."
                 )
-            if images.dtype == torch.float32:
-                return torch.from_numpy(self._compute(images.detach().numpy()))
-            self._refuse(str(images.dtype), tuple(images.shape))
+            self._check(str(images.dtype).removeprefix("torch."), tuple(images.shape))
+            return torch.from_numpy(self._compute(images.detach().numpy()))
         if isinstance(images, np.ndarray):
             return self._compute(images)
         raise RvsmError(
@@ -103,38 +102,60 @@ class Compiled:
         )
 
     def _compute(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        if images.dtype != np.float32 or images.shape[1:] != self._shape or images.ndim == 0:
-            self._refuse(str(images.dtype), images.shape)
+        self._check(str(images.dtype), images.shape)
         images = np.ascontiguousarray(images)
         result = np.empty((len(images), *self._out), dtype=np.float32)
-        if self.library is None:
+        if self._library is None:
             with torch.no_grad():
                 result[...] = self.network(torch.from_numpy(images)).numpy()
-            return result
-        self._run(
-            images.ctypes.data, result.ctypes.data, len(images), self._workspace(), self.threads
-        )
+        else:
+            self._library.run(images, result)
         return result
 
-    def _refuse(self, dtype: str, shape: tuple[int, ...]) -> None:
+    def bind(self, images: NDArray[np.float32], result: NDArray[np.float32]) -> Callable[[], None]:
+        """Return a function that computes the same arrays again and again, with least ado.
+
+        Parameters
+        ----------
+        images
+            float32 ``(batch, *shape)``, contiguous: what it holds when the function is called.
+        result
+            float32 ``(batch, *shape)``, contiguous; it is written.
+
+        Returns
+        -------
+        callable
+            Takes nothing, gives nothing. It has memory of its own: one thread at a time.
+
+        Raises
+        ------
+        RvsmError
+            If an array does not fit.
+        """
+        self._check(str(images.dtype), images.shape)
+        wanted = (len(images), *self._out)
+        fits = result.shape == wanted and result.dtype == np.float32
+        if not fits or not images.flags.c_contiguous or not result.flags.c_contiguous:
+            raise RvsmError(
+                f"bind takes contiguous arrays, and for the result float32 {wanted}, not "
+                f"{result.dtype} {result.shape}; numpy.ascontiguousarray and numpy.empty make them."
+            )
+        if self._library is not None:
+            return self._library.bind(images, result)
+
+        def run() -> None:
+            result[...] = self._compute(images)
+
+        return run
+
+    def _check(self, dtype: str, shape: tuple[int, ...]) -> None:
+        if dtype == "float32" and shape and shape[1:] == self._shape:
+            return
         wanted = ", ".join(map(str, self._shape))
         raise RvsmError(
             f"The network takes float32 inputs of shape (batch, {wanted}), and this one is "
-            f"{dtype.removeprefix('torch.')} {tuple(shape)}."
+            f"{dtype} {tuple(shape)}."
         )
-
-    def _workspace(self) -> int:
-        """Return the address of this thread's workspaces, one for each thread of a batch."""
-        found = getattr(self._local, "workspace", None)
-        if found is None:
-            assert self.source is not None
-            size = self.source.workspace_bytes
-            found = np.empty(size * self.threads, dtype=np.uint8)
-            for thread in range(self.threads):
-                self._init(found.ctypes.data + thread * size)
-            self._local.workspace = found
-        address: int = found.ctypes.data
-        return address
 
 
 def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool = True) -> Compiled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rvsm.deploy import kernels
@@ -135,8 +135,13 @@ def write(
                 vector: Place(place.start + maps.floats, place.plane)
                 for vector, place in memory.places.items()
             }
-            floats = max(floats, maps.floats + memory.floats)
-            _write_head(writer, program, joints, head, lanes, places, maps)
+            end = maps.floats + memory.floats
+            rows = {}
+            for vector in given:
+                rows[vector] = end
+                end += _row(shapes[vector][0]) * lanes if lanes > 1 else 0
+            floats = max(floats, end)
+            _write_head(writer, program, joints, head, lanes, places, maps, rows)
     scratch = -(-floats // FLOATS_APART) * FLOATS_APART
     floats = scratch + writer.scratch + FLOATS_APART
     inputs, outputs = math.prod(program.input_shape), math.prod(shapes[program.output])
@@ -261,23 +266,35 @@ def _write_head(
     lanes: int,
     places: Mapping[str, Place],
     maps: Memory,
+    rows: Mapping[str, int],
 ) -> None:
-    """Write the functions that fill a lane, compute on vectors and read a lane."""
-    body = ""
-    for step in joints:
-        source = maps.places[step.inputs[0]]
-        name = writer.next()
-        writer.add(plain.spread(name, source.plane, lanes))
-        body += f"    {name}(w + {source.start}, w + {places[step.output].start} + lane);\n"
-    if program.input in places:
-        start = places[program.input].start
-        body += (
-            "    for (int i = 0; i < @inputs@; i++)\n"
-            f"        w[{start} + i * {lanes} + lane] = in[i];\n"
-        )
+    """Write the functions that fill a lane, compute on vectors and read a lane.
+
+    Samples are kept one after the other and turned into lanes at once: a store that leaves a
+    cache line after one float costs as much as one that fills it.
+    """
     arguments = "const float *restrict in, float *restrict w, int lane"
-    writer.add(_function(f"fill{lanes}", arguments, body))
-    body = "".join(_call(writer, step, places) for step in head)
+    joined = {step.output: maps.places[step.inputs[0]] for step in joints}
+    fill = turn = ""
+    for vector, start in rows.items():
+        target, plane = places[vector], joined[vector].plane if vector in joined else None
+        features = target.plane.channels
+        pitch = _row(features) if lanes > 1 else 0
+        into = f"w + {start if lanes > 1 else target.start}" + f" + lane * {pitch}" * (lanes > 1)
+        source = "in"
+        if vector in joined:
+            source = f"w + {joined[vector].start}"
+        copy = writer.next()
+        whole = Plane(1, 1, features) if plane is None else plane
+        tight = replace(whole, top=0, bottom=0, left=0, right=0, pitch=0)
+        writer.add(plain.copy(copy, whole, tight))
+        fill += f"    {copy}({source}, {into});\n"
+        if lanes > 1:
+            transpose = writer.next()
+            writer.add(plain.transpose(transpose, features, pitch, lanes))
+            turn += f"    {transpose}(w + {start}, w + {target.start});\n"
+    writer.add(_function(f"fill{lanes}", arguments, fill))
+    body = turn + "".join(_call(writer, step, places) for step in head)
     writer.add(_function(f"head{lanes}", "float *restrict w", body))
     start = places[program.output].start
     body = (
@@ -286,6 +303,14 @@ def _write_head(
     )
     arguments = "const float *restrict w, float *restrict out, int lane"
     writer.add(_function(f"read{lanes}", arguments, body))
+
+
+def _row(features: int) -> int:
+    """Return the floats from one sample's row to the next: an odd number of cache lines.
+
+    Even numbers would put the rows of all lanes in the same few sets of the cache.
+    """
+    return (-(-features // FLOATS_APART) | 1) * FLOATS_APART
 
 
 def _function(part: str, arguments: str, body: str) -> str:

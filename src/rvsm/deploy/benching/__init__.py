@@ -1,0 +1,1 @@
+"""What `rvsm.deploy.bench` is made of: files, runtimes, clocks, memory, tables."""
