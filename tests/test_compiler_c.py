@@ -69,7 +69,13 @@ TARGETS = {
     "clang": ("clang", ("-O2", *STRICT)),
     "clang for AVX2": ("clang", ("-O2", "-mavx2", "-mfma", *STRICT)),
     "C++": ("g++", ("-O1",)),
+    "ARM": ("aarch64-linux-gnu-gcc", ("-O2", "-static", *STRICT)),
 }
+RUN = {"ARM": ["qemu-aarch64-static"]}
+"""What runs the programs of another processor."""
+
+
+SLOW = ("sanitized for AVX2", "clang for AVX2", "any x86")
 
 
 @functools.cache
@@ -87,11 +93,18 @@ def case(name: str) -> tuple[Source, np.ndarray, np.ndarray]:
     return write(lower(traced.graph, traced.state_dict()), name), images.numpy(), outputs
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, marks=[pytest.mark.slow] if target in SLOW else [])
+        for target in TARGETS
+    ],
+)
 def test_the_file_compiles_and_computes(target: str, tmp_path: Path) -> None:
     compiler, flags = TARGETS[target]
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
+    for needed in (compiler, *RUN.get(target, [])):
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is not installed")
     if "avx2" in str(flags) and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
     includes, calls = [], []
@@ -116,7 +129,7 @@ def test_the_file_compiles_and_computes(target: str, tmp_path: Path) -> None:
         objects.append(str(file.with_suffix(".o")))
         run([own, *flags, *language, "-c", str(file), "-o", objects[-1]], tmp_path)
     run([compiler, *flags, *objects, "-o", "program", "-lm"], tmp_path)
-    run(["./program"], tmp_path)
+    run([*RUN.get(target, []), "./program"], tmp_path)
     for name in NETWORKS:
         _, _, outputs = case(name)
         got = np.fromfile(tmp_path / f"{name}.out", dtype=np.float32).reshape(outputs.shape)

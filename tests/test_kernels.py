@@ -107,7 +107,7 @@ ALL = [
 def cases(layer: Layer, prefix: str, chosen: list[Variant]) -> list[Case]:
     """Return a case for each variant that the layer admits."""
     found = []
-    for k, variant in enumerate(chosen):
+    for k, variant in enumerate(dict.fromkeys(chosen)):
         try:
             emitted = emit(f"{prefix}_{k}", layer, variant)
         except RvsmError:
@@ -129,12 +129,16 @@ def examples(count: int, seed: int) -> list[Case]:
         drawn.append(layer)
 
     draw()
-    return [case for k, layer in enumerate(drawn) for case in cases(layer, f"k{k}", ALL)]
+    return [
+        case
+        for k, layer in enumerate(drawn)
+        for case in cases(layer, f"k{k}", [choose(layer), *ALL])
+    ]
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Case]:
-    return examples(9, 0)
+    return examples(7, 0)
 
 
 def compile_and_check(
@@ -236,9 +240,9 @@ def test_code_is_the_same_each_time() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("density", [0.0, 0.01, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.3, 1.0])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (64, 7), (32, 1), (16, 40)])
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (64, 7), (32, 1), (16, 33)])
 def test_every_listed_variant_can_be_emitted(
     channels: int, size: int, stride: tuple[int, int], density: float
 ) -> None:

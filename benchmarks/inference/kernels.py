@@ -1,6 +1,6 @@
 """Measure the sparse kernels layer by layer against dense ONNX Runtime, on one thread.
 
-python benchmarks/inference/kernels.py [--quick] [--again] [--flags "-march=haswell"]
+python benchmarks/inference/kernels.py [--quick] [--again] [--only TEXT] [--flags "-march=haswell"]
 
 Writes kernels.json beside this file, one row per layer, share of zeros and batch as it is
 measured; rows that are there are kept unless --again is given. Both sides run in turns in one
@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,11 +318,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="four shapes, short timing")
     parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--flags", default="-march=native", help="for gcc, beside -O3")
     options = parser.parse_args()
     torch.set_num_threads(1)
     flags = options.flags.split()
-    seconds = 0.4 if options.quick else 1.5
+    seconds = 0.3 if options.quick else 1.0
     report: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     report["what"] = "processor time of dense ONNX Runtime over ours, one thread, random masks"
     report["machine"] = {
@@ -332,17 +334,21 @@ def main() -> None:
     section["limits_gmacs"] = limits(flags)
     print(section["limits_gmacs"])
     rows = section["rows"]
+    wanted: dict[str, Callable[[], dict[str, Any]]] = {}
     for shape in SHAPES[:4] if options.quick else SHAPES:
         # Dense tables of the largest layers, a dozen variants of each, take compilers minutes.
         small = shape.inputs * shape.outputs * shape.kernel**2 < 50_000
         for zeros in ((0.0,) if small else ()) + (0.85, 0.95, 0.99):
             for batch in (1, 64) if zeros else (1,):
-                record(report, rows, f"{shape}, {zeros:.0%} zeros, batch {batch}", options.again,
-                       lambda s=shape, z=zeros, b=batch: measure_conv(s, z, b, flags, seconds))  # type: ignore[misc]  # fmt: skip
+                name = f"{shape}, {zeros:.0%} zeros, batch {batch}"
+                wanted[name] = partial(measure_conv, shape, zeros, batch, flags, seconds)
     for zeros in (0.0, 0.7, 0.85, 0.95, 0.99):
         for lanes in (1, 8, 64):
-            record(report, rows, f"linear 800->500, {zeros:.0%} zeros, batch {lanes}",
-                   options.again, lambda z=zeros, n=lanes: measure_linear(z, n, flags, seconds))  # type: ignore[misc]  # fmt: skip
+            name = f"linear 800->500, {zeros:.0%} zeros, batch {lanes}"
+            wanted[name] = partial(measure_linear, zeros, lanes, flags, seconds)
+    for name, measure in wanted.items():
+        if options.only in name:
+            record(report, rows, name, options.again, measure)
 
 
 def record(

@@ -168,7 +168,7 @@ def load_network(path: Path | str) -> Network:
     description = read_architecture(Path(path))
     if description is None:
         raise FileFormatError(
-            f"{path} holds tensors and not the layers that use them: build the model in Python as it "
-            "was when saved, and use rvsm.load(path, model)."
+            f"{path} holds tensors and not the layers that use them: build the model in Python as "
+            "it was when saved, and use rvsm.load(path, model)."
         )
     return Network.from_description(description, load(path)).eval()

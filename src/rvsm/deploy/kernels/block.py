@@ -109,30 +109,32 @@ def best_block(
     """
     (height, columns), pool = view.extent, layer.epilogue.pool or (1, 1)
     limit = max(1, REGISTERS[width] // together)
-    best: tuple[float, Block] | None = None
+    column_choices = [columns] if crosses else _column_choices(columns, width, pool, limit)
+    sizes: dict[Pair, int] = {}
     for rows in range(pool[0], height + 1, pool[0]):
-        for block_columns in _column_choices(columns, width, pool, limit):
-            if crosses and block_columns != columns:
-                continue
-            aligned = view.aligned >= width
-            block = (
-                by_run(width, rows, columns, view.step)
-                if crosses
-                else by_rows(width, rows, block_columns, view.step, aligned)
-            )
-            if block.vectors > limit and best is not None:
-                continue
-            cost = _cost(layer, view, block, together, entries)
-            if best is None or cost < best[0]:
-                best = (cost, block)
-    assert best is not None
-    return best[1]
+        for part in column_choices:
+            run = (rows - 1) * view.step + columns
+            sizes[rows, part] = _divided(run, width) if crosses else rows * _divided(part, width)
+    fitting = [size for size, vectors in sizes.items() if vectors <= limit]
+    # Where not even one row of pooling windows fits, the compiler has to spill a few sums.
+    blocks = [
+        by_run(width, rows, part, view.step)
+        if crosses
+        else by_rows(width, rows, part, view.step, view.aligned >= width)
+        for rows, part in fitting or [min(sizes, key=lambda size: sizes[size])]
+    ]
+    return min(blocks, key=lambda block: _cost(layer, view, block, together, entries))
 
 
 def _column_choices(columns: int, width: int, pool: Pair, limit: int) -> list[int]:
-    """Return numbers of columns a block may have: all, or some whole vectors and pool windows."""
-    some = {vectors * width // pool[1] * pool[1] for vectors in range(1, limit + 1)}
-    return [columns, *sorted(part for part in some if 0 < part < columns)]
+    """Return numbers of columns a block may have: all, or some whole vectors and pool windows.
+
+    Whole rows win wherever the registers hold one: parts of rows were up to twice as slow.
+    """
+    if _divided(columns, width) * pool[0] <= limit:
+        return [columns]
+    some = {_divided(vectors * width, pool[1]) * pool[1] for vectors in range(1, limit + 1)}
+    return sorted({min(part, columns) for part in some})
 
 
 def _cost(layer: Layer, view: View, block: Block, together: int, entries: float) -> float:

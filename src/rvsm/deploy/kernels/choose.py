@@ -6,7 +6,7 @@ from rvsm.deploy.kernels.assemble import Kernel, Variant
 from rvsm.deploy.kernels.geometry import Layer, Pair
 from rvsm.deploy.kernels.view import ALIGN, round_up
 
-CACHE_FLOATS = 8 * 1024  # what a block of input channels may take of the nearest cache
+CACHE_FLOATS = 10 * 1024  # what a block of input channels may take of the nearest cache
 DENSE = 0.4  # above this share of nonzeros, sharing loads beats skipping zeros
 NARROW = 2 * ALIGN  # columns below which vectors that cross rows may save more than they cost
 
@@ -43,7 +43,10 @@ def choose(layer: Layer) -> Variant:
     blocks = _default_blocks(layer, per_output)
     if width == 1 or (layer.kernel == (1, 1) and not strided):
         return Variant("direct", narrow and tall and height > 1, together, blocks)
-    if uses >= 12 and height * width <= 1024:
+    if _large(layer) and (strided or uses >= 6):
+        kernel: Kernel = "shifted" if uses >= 12 else "packed"
+        return Variant(kernel, False, together, min(blocks, 2), tile=_tiles(layer, kernel)[0])
+    if uses >= 12:
         crosses = width < ALIGN and width in (2, 4, 8)
         return Variant("shifted", crosses, together, blocks)
     if strided:
@@ -67,13 +70,15 @@ def _together(layer: Layer) -> list[int]:
 
 def _views(layer: Layer) -> list[tuple[Kernel, bool]]:
     """Return pairs of kernel and whether vectors cross rows."""
-    width = layer.needed[1]
+    height, width = layer.needed
     found: list[tuple[Kernel, bool]] = []
     if layer.kernel[1] > 1:
-        found += [("shifted", False), ("shifted", True)]
+        found.append(("shifted", False))
+        found += [("shifted", True)] * (height > 1)
     if layer.stride[1] == 1 or width == 1:
         found.append(("direct", False))
-        if layer.stride[0] == 1 and not layer.source.interleaved and width < NARROW:
+        tall = height > 1 and layer.stride[0] == 1 and not layer.source.interleaved
+        if tall and width < NARROW:
             found.append(("direct", True))
     else:
         found.append(("packed", True))
