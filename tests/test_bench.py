@@ -109,7 +109,7 @@ def test_text_and_json(found: Bench) -> None:
     plain = json.loads(json.dumps(found.to_dict()))
     assert len(plain["rows"]) == len(found.rows)
     assert plain["losses"] == list(found.losses)
-    assert plain["machine"]["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(plain["machine"]["versions"]["torch"])  # less its "+cpu"
     assert plain["memory"].keys() == found.memory.keys()
 
 
