@@ -149,6 +149,16 @@ def test_table_of_file_sizes() -> None:
     assert table in (ROOT / "docs" / "file-format.md").read_text("utf-8")
 
 
+def test_table_of_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "inference"
+    monkeypatch.syspath_prepend(folder)
+    found = json.loads((folder / "networks.json").read_text("utf-8"))
+    table = runpy.run_path(str(folder / "networks.py"))["table"](found)
+    assert table.strip() in (ROOT / "docs" / "compiler.md").read_text("utf-8")
+
+
 def test_table_of_shrinking() -> None:
     import json
 
