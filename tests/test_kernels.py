@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,7 @@ from rvsm.deploy.kernels import (
     Plane,
     Variant,
     choose,
-    conv,
     emit,
-    linear,
     linear_layer,
     make_layer,
     variants,
@@ -190,7 +189,7 @@ def linear_cases() -> list[Case]:
         bias = rng.standard_normal(outputs, dtype=np.float32)
         layer = linear_layer(weight, Epilogue(bias, "relu", residual=k % 2 == 1), lanes)
         found += cases(layer, f"l{k}", [*ALL[:1], *ALL[2:4], *ALL[-2:]])
-        found.append(Case(linear(f"l{k}", weight, layer.epilogue, lanes), layer))
+        found.append(Case(emit(f"l{k}", layer, choose(layer)), layer))
     return found
 
 
@@ -236,7 +235,8 @@ def program(emitted: list[Emitted], chosen: list[Case]) -> str:
 def test_code_is_the_same_each_time() -> None:
     weight = np.random.default_rng(0).standard_normal((3, 2, 3, 3), dtype=np.float32)
     planes = Plane(2, 5, 5, 1, 1, 1, 1), Plane(3, 5, 5)
-    first, second = (conv("same", *planes, weight, padding=(1, 1)) for _ in range(2))
+    layer = make_layer(*planes, weight, padding=(1, 1))
+    first, second = (emit("same", layer, choose(layer)) for _ in range(2))
     assert first == second
 
 
@@ -275,14 +275,19 @@ def test_every_listed_variant_can_be_emitted(
         ({"variant": Variant("gather")}, "one place"),
     ],
 )
-def test_bad_layers_are_refused(change: dict[str, object], match: str) -> None:
+def test_bad_layers_are_refused(change: dict[str, Any], match: str) -> None:
     weight = np.zeros((3, 2, 3, 3), dtype=np.float32)
-    given: dict[str, object] = {
+    given: dict[str, Any] = {
         "source": Plane(2, 6, 6, 1, 1, 1, 1), "target": Plane(3, 6, 6), "weight": weight,
         "padding": (1, 1),
     }  # fmt: skip
     with pytest.raises(RvsmError, match=match):
-        conv("f", **(given | change))  # type: ignore[arg-type]
+        _emitted(**(given | change))
+
+
+def _emitted(variant: Variant | None = None, **given: Any) -> Emitted:
+    layer = make_layer(**given)
+    return emit("f", layer, variant or choose(layer))
 
 
 def test_bad_parts_are_refused() -> None:
@@ -295,4 +300,4 @@ def test_bad_parts_are_refused() -> None:
     with pytest.raises(RvsmError, match="pooling"):
         Epilogue(pool=(2, 2), residual=True)
     with pytest.raises(RvsmError, match="two dimensions"):
-        linear("f", np.zeros((1, 1, 1), dtype=np.float32))
+        linear_layer(np.zeros((1, 1, 1), dtype=np.float32))

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rvsm.atomic import atomic_write
+from rvsm.deploy.compiler.tune import aligned
 from rvsm.deploy.kernels import (
     Emitted,
     Epilogue,
@@ -48,7 +49,6 @@ from rvsm.deploy.kernels import (
 
 Floats = NDArray[np.float32]
 RESULTS = Path(__file__).with_name("kernels.json")
-SLACK = 16
 LIMITS = Path(__file__).with_name("limits.c")
 
 
@@ -109,13 +109,6 @@ def sparse(rng: np.random.Generator, shape: tuple[int, ...], zeros: float) -> Fl
     weight = rng.standard_normal(shape, dtype=np.float32) / np.sqrt(np.prod(shape[1:]))
     weight.ravel()[rng.permutation(weight.size)[: round(weight.size * zeros)]] = 0
     return weight.astype(np.float32)
-
-
-def aligned(size: int) -> Floats:
-    """Return ones: buffers never written would share one page of zeros and look too fast."""
-    raw = np.ones(size + SLACK + 16, dtype=np.float32)
-    start = -raw.ctypes.data % 64 // 4
-    return raw[start : start + size + SLACK]
 
 
 def pointer(buffer: Floats) -> ctypes.c_void_p:

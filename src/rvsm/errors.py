@@ -1,5 +1,7 @@
 """The errors rvsm raises on purpose: one sentence each, with cause and remedy."""
 
+import re
+
 
 class RvsmError(Exception):
     """Base of every error a user can cause; the command line prints it without a traceback."""
@@ -31,3 +33,11 @@ class UnsupportedLayer(RvsmError):
 
 class CompilerError(RvsmError):
     """A C compiler that is missing, fails, or has no safe place for what it makes."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    # Colours are for terminals, and the hints of torch for its developers.
+    line = re.sub(r"\x1b\[\d*m|\s*For more information, run with.*", "", line)
+    return line.rstrip(".;:!") or type(error).__name__

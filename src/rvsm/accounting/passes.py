@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rvsm.modes import evaluating
+
 Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 """One input of a model, a tuple or list of them, or a mapping of them by name."""
 
@@ -27,7 +29,6 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
     Fused kernels (of attention and of recurrent layers) and compiled code hide their products;
     their plain forms, which compute the same, do not. Everything is put back afterwards.
     """
-    modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
@@ -38,13 +39,9 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking costs seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for module, mode in modes:
-                module.training = mode
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        stack.enter_context(evaluating(model))
+        yield
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

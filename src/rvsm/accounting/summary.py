@@ -19,11 +19,11 @@ from rvsm.accounting.products import OTHER, count_products
 from rvsm.accounting.tables import tables
 from rvsm.accounting.units import find_units
 from rvsm.errors import RvsmError
+from rvsm.text import as_text
 
 if TYPE_CHECKING:
     from rvsm.accounting.tolerance import Sensitivity
 
-_TEXT_WIDTH = 160
 _GRID = (96, 192)
 
 
@@ -130,10 +130,7 @@ class Report:
         yield from tables(self, console, options)
 
     def __str__(self) -> str:
-        console = Console(width=_TEXT_WIDTH, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return as_text(self)
 
 
 def report(

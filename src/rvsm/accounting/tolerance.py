@@ -17,9 +17,9 @@ from rvsm.accounting.layer import check_countable
 from rvsm.accounting.tables import percent
 from rvsm.bars import progress_bars
 from rvsm.errors import RvsmError
+from rvsm.text import as_text
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-_TEXT_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,7 @@ class Sensitivity:
         yield table
 
     def __str__(self) -> str:
-        console = Console(width=_TEXT_WIDTH, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return as_text(self)
 
 
 def sensitivity(

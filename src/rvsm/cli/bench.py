@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from rvsm.cli.guard import Bars
 from rvsm.cli.models import network_and_example
+from rvsm.cli.show import show
 
 
 def bench(
@@ -61,10 +61,4 @@ def bench(
             measure_memory=memory,
             progress=bars.named("measuring"),
         )
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-        return
-    from rich.console import Console
-
-    console = Console()
-    console.print(found if console.is_terminal else str(found), soft_wrap=True)
+    show(found, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ import typer
 
 from rvsm.cli.guard import Bars
 from rvsm.cli.models import network_and_example
+from rvsm.cli.show import show
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,18 +161,17 @@ def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
 
 
 def _print(account: Saved | OnnxAccount | CAccount, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(account.to_dict(), indent=2))
-        return
     from rich.console import Console
 
     from rvsm.deploy.saved import Saved
 
     console = Console()
-    if not isinstance(account, Saved):
+    if not as_json and not isinstance(account, Saved):
         console.print(str(account), soft_wrap=True, markup=False, highlight=False)
         return
-    console.print(account if console.is_terminal else str(account), soft_wrap=True)
+    show(account, as_json)
+    if as_json or not isinstance(account, Saved):
+        return
     console.print(
         f"{account.path}: {account.bytes:,} bytes, {account.dense_bytes / account.bytes:.1f} times "
         "smaller than dense.",

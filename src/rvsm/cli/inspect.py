@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rvsm.cli.show import show
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from torch import Tensor
 
     from rvsm.accounting import Report, Sensitivity
@@ -144,9 +145,6 @@ def _print(account: Report, scored: Sensitivity | None, as_json: bool) -> None:
             found["sensitivity"] = scored.to_dict()
         typer.echo(json.dumps(found, indent=2))
         return
-    from rich.console import Console
-
-    console = Console()
-    shown: list[RenderableType] = [account] if scored is None else [account, scored]
-    for part in shown:
-        console.print(part if console.is_terminal else str(part), soft_wrap=True)
+    show(account)
+    if scored is not None:
+        show(scored)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rvsm.cli.show import show
+
 
 def shrink(
     model: Annotated[
@@ -37,13 +39,4 @@ def shrink(
     network, example = network_and_example(model)
     small = rvsm.shrink(network, example, round_to=round_to, fold=fold)
     rvsm.save(small, out)
-    account = rvsm.shrink_report(small)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(account.to_dict(), indent=2))
-    else:
-        from rich.console import Console
-
-        console = Console()
-        console.print(account if console.is_terminal else str(account), soft_wrap=True)
+    show(rvsm.shrink_report(small), as_json)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +21,10 @@ from rvsm.deploy.benching.account import Bench, Row
 from rvsm.deploy.benching.prepare import prepare
 from rvsm.deploy.benching.runners import DENSE, OURS, RUNTIMES, Bind, Bound, Files, Floats
 from rvsm.deploy.benching.timing import Times, interleave, ratio
-from rvsm.deploy.tracing import check_example, evaluating
+from rvsm.deploy.tracing import check_example
 from rvsm.errors import RvsmError
+from rvsm.modes import evaluating
+from rvsm.processor import processor_facts, processor_name
 
 __all__ = ["Bench", "Row", "bench"]
 
@@ -267,12 +268,7 @@ def _difference(got: Floats, wanted: Floats) -> float:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on: processor, instruction set, cores and versions."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    lines = (line.partition(":") for line in text.splitlines())
-    found = {key.strip(): value.strip() for key, _, value in lines}
+    found = processor_facts()
     words = f"{found.get('flags', '')} {found.get('Features', '')}".split()
     sets = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
     versions = {}
@@ -280,7 +276,7 @@ def machine() -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {
-        "processor": found.get("model name") or platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "instructions": next((name for flag, name in sets.items() if flag in words), "unknown"),
         "cores": os.cpu_count(),
         "versions": versions,

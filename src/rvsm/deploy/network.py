@@ -15,7 +15,7 @@ from rvsm.deploy import ops
 from rvsm.deploy.container import DTYPES, NAMES
 from rvsm.deploy.files import load, read_architecture
 from rvsm.deploy.graph import Graph
-from rvsm.errors import FileFormatError, RvsmError
+from rvsm.errors import FileFormatError, RvsmError, first_line
 
 _LARGEST_MAP = 2**28
 
@@ -133,8 +133,7 @@ def _check(graph: Graph, tensors: Mapping[str, Tensor] | None) -> None:
     try:
         shapes = ops.shapes(graph)
     except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _misfit(f"its layers do not fit together ({first})") from error
+        raise _misfit(f"its layers do not fit together ({first_line(error)})") from error
     if max(math.prod(shape) for shape in shapes.values()) > _LARGEST_MAP:
         raise _misfit(f"a map of it has more than {_LARGEST_MAP} elements")
 

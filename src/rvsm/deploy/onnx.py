@@ -25,8 +25,9 @@ from torch.utils._pytree import tree_leaves
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy.files import unwrapped
-from rvsm.deploy.onnx_checks import check_valid, compare, first_line
-from rvsm.errors import RvsmError
+from rvsm.deploy.onnx_checks import check_valid, compare
+from rvsm.errors import RvsmError, first_line
+from rvsm.modes import evaluating
 
 if TYPE_CHECKING:
     import onnx
@@ -154,7 +155,7 @@ def export_onnx(
     inputs = _inputs(example, dynamic_batch)
     model = unwrapped(model)
     batches = [inputs]
-    with _evaluating(model), _watched(model) as entered:
+    with evaluating(model), _watched(model) as entered:
         outputs = [_run(model, inputs, entered, "the example")]
         if dynamic_batch:
             batches.append(_other_batch(inputs))
@@ -249,18 +250,6 @@ def _other_batch(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             drawn += torch.rand(shape, generator=generator).to(drawn)
         other.append(drawn.to(value.device))
     return tuple(other)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and each back into its own afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextlib.contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 
 import torch
 from torch import Tensor
 
-from rvsm.errors import RvsmError
+from rvsm.errors import RvsmError, first_line
 
 TOLERANCE = 1e-4
 """How far outputs may differ, relative to the largest; 16-bit floats have a coarser one."""
@@ -118,11 +117,3 @@ def _largest(value: Tensor) -> float:
     finite = value.double().abs()
     finite = finite[finite.isfinite()]
     return finite.max().item() if finite.numel() else 0.0
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    # Colours are for terminals, and the hints of torch for its developers.
-    line = re.sub(r"\x1b\[\d*m|\s*For more information, run with.*", "", line)
-    return line.rstrip(".;:!") or type(error).__name__

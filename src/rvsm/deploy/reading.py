@@ -278,36 +278,33 @@ def _batch_norm(reading: Reading, node: fx.Node) -> None:
     reading.emit(node, "batch_norm", tensors=tensors, eps=float(_argument(node, 7, 1e-5)))
 
 
-def _max_pool(reading: Reading, node: fx.Node) -> None:
+def _window(reading: Reading, node: fx.Node) -> dict[str, tuple[int, ...]]:
+    """Return what both kinds of pooling have."""
     _batched(reading, node)
     rank = _rank(node)
     kernel = _ints(node, 1, rank)
-    reading.emit(
-        node,
-        "max_pool",
-        kernel=kernel,
-        stride=_ints(node, 2, rank, kernel),
-        padding=_ints(node, 3, rank),
-        dilation=_ints(node, 4, rank, (1,)),
-        ceil=bool(_argument(node, 5, False)),
-    )
+    stride, padding = _ints(node, 2, rank, kernel), _ints(node, 3, rank)
+    return {"kernel": kernel, "stride": stride, "padding": padding}
+
+
+def _max_pool(reading: Reading, node: fx.Node) -> None:
+    attributes: dict[str, Any] = {
+        **_window(reading, node),
+        "dilation": _ints(node, 4, _rank(node), (1,)),
+        "ceil": bool(_argument(node, 5, False)),
+    }
+    reading.emit(node, "max_pool", **attributes)
 
 
 def _avg_pool(reading: Reading, node: fx.Node) -> None:
-    _batched(reading, node)
-    rank = _rank(node)
     if _argument(node, 6, None) is not None:
         raise reading.unsupported(node, "average pooling with a divisor of its own")
-    kernel = _ints(node, 1, rank)
-    reading.emit(
-        node,
-        "avg_pool",
-        kernel=kernel,
-        stride=_ints(node, 2, rank, kernel),
-        padding=_ints(node, 3, rank),
-        ceil=bool(_argument(node, 4, False)),
-        count_padding=bool(_argument(node, 5, True)),
-    )
+    attributes: dict[str, Any] = {
+        **_window(reading, node),
+        "ceil": bool(_argument(node, 4, False)),
+        "count_padding": bool(_argument(node, 5, True)),
+    }
+    reading.emit(node, "avg_pool", **attributes)
 
 
 def _adaptive(op: str) -> Callable[[Reading, fx.Node], None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rvsm.deploy.entries import Encoded
 from rvsm.deploy.stored import Stored
+from rvsm.text import as_text
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,7 @@ class Saved:
             )
 
     def __str__(self) -> str:
-        console = Console(width=160, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return as_text(self)
 
 
 def account(

@@ -17,8 +17,9 @@ from rvsm.deploy.shrinking.tidying import (
     with_input_selected,
     with_selections_joined,
 )
-from rvsm.deploy.tracing import check_example, evaluating, trace
+from rvsm.deploy.tracing import check_example, trace
 from rvsm.errors import RvsmError
+from rvsm.modes import evaluating
 
 _TOLERANCE = 1e-9
 """Largest difference in float64, as a share of the largest output, that is rounding."""

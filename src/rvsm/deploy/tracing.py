@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rvsm.deploy.network import Network
 from rvsm.deploy.reading import BATCH, Reading
-from rvsm.errors import RvsmError, UnsupportedLayer
+from rvsm.errors import RvsmError, UnsupportedLayer, first_line
+from rvsm.modes import evaluating
 
 
 def trace(model: nn.Module, example: Tensor) -> Network:
@@ -68,18 +69,6 @@ def check_example(example: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode and back in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's tracing from warning and logging: what fails is told by the error."""
     # torch.__trace keeps a level of its own, and records of megabytes where anyone listens
@@ -101,15 +90,13 @@ def _why_not(model: nn.Module, example: Tensor, error: Exception) -> str:
     try:
         model(example)
     except Exception as own:
-        first = (str(own).splitlines() or [type(own).__name__])[0]
         return (
             f"{type(model).__name__} cannot take an example of shape {tuple(example.shape)}: "
-            f"{first}; give an example as the module is used."
+            f"{first_line(own)}; give an example as the module is used."
         )
-    first = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"{type(model).__name__} cannot be traced ({first}); its forward must not depend on the "
-        "values of its input."
+        f"{type(model).__name__} cannot be traced ({first_line(error)}); its forward must "
+        "not depend on the values of its input."
     )
 
 

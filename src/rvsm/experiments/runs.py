@@ -20,6 +20,7 @@ from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import TrainConfig, load_config
 from rvsm.experiments.data import seed_of
 from rvsm.handwriting.network import TremorNet
+from rvsm.processor import processor_name
 
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
 """Which split of a data folder measures which protocol."""
@@ -129,7 +130,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": processor_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -242,14 +243,6 @@ def _cpu_has_bf16() -> bool:
         getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
     )
     return any(ask is not None and ask() for ask in supported)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rvsm.errors import RuleError, RunError
+from rvsm.modes import evaluating
 from rvsm.optim.distributed import is_sharded
 
 Batches = Iterable[Any]
@@ -70,27 +71,24 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     if not norms:
         return
     before = _statistics(model)
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = cast(float, None)  # torch's word for a cumulative mean
-        with _everywhere(model, norms) as counts, _random_states_kept(batches, device):
-            for batch in batches:
-                _forward(model, batch, device)
-                counts.append(1)
-    except BaseException:
-        _restore(before)
-        raise
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model):
+        try:
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = cast(float, None)  # torch's word for a cumulative mean
+            with _everywhere(model, norms) as counts, _random_states_kept(batches, device):
+                for batch in batches:
+                    _forward(model, batch, device)
+                    counts.append(1)
+        except BaseException:
+            _restore(before)
+            raise
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

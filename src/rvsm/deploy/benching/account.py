@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from rvsm.deploy.benching.runners import DENSE, OURS
+from rvsm.text import as_text
 
 _TEXT_WIDTH = 140
 
@@ -223,10 +224,7 @@ class Bench:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=_TEXT_WIDTH, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return as_text(self, _TEXT_WIDTH)
 
 
 def _where(row: Row) -> str:

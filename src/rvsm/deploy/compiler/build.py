@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rvsm.atomic import explain
 from rvsm.errors import CompilerError, RvsmError
+from rvsm.processor import processor_facts
 
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _SECONDS = 600
@@ -141,9 +142,6 @@ def _openmp(compiler: str) -> tuple[str, ...]:
 @functools.cache
 def _processor() -> str:
     """Return what tells this machine's instruction set from another's."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    known = [line for line in lines if line.startswith(("flags", "Features", "model name"))][:2]
+    facts = processor_facts()
+    known = [facts.get(key, "") for key in ("flags", "Features", "model name")]
     return "\n".join((platform.machine(), platform.processor(), *known))

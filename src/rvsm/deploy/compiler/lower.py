@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -96,6 +97,17 @@ def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
 # One layer, one step. Affine maps stay in float64 until all is folded.
 
 
+class _Base(TypedDict):
+    output: str
+    inputs: tuple[str, ...]
+    shape: Shape
+
+
+def _base(node: Node, shapes: Mapping[str, Shape]) -> _Base:
+    """Return what every step has."""
+    return {"output": node.name, "inputs": node.inputs, "shape": shapes[node.name]}
+
+
 def _conv(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
     weight = arrays["weight"]
     padding = node.ints("padding")
@@ -103,9 +115,7 @@ def _conv(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats])
         weight, padding = weight[:, :, None], (0, 0, *padding)
     top, bottom, left, right = padding
     return steps.Conv(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         weight=weight,
         bias=arrays.get("bias", np.zeros(len(weight))),
         stride=_pair(node.ints("stride"), 1),
@@ -118,9 +128,7 @@ def _conv(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats])
 def _linear(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
     weight = arrays["weight"]
     return steps.Linear(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         weight=weight,
         bias=arrays.get("bias", np.zeros(len(weight))),
     )
@@ -130,9 +138,7 @@ def _norm(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats])
     mean, var = arrays["running_mean"], arrays["running_var"]
     scale = arrays.get("weight", np.ones_like(mean)) / np.sqrt(var + node.number("eps"))
     shift = arrays.get("bias", np.zeros_like(mean)) - mean * scale
-    return steps.Affine(
-        output=node.name, inputs=node.inputs, shape=shapes[node.name], scale=scale, shift=shift
-    )
+    return steps.Affine(**_base(node, shapes), scale=scale, shift=shift)
 
 
 def _pool(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
@@ -153,9 +159,7 @@ def _pool(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats])
         ]
         divisors = np.outer(np.array(sizes[0]), np.array(sizes[1])).astype(float)
     return steps.Pool(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         source_shape=shapes[node.inputs[0]],
         rows=rows,
         columns=columns,
@@ -199,9 +203,7 @@ def _adaptive(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floa
         lengths = [[stop - start for start, stop in side] for side in sides]
         divisors = np.outer(np.array(lengths[0]), np.array(lengths[1])).astype(float)
     return steps.Pool(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         source_shape=shapes[node.inputs[0]],
         rows=sides[0],
         columns=sides[1],
@@ -219,33 +221,27 @@ def _pointwise(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Flo
         activation = Activation("gelu_tanh")
     elif node.op == "add":
         activation = Activation()
-    return steps.Pointwise(
-        output=node.name, inputs=node.inputs, shape=shapes[node.name], activation=activation
-    )
+    return steps.Pointwise(**_base(node, shapes), activation=activation)
 
 
 def _concat(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
-    return steps.Concat(output=node.name, inputs=node.inputs, shape=shapes[node.name])
+    return steps.Concat(**_base(node, shapes))
 
 
 def _select(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
     return steps.Select(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         channels=node.ints("channels"),
     )
 
 
 def _flatten(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
-    return steps.Flatten(output=node.name, inputs=node.inputs, shape=shapes[node.name])
+    return steps.Flatten(**_base(node, shapes))
 
 
 def _softmax(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> Step:
     return steps.Softmax(
-        output=node.name,
-        inputs=node.inputs,
-        shape=shapes[node.name],
+        **_base(node, shapes),
         log=bool(node.attributes["log"]),
     )
 

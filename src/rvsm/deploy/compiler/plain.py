@@ -9,6 +9,7 @@ import numpy as np
 from rvsm.deploy.compiler import steps
 from rvsm.deploy.compiler.steps import Activation, Floats, Step, Window
 from rvsm.deploy.kernels import Plane
+from rvsm.deploy.kernels.tables import array, floats
 
 HELPERS = """
 RVSM_INLINE float rvsm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -25,12 +26,12 @@ _UNROLLED = 16
 
 def number(value: float) -> str:
     """Return a C literal of exactly this float32."""
-    return f"{float(np.float32(value)).hex()}f"
+    return floats(np.array([value], dtype=np.float32))[0]
 
 
-def array(name: str, values: Sequence[float] | Floats) -> str:
+def _table(name: str, values: Floats) -> str:
     """Return a table of floats."""
-    return f"static const float {name}[] = {{{', '.join(number(v) for v in values)}}};\n"
+    return array("float", name, floats(values))
 
 
 def activated(activation: Activation, x: str) -> str:
@@ -101,7 +102,7 @@ def _pointwise(name: str, step: Step, sources: Sequence[Plane], target: Plane) -
 
 def _affine(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     assert isinstance(step, steps.Affine)
-    tables = array(f"{name}_scale", step.scale) + array(f"{name}_shift", step.shift)
+    tables = _table(f"{name}_scale", step.scale) + _table(f"{name}_shift", step.shift)
     value = f"{name}_scale[c] * in0[{_at(sources[0], 'c', 'y', 'x')}] + {name}_shift[c]"
     result = activated(step.activation, "v")
     statement = f"float v = {value}; out[{_at(target, 'c', 'y', 'x')}] = {result};"
@@ -203,7 +204,7 @@ def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str
         if (flat == flat[0]).all():
             result = f"sum / {number(flat[0])}"
         else:
-            tables += array(f"{name}_divisors", flat)
+            tables += _table(f"{name}_divisors", flat)
             y = "y" if target.height > 1 else "0"
             x = "x" if target.width > 1 else "0"
             result = f"sum / {name}_divisors[{y} * {target.width} + {x}]"

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rvsm.deploy import ops
 from rvsm.deploy.compiler.build import build, find_compiler
 from rvsm.deploy.compiler.library import Facts, Library
 from rvsm.deploy.compiler.lower import lower
@@ -50,10 +51,7 @@ class Compiled:
         self.library = library
         self.threads = threads
         self._shape = network.graph.input.ints("shape")
-        with torch.no_grad():
-            parameters = next(network.parameters(), torch.zeros(()))
-            probe = torch.zeros(1, *self._shape, dtype=parameters.dtype)
-            self._out = tuple(network(probe).shape[1:])
+        self._out = ops.shapes(network.graph)[network.graph.output.name]
         self._library: Library | None = None
         if library is not None and source is not None:
             facts = Facts(str(library), source.name, self._shape, self._out, source.workspace_bytes)
@@ -200,8 +198,6 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool =
         raise RvsmError(f"threads is {threads}; give at least 1.")
     network = shrink(model, example).cpu()
     compiler = find_compiler()
-    program = lower(network.graph, network.state_dict())
-    source = write(program)
     if compiler is None:
         if not _said.is_set():
             _said.set()
@@ -212,6 +208,8 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool =
                 stacklevel=2,
             )
         return Compiled(network, None, None, threads)
+    program = lower(network.graph, network.state_dict())
+    source = write(program)
     if tune:
         chosen = fastest(source.layers, source.code, compiler)
         source = write(program, variants=chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from rvsm.deploy import kernels
@@ -112,14 +112,13 @@ def write(
     body = ""
     if given:
         load = writer.next()
-        whole = _tight(program.input_shape)
-        writer.add(plain.copy(load, whole, planes[program.input]))
+        plane = planes[program.input]
+        writer.add(plain.copy(load, _tight(plane), plane))
         body += f"    {load}(in, w + {maps.places[program.input].start});\n"
     for step in trunk:
         body += _call(writer, step, maps.places)
     writer.add(_function("trunk", "const float *restrict in, float *restrict w", body))
 
-    vectors = [name for name, shape in shapes.items() if len(shape) == 1]
     floats = maps.floats
     if len(shapes[program.output]) == 3:
         run = _run_maps(writer, program, maps)
@@ -169,10 +168,9 @@ def write(
     )
 
 
-def _tight(shape: Shape) -> Plane:
-    """Return how a map lies that has nothing between its elements."""
-    channels, height, width = shape
-    return Plane(channels, height, width)
+def _tight(plane: Plane) -> Plane:
+    """Return how the same map lies with nothing between its elements."""
+    return Plane(plane.channels, plane.height, plane.width)
 
 
 def _filled(text: str, texts: Mapping[str, str]) -> str:
@@ -247,9 +245,7 @@ def _run_maps(writer: _Writer, program: Program, maps: Memory) -> str:
     """Return the loop over samples of a network whose output is a map."""
     store = writer.next()
     place = maps.places[program.output]
-    plane = place.plane
-    whole = _tight((plane.channels, plane.height, plane.width))
-    writer.add(plain.copy(store, plane, whole))
+    writer.add(plain.copy(store, place.plane, _tight(place.plane)))
     return (
         "    for (size_t i = 0; i < n; i++) {\n"
         "        @name@_trunk(in + i * @inputs@, w);\n"
@@ -277,17 +273,15 @@ def _write_head(
     joined = {step.output: maps.places[step.inputs[0]] for step in joints}
     fill = turn = ""
     for vector, start in rows.items():
-        target, plane = places[vector], joined[vector].plane if vector in joined else None
+        target = places[vector]
         features = target.plane.channels
         pitch = _row(features) if lanes > 1 else 0
         into = f"w + {start if lanes > 1 else target.start}" + f" + lane * {pitch}" * (lanes > 1)
-        source = "in"
+        source, plane = "in", Plane(1, 1, features)
         if vector in joined:
-            source = f"w + {joined[vector].start}"
+            source, plane = f"w + {joined[vector].start}", joined[vector].plane
         copy = writer.next()
-        whole = Plane(1, 1, features) if plane is None else plane
-        tight = replace(whole, top=0, bottom=0, left=0, right=0, pitch=0)
-        writer.add(plain.copy(copy, whole, tight))
+        writer.add(plain.copy(copy, plane, _tight(plane)))
         fill += f"    {copy}({source}, {into});\n"
         if lanes > 1:
             transpose = writer.next()

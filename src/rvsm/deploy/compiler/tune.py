@@ -110,10 +110,10 @@ def _wrapper(emitted: Emitted) -> str:
 def _race(library: ctypes.CDLL, layer: Layer, emitted: Sequence[Emitted]) -> int:
     """Return the place of the fastest."""
     rng = np.random.default_rng(0)
-    source = _buffer(layer.source.size)
+    source = aligned(layer.source.size)
     source[...] = rng.standard_normal(source.size)
-    buffers = [source, _buffer(layer.target.size), _buffer(layer.target.size)]
-    buffers.append(_buffer(max(one.scratch for one in emitted)))
+    buffers = [source, aligned(layer.target.size), aligned(layer.target.size)]
+    buffers.append(aligned(max(one.scratch for one in emitted)))
     pointers = [buffer.ctypes.data for buffer in buffers]
     runs = []
     for one in emitted:
@@ -142,8 +142,11 @@ def _seconds(run: Callable[..., None], pointers: Sequence[int], times: int) -> f
     return time.process_time() - start
 
 
-def _buffer(size: int) -> NDArray[np.float32]:
-    """Return ones, aligned to 64 bytes, with as much to read beyond."""
+def aligned(size: int) -> NDArray[np.float32]:
+    """Return ones, aligned to 64 bytes, with as much to read beyond.
+
+    Memory never written would share one page of zeros and look too fast.
+    """
     raw = np.ones(size + 32, dtype=np.float32)
     start = -raw.ctypes.data % 64 // 4
     return raw[start : start + size + 16]

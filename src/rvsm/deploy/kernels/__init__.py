@@ -1,13 +1,12 @@
 """C source of sparse layers: constant tables and one function a layer.
 
-`conv` and `linear` return an `Emitted`; put `prelude()` before its code. `variants` lists the ways
-to compute a layer that are worth timing, and `choose` takes one without timing.
+`make_layer` and `linear_layer` check a layer and `emit` writes it; put `prelude()` before its code.
+`variants` lists the ways to compute it that are worth timing, `choose` takes one without timing.
 """
 
-from rvsm.deploy.kernels.assemble import Variant, emit, make_layer
+from rvsm.deploy.kernels.assemble import Variant, emit, linear_layer, make_layer
 from rvsm.deploy.kernels.choose import choose, variants
 from rvsm.deploy.kernels.geometry import Emitted, Epilogue, Layer, Plane
-from rvsm.deploy.kernels.layers import conv, linear, linear_layer
 from rvsm.deploy.kernels.prelude import prelude
 
 __all__ = [
@@ -17,9 +16,7 @@ __all__ = [
     "Plane",
     "Variant",
     "choose",
-    "conv",
     "emit",
-    "linear",
     "linear_layer",
     "make_layer",
     "prelude",

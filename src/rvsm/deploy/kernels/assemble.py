@@ -69,9 +69,39 @@ def make_layer(
     groups: int = 1,
     epilogue: Epilogue | None = None,
 ) -> Layer:
-    """Return the checked layer of the same arguments as `conv`."""
+    """Return the checked layer of a convolution.
+
+    Parameters
+    ----------
+    source, target : Plane
+        Input and output; the source's border must be at least the padding.
+    weight : ndarray of float32, shape (outputs, channels / groups, kernel rows, kernel columns)
+    padding : tuple of int
+        Rows and columns, or top, bottom, left and right.
+
+    Raises
+    ------
+    RvsmError
+        If the sizes do not fit each other.
+    """
     sides = padding if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
     return Layer(source, target, weight, stride, sides, dilation, groups, epilogue or Epilogue())
+
+
+def linear_layer(weight: Floats, epilogue: Epilogue | None = None, lanes: int = 1) -> Layer:
+    """Return the checked layer of a linear layer, y[o, l] = sum over i of w[o, i] x[i, l].
+
+    Parameters
+    ----------
+    weight : ndarray of shape (outputs, features)
+    lanes : int
+        Images; input and output are matrices [feature][lane].
+    """
+    if weight.ndim != 2 or lanes < 1:
+        raise RvsmError("A linear layer needs a weight of two dimensions and at least one lane.")
+    outputs, features = weight.shape
+    source, target = Plane(features, 1, lanes), Plane(outputs, 1, lanes)
+    return make_layer(source, target, weight[:, :, None, None], epilogue=epilogue)
 
 
 def extent(layer: Layer, variant: Variant) -> Pair:

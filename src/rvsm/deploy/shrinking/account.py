@@ -13,6 +13,7 @@ from rich.table import Table
 from rvsm.deploy.graph import Graph, Node
 from rvsm.deploy.ops import shapes
 from rvsm.deploy.shrinking.draft import PRODUCERS
+from rvsm.text import as_text
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,7 @@ class ShrinkReport:
         )
 
     def __str__(self) -> str:
-        console = Console(width=160, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return as_text(self)
 
 
 def layer_sizes(before: Graph, after: Graph) -> tuple[ShrunkLayer, ...]:
