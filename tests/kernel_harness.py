@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,27 +37,27 @@ def aligned(size: int) -> Floats:
 
 
 def places(plane: Plane) -> NDArray[np.int64]:
-    """Return the index of every (channel, row, column)."""
-    c, y, x = np.ogrid[: plane.channels, : plane.height, : plane.width]
-    return plane.origin + c * plane.plane + y * plane.line + x
+    """Return the index of every (image, channel, row, column)."""
+    n, c, y, x = np.ogrid[: plane.lanes, : plane.channels, : plane.height, : plane.width]
+    return plane.origin + n + c * plane.plane + y * plane.line + x * plane.column
 
 
 def border(plane: Plane) -> NDArray[np.bool_]:
     """Say of each float of the map whether it must stay as it is."""
-    kept = np.zeros((plane.channels, plane.rows, plane.pitch), dtype=bool)
-    kept[:, : plane.top] = kept[:, plane.rows - plane.bottom :] = True
-    kept[:, :, : plane.left] = True
-    kept[:, :, plane.left + plane.width :] = True
-    return (kept.swapaxes(0, 1) if plane.interleaved else kept).ravel()
+    kept = np.ones(plane.size, dtype=bool)
+    kept[places(plane)] = False
+    return kept
 
 
 def place_in(plane: Plane, values: Floats, fill: float = 0.0) -> Floats:
     """Return a buffer that holds the map, `fill` in the slack and zeros in the border."""
     buffer = aligned(plane.size + SLACK)
     buffer[:] = fill
-    order = (plane.rows, plane.channels) if plane.interleaved else (plane.channels, plane.rows)
-    whole = buffer[: plane.size].reshape(*order, plane.pitch)
-    whole[:, :, : plane.left + plane.width + plane.right] = 0
+    tight = plane.left + plane.width + plane.right
+    bordered = replace(
+        plane, height=plane.rows, width=tight, top=0, bottom=0, left=0, right=0, pitch=plane.pitch
+    )
+    buffer[places(bordered)] = 0
     buffer[places(plane)] = values
     return buffer
 
@@ -133,7 +133,7 @@ def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float
     top, bottom, left, right = layer.padding
     bias = layer.epilogue.bias
     y = torch.nn.functional.conv2d(
-        torch.nn.functional.pad(torch.from_numpy(x).double()[None], (left, right, top, bottom)),
+        torch.nn.functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom)),
         torch.from_numpy(layer.weight).double(),
         None if bias is None else torch.from_numpy(bias).double(),
         layer.stride,
@@ -146,7 +146,7 @@ def expected(case: Case, x: Floats, residual: Floats | None) -> NDArray[np.float
     y = activate(layer.epilogue, y)
     if layer.epilogue.pool is not None:
         y = torch.nn.functional.max_pool2d(y, layer.epilogue.pool)
-    result: NDArray[np.float64] = y[0].numpy()
+    result: NDArray[np.float64] = y.numpy()
     return result
 
 
@@ -154,8 +154,9 @@ def check(library: ctypes.CDLL, case: Case, seed: int = 0) -> None:
     """Run a case on random input and compare with torch; nothing but the map may change."""
     rng = np.random.default_rng(seed)
     source, target = case.layer.source, case.layer.target
-    x = rng.standard_normal((source.channels, source.height, source.width), dtype=np.float32)
-    shape = (target.channels, target.height, target.width)
+    shape = (source.lanes, source.channels, source.height, source.width)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    shape = (target.lanes, target.channels, target.height, target.width)
     residual = rng.standard_normal(shape, dtype=np.float32) if case.emitted.residual else None
     out = aligned(target.size + SLACK)
     out[:] = CANARY

@@ -76,6 +76,9 @@ def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
     assert told["name"] == "net_export"
     assert told["weights"] == sum(p.numel() for p in model.parameters())
     assert (tmp_path / "net-export.h").exists()
+    single = json.loads(run("export", path, "--format", "c", "--single", "--json").out)
+    assert single["bytes"] < 0.7 * told["bytes"]
+    assert single["workspace_bytes"] < 0.2 * told["workspace_bytes"]
 
 
 def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
@@ -93,6 +96,7 @@ def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
 
 def test_wrong_usage(run: Run, tmp_path: Path) -> None:
     assert "belong to safetensors" in run("export", tmp_path, "--format", "c", "--zstd").err
+    assert "belongs to c" in run("export", tmp_path, "--format", "onnx", "--single").err
     model, example = network("mlp")
     with pytest.raises(RvsmError, match=r"let it end in \.c"):
         export_c(model, example, tmp_path / "net.cpp")

@@ -24,11 +24,11 @@ from rvsm.deploy import kernels
 from rvsm.deploy.compiler import runtime, tune
 from rvsm.deploy.compiler.build import find_compiler
 from rvsm.deploy.compiler.lower import lower
-from rvsm.deploy.compiler.source import LANES, write
+from rvsm.deploy.compiler.source import FEWEST, LANES, LANES_OF_VECTORS, write
 from rvsm.deploy.tracing import trace
 from rvsm.errors import CompilerError, RvsmError, UnsupportedLayer
 
-BATCHES = (1, 2, LANES // 4 - 1, LANES // 4, LANES, 2 * LANES + 3)
+BATCHES = (1, 2, FEWEST - 1, FEWEST, LANES, LANES_OF_VECTORS, LANES_OF_VECTORS + LANES + 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -348,8 +348,10 @@ def test_a_name_that_is_none() -> None:
 def test_workspaces_hold_no_more_than_maps_that_live_at_once() -> None:
     deep = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(12)]).eval()
     traced = trace(deep, torch.zeros(1, 4, 32, 32))
-    source = write(lower(traced.graph, traced.state_dict()))
-    assert source.workspace_bytes < 0.5 * 13 * 4 * 34 * 34 * 4
+    program = lower(traced.graph, traced.state_dict())
+    every = 13 * 4 * 34 * 34 * 4
+    assert write(program, batched=False).workspace_bytes < 0.5 * every
+    assert write(program).workspace_bytes < 0.5 * (1 + LANES) * every
 
 
 def test_the_environment_names_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ import torch
 
 from networks import NETWORKS, network
 from rvsm.deploy.compiler.lower import lower
-from rvsm.deploy.compiler.source import LANES, Source, write
+from rvsm.deploy.compiler.source import FEWEST, LANES_OF_VECTORS, Source, write
 from rvsm.deploy.tracing import trace
 
-BATCH = LANES + LANES // 4 + 2  # whole lanes, some lanes, single samples
+BATCH = LANES_OF_VECTORS + FEWEST + 2  # whole lanes, some lanes, single samples
 
 MAIN = """
 #include <stdio.h>

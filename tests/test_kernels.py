@@ -75,14 +75,16 @@ def layers(draw: st.DrawFn) -> Layer:
     more = [draw(whole(0, 2)) for _ in range(8)]
     border = [p + q for p, q in zip(padding, more[:4], strict=True)]
     tight = border[2] + size[1] + border[3]
+    images = draw(st.sampled_from([1, 1, 16, 16, 32, 8, 3]))
+    orders = st.sampled_from(["channels", "rows"] + ["places"] * (images > 1))
     source = Plane(
         groups * per_group, *size, *border, tight + draw(st.sampled_from([0, 3])),
-        draw(st.booleans()),
+        draw(orders), images,
     )  # fmt: skip
     window = pool or (1, 1)
     target = Plane(
         outputs, out[0] // window[0], out[1] // window[1], *more[4:],
-        interleaved=draw(st.booleans()),
+        order=draw(orders), lanes=images,
     )  # fmt: skip
     return make_layer(source, target, weight, stride, padding, dilation, groups, epilogue)
 
@@ -100,6 +102,10 @@ ALL = [
     Variant("shifted", True, input_blocks=2, tile=(4, 16)),
     Variant("gather"),
     Variant("columns"),
+    Variant("images", tile=(2, 4)),
+    Variant("images", tile=(4, 6), input_blocks=2),
+    Variant("images", together=3, tile=(1, 3)),
+    Variant("images", width=8, tile=(2, 2), input_blocks=3),
 ]
 
 
@@ -196,6 +202,22 @@ def linear_cases() -> list[Case]:
 @pytest.mark.parametrize("flags", [NATIVE, ["-mavx2", "-mfma"], []], ids=["native", "avx2", "sse"])
 def test_linear_equals_torch(tmp_path: Path, flags: list[str]) -> None:
     compile_and_check(tmp_path, linear_cases(), flags=flags)
+
+
+def test_offsets_of_any_size(tmp_path: Path) -> None:
+    """Tables of 16 bits where offsets fit them, of 32 bits otherwise; both with few entries."""
+    rng = np.random.default_rng(0)
+    found = []
+    for k, (channels, density, lanes) in enumerate([(100, 0.1, 1), (100, 0.005, 1), (40, 0.2, 16)]):
+        weight = rng.standard_normal((3, channels, 2, 2), dtype=np.float32)
+        weight *= rng.random(weight.shape) < density
+        source = Plane(channels, 30, 30, lanes=lanes)
+        layer = make_layer(source, Plane(3, 29, 29, lanes=lanes), weight)
+        found += cases(layer, f"w{k}", [choose(layer), Variant("direct"), Variant("direct", True)])
+    codes = [case.emitted.code for case in found]
+    assert any("rvsm_entry" in code for code in codes)
+    assert any("rvsm_four" in code for code in codes)
+    compile_and_check(tmp_path, found, flags=NATIVE)
 
 
 def test_no_sanitizer_complains(tmp_path: Path, drawn: list[Case]) -> None:

@@ -1,12 +1,16 @@
 """Measure the sparse kernels layer by layer against dense ONNX Runtime, on one thread.
 
 python benchmarks/inference/kernels.py [--quick] [--again] [--only TEXT] [--flags "-march=haswell"]
+                                       [--run NAME=FOLDER]
 
 Writes kernels.json beside this file, one row per layer, share of zeros and batch as it is
-measured; rows that are there are kept unless --again is given. Both sides run in turns in one
+measured; rows that are there are kept unless --again is given. --run adds the convolutions of a
+network that was trained, with the zeros they have. Both sides run in turns in one
 process, and processor time is what counts: on a shared machine, wall-clock time of a long call is
 mostly the time of others. Outputs are compared before anything is timed. The rates beside each
-row are useful multiply-adds; the machine's own limits are measured by the same clock.
+row are useful multiply-adds; the machine's own limits are measured by the same clock. A batch is
+computed 16 images side by side, as in a compiled network, whose maps lie so from the first layer
+to the last; a layer alone would have to turn its input first.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rvsm.atomic import atomic_write
+from rvsm.cli.models import network_and_example
+from rvsm.deploy.compiler import steps
+from rvsm.deploy.compiler.lower import lower
+from rvsm.deploy.compiler.source import LANES
 from rvsm.deploy.compiler.tune import aligned
 from rvsm.deploy.kernels import (
     Emitted,
@@ -46,6 +54,8 @@ from rvsm.deploy.kernels import (
     prelude,
     variants,
 )
+from rvsm.deploy.kernels.geometry import Order
+from rvsm.deploy.tracing import trace
 
 Floats = NDArray[np.float32]
 RESULTS = Path(__file__).with_name("kernels.json")
@@ -54,7 +64,10 @@ LIMITS = Path(__file__).with_name("limits.c")
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer to measure: channels in and out, map size, kernel, stride, padding, pooling."""
+    """A layer to measure: channels in and out, map size, kernel, stride, padding, pooling.
+
+    Its zeros are at random places unless `weight` is given; maps are square unless `width` is.
+    """
 
     inputs: int
     outputs: int
@@ -63,22 +76,31 @@ class Shape:
     stride: int = 1
     padding: int = 0
     pool: int = 1
+    width: int = 0
+    weight: Floats | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        text = f"conv{self.kernel}x{self.kernel} {self.inputs}->{self.outputs} on {self.size}"
+        size = f"{self.size}x{self.width}" if self.width else f"{self.size}"
+        text = f"conv{self.kernel}x{self.kernel} {self.inputs}->{self.outputs} on {size}"
         return text + f" stride {self.stride}" * (self.stride > 1) + " pool" * (self.pool > 1)
 
-    def layer(self, zeros: float) -> Layer:
-        """Return the layer with a random mask."""
+    @property
+    def map(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.size, self.width or self.size
+
+    def layer(self, zeros: float, lanes: int) -> Layer:
+        """Return the layer, for images side by side."""
         rng = np.random.default_rng(0)
         shape = (self.outputs, self.inputs, self.kernel, self.kernel)
-        weight = sparse(rng, shape, zeros)
+        weight = sparse(rng, shape, zeros) if self.weight is None else self.weight
         bias = rng.standard_normal(self.outputs, dtype=np.float32)
         p = self.padding
-        out = ((self.size + 2 * p - self.kernel) // self.stride + 1) // self.pool
+        out = [((n + 2 * p - self.kernel) // self.stride + 1) // self.pool for n in self.map]
+        order: Order = "places" if lanes > 1 else "channels"
         return make_layer(
-            Plane(self.inputs, self.size, self.size, p, p, p, p),
-            Plane(self.outputs, out, out),
+            Plane(self.inputs, *self.map, p, p, p, p, order=order, lanes=lanes),
+            Plane(self.outputs, *out, order=order, lanes=lanes),
             weight,
             (self.stride, self.stride),
             (p, p),
@@ -117,7 +139,7 @@ def pointer(buffer: Floats) -> ctypes.c_void_p:
 
 
 def compiled(layer: Layer, emitted: list[Emitted], flags: list[str]) -> ctypes.CDLL:
-    """Return a library with a loop over images for each function."""
+    """Return a library with a loop over images, or groups of them, for each function."""
     text = prelude()
     for one in emitted:
         scratch = ", scratch" * (one.scratch > 0)
@@ -184,9 +206,9 @@ class Reference:
 
 
 def places(plane: Plane) -> NDArray[np.int64]:
-    """Return the index of every (channel, row, column)."""
-    c, y, x = np.ogrid[: plane.channels, : plane.height, : plane.width]
-    return plane.origin + c * plane.plane + y * plane.line + x
+    """Return the index of every (image, channel, row, column)."""
+    n, c, y, x = np.ogrid[: plane.lanes, : plane.channels, : plane.height, : plane.width]
+    return plane.origin + n + c * plane.plane + y * plane.line + x * plane.column
 
 
 def ours(
@@ -195,21 +217,21 @@ def ours(
     """Return a timed side per variant, checked against the reference; x is (images, c, h, w)."""
     emitted = [emit(f"k{k}", layer, variant) for k, variant in enumerate(chosen)]
     library = compiled(layer, emitted, flags)
-    source, target, images = layer.source, layer.target, len(x)
-    given = aligned(source.size * images)
+    source, target, calls = layer.source, layer.target, len(x) // layer.source.lanes
+    given = aligned(source.size * calls)
     given[:] = 0
-    for k, image in enumerate(x):
-        given[k * source.size :][places(source)] = image
+    for k, images in enumerate(np.split(x, calls)):
+        given[k * source.size :][places(source)] = images
     sides: list[Callable[[int], object]] = []
     for one in emitted:
-        out, scratch = aligned(target.size * images), aligned(one.scratch)
+        out, scratch = aligned(target.size * calls), aligned(one.scratch)
         run = getattr(library, f"loop_{one.name}")
 
         def side(times: int, run: Any = run, out: Floats = out, more: Floats = scratch) -> None:
-            run(pointer(given), pointer(out), pointer(more), images, times)
+            run(pointer(given), pointer(out), pointer(more), calls, times)
 
         side(1)
-        got = np.stack([out[k * target.size :][places(target)] for k in range(images)])
+        got = np.concatenate([out[k * target.size :][places(target)] for k in range(calls)])
         np.testing.assert_allclose(got, wanted, atol=1e-4)
         sides.append(side)
     return sides
@@ -223,10 +245,10 @@ def fastest(chosen: list[Variant], times: list[float]) -> tuple[Variant, float]:
 def measure_conv(
     shape: Shape, zeros: float, batch: int, flags: list[str], seconds: float
 ) -> dict[str, Any]:
-    """Time every variant on one image; at larger batches the best three and the default."""
-    layer = shape.layer(zeros)
+    """Time every variant on one image or 16; at larger batches the best three and the default."""
+    layer = shape.layer(zeros, 1 if batch == 1 else LANES)
     x = np.random.default_rng(1).standard_normal(
-        (batch, shape.inputs, shape.size, shape.size), dtype=np.float32
+        (batch, shape.inputs, *shape.map), dtype=np.float32
     )
     pads = [shape.padding] * 4
     pool = shape.pool > 1
@@ -241,8 +263,8 @@ def measure_conv(
     reference = Reference(nodes, constants, x)  # type: ignore[arg-type]
     chosen = variants(layer)
     if batch > 1:
-        one = Reference(nodes, constants, x[:1])  # type: ignore[arg-type]
-        times = medians(ours(layer, chosen, x[:1], one.y, flags), seconds / 2)
+        few = Reference(nodes, constants, x[:LANES])  # type: ignore[arg-type]
+        times = medians(ours(layer, chosen, x[:LANES], few.y, flags), seconds / 2)
         ranked = sorted(zip(times, range(len(chosen)), strict=True))
         chosen = [chosen[k] for k in dict.fromkeys([0, *(k for _, k in ranked[:3])])]
     dense, *times = medians([reference, *ours(layer, chosen, x, reference.y, flags)], seconds)
@@ -293,6 +315,22 @@ def measure_linear(zeros: float, lanes: int, flags: list[str], seconds: float) -
     }
 
 
+def trained(folder: Path) -> list[Shape]:
+    """Return the convolutions of a run that the kernels measure: square kernels, one group."""
+    traced = trace(*network_and_example(folder))
+    program = lower(traced.graph, traced.state_dict())
+    shapes, found = program.shapes(), []
+    for step in program.steps:
+        if not isinstance(step, steps.Conv) or step.groups > 1 or step.pool not in (None, (2, 2)):
+            continue
+        outputs, inputs, kernel, _ = step.weight.shape
+        height, width = shapes[step.inputs[0]][1:]
+        pool = step.pool[0] if step.pool else 1
+        stride, padding, weight = step.stride[0], step.padding[0], step.weight.astype(np.float32)
+        found.append(Shape(inputs, outputs, height, kernel, stride, padding, pool, width, weight))
+    return found
+
+
 def limits(flags: list[str]) -> dict[str, float]:
     """Return the machine's multiply-add and load limits, in billions of multiply-adds a second."""
     with tempfile.TemporaryDirectory() as folder:
@@ -312,6 +350,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four shapes, short timing")
     parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--run", metavar="NAME=FOLDER", help="a trained network's layers, too")
     parser.add_argument("--flags", default="-march=native", help="for gcc, beside -O3")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -334,6 +373,13 @@ def main() -> None:
         for zeros in ((0.0,) if small else ()) + (0.85, 0.95, 0.99):
             for batch in (1, 64) if zeros else (1,):
                 name = f"{shape}, {zeros:.0%} zeros, batch {batch}"
+                wanted[name] = partial(measure_conv, shape, zeros, batch, flags, seconds)
+    if options.run:
+        given, _, folder = options.run.partition("=")
+        for shape in trained(Path(folder)):
+            zeros = float((shape.weight == 0).mean())
+            for batch in (1, 64):
+                name = f"{given}: {shape}, {zeros:.1%} zeros, batch {batch}"
                 wanted[name] = partial(measure_conv, shape, zeros, batch, flags, seconds)
     for zeros in (0.0, 0.7, 0.85, 0.95, 0.99):
         for lanes in (1, 8, 64):

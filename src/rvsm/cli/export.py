@@ -37,6 +37,7 @@ class Request:
     out: Path
     values: str | dict[str, str] | None
     zstd: bool
+    single: bool
     as_json: bool
 
 
@@ -65,6 +66,13 @@ def export(
     zstd: Annotated[
         bool, typer.Option("--zstd", help="Compress without loss; needs rvsm[zstd].")
     ] = False,
+    single: Annotated[
+        bool,
+        typer.Option(
+            "--single",
+            help="Leave the code for batches out of C: half the file, a fraction of the memory.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Write a model for others to read, and tell what became of it.
@@ -82,12 +90,15 @@ def export(
       rvsm export model.safetensors --values conv*=float16 --values fc*=codebook-16
       rvsm export runs/pen --format onnx --out pen.onnx
       rvsm export runs/pen --format c --out pen.c
+      rvsm export runs/pen --format c --single --out pen.c
     """
     if format_ is not Format.safetensors and (values or zstd):
         raise typer.BadParameter(f"--values and --zstd belong to safetensors, not {format_.value}.")
+    if single and format_ is not Format.c:
+        raise typer.BadParameter(f"--single belongs to c, not {format_.value}.")
     name = f"export.{format_.value}"
     beside = model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
-    _WRITERS[format_](Request(model, out or beside, _forms(values or []), zstd, as_json))
+    _WRITERS[format_](Request(model, out or beside, _forms(values or []), zstd, single, as_json))
 
 
 def _forms(texts: list[str]) -> str | dict[str, str] | None:
@@ -135,7 +146,8 @@ def _onnx(request: Request) -> None:
 def _c(request: Request) -> None:
     from rvsm.deploy.compiler.export import export_c
 
-    _print(export_c(*network_and_example(request.model), request.out), request.as_json)
+    network, example = network_and_example(request.model)
+    _print(export_c(network, example, request.out, batched=not request.single), request.as_json)
 
 
 def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:

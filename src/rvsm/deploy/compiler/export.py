@@ -61,7 +61,12 @@ class CAccount:
 
 
 def export_c(
-    model: nn.Module, example: Tensor, path: Path | str, *, name: str | None = None
+    model: nn.Module,
+    example: Tensor,
+    path: Path | str,
+    *,
+    name: str | None = None,
+    batched: bool = True,
 ) -> CAccount:
     """Write a network as one C file without dependencies, and a header.
 
@@ -75,6 +80,9 @@ def export_c(
         Of the C file, ``*.c``; the header goes beside it.
     name
         Prefix of all functions, a C identifier; the file's name by default.
+    batched
+        Write code for samples side by side, too, which batches of 8 and more are computed with.
+        Without it the file is half as long and a workspace holds the maps of one sample.
 
     Raises
     ------
@@ -89,7 +97,7 @@ def export_c(
     network = shrink(model, example)
     name = name or _identifier(path.stem)
     program = lower(network.graph, network.state_dict())
-    source = write(program, name)
+    source = write(program, name, batched=batched)
     header = path.with_suffix(".h")
     for file, text in ((header, source.header), (path, source.code)):
         with atomic_write(file) as stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rvsm.deploy.compiler import steps
@@ -29,12 +29,22 @@ class Memory:
     floats: int
 
 
-def map_planes(shapes: Mapping[str, Shape], todo: Sequence[Step]) -> dict[str, Plane]:
-    """Return how each map lies: with the borders of zeros its convolutions read.
+def planes_of(shapes: Mapping[str, Shape], todo: Sequence[Step], lanes: int) -> dict[str, Plane]:
+    """Return how each value lies: maps with the borders of zeros their convolutions read.
 
-    A sum that a convolution adds on lies as its result does.
+    A sum that a convolution adds on lies as its result does. Of several images the channels of a
+    place lie together, so that a block of outputs reads few pages; what is only flattened lies as
+    the vector does.
     """
-    planes = {name: Plane(*shape[:3]) for name, shape in shapes.items() if len(shape) == 3}
+    flat = _only_flattened(todo)
+    planes = {
+        name: Plane(
+            *shape, order="channels" if lanes == 1 or name in flat else "places", lanes=lanes
+        )
+        if len(shape) == 3
+        else Plane(shape[0], 1, 1, lanes=lanes)
+        for name, shape in shapes.items()
+    }
     for step in todo:
         if isinstance(step, steps.Conv):
             name = step.inputs[0]
@@ -55,6 +65,17 @@ def map_planes(shapes: Mapping[str, Shape], todo: Sequence[Step]) -> dict[str, P
     return planes
 
 
+def _only_flattened(todo: Sequence[Step]) -> set[str]:
+    """Return the values that nothing but flattening reads, and no sum goes into."""
+    flattened = {name for step in todo if isinstance(step, steps.Flatten) for name in step.inputs}
+    for step in todo:
+        if not isinstance(step, steps.Flatten):
+            flattened -= set(step.inputs)
+        if len(step.inputs) > 1:
+            flattened.discard(step.output)
+    return flattened
+
+
 def _border(plane: Plane) -> tuple[int, ...]:
     return plane.top, plane.bottom, plane.left, plane.right
 
@@ -65,29 +86,27 @@ def _bordered(plane: Plane, border: Sequence[int]) -> Plane:
     return replace(plane, top=top, bottom=bottom, left=left, right=right, pitch=0)
 
 
-def plan(
-    given: Iterable[str], todo: Sequence[Step], kept: Iterable[str], planes: Mapping[str, Plane]
-) -> Memory:
+def plan(given: str, todo: Sequence[Step], kept: str, planes: Mapping[str, Plane]) -> Memory:
     """Give each value a place; places of values nobody reads any more are used again.
 
     Parameters
     ----------
     given
-        Values that are there before the first step.
+        The value that is there before the first step.
     todo
         Steps in order.
     kept
-        Values that are read after the last step.
+        The value that is read after the last step.
     planes
         How each value lies.
 
     Notes
     -----
     Borders stay zero without being written again: a place with a border is only ever used by
-    maps that lie alike.
+    maps that lie alike. A vector takes the place of a map that lies as it does.
     """
     last = {name: place for place, step in enumerate(todo) for name in step.inputs}
-    last |= dict.fromkeys(kept, len(todo))
+    last[kept] = len(todo)
     free: list[tuple[int, Plane, int]] = []
     places: dict[str, Place] = {}
     rooms: dict[str, int] = {}
@@ -112,14 +131,23 @@ def plan(
             end += room
         places[name] = Place(start, plane)
 
-    for name in given:
-        settle(name)
+    settle(given)
     for place, step in enumerate(todo):
+        source = step.inputs[0]
+        if isinstance(step, steps.Flatten) and last[source] == place and is_flat(planes[source]):
+            places[step.output] = Place(places[source].start, planes[step.output])
+            rooms[step.output] = rooms[source]
+            continue
         settle(step.output)
         for name in {*step.inputs, step.output}:
             if last.get(name, place) == place and name in places:
                 free.append((places[name].start, places[name].plane, rooms[name]))
     return Memory(places, end)
+
+
+def is_flat(plane: Plane) -> bool:
+    """Say whether a map lies as a vector of its elements does."""
+    return plane.order == "channels" and not any(_border(plane)) and plane.pitch == plane.width
 
 
 def _room(plane: Plane) -> int:

@@ -1,4 +1,4 @@
-"""C source of the steps that hold no weights worth a kernel: pooling, sums, activations, copies."""
+"""C source of the steps that hold no weights worth a kernel: pooling, sums, activations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from rvsm.deploy.compiler import steps
 from rvsm.deploy.compiler.steps import Activation, Floats, Step, Window
+from rvsm.deploy.compiler.text import at, each, function
 from rvsm.deploy.kernels import Plane
 from rvsm.deploy.kernels.tables import array, floats
 
@@ -61,103 +62,52 @@ def emit(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     name
         Of the function.
     step
-        Any step but convolutions and linear layers. Of a vector with lanes the planes have one
-        row, and a column a lane.
+        Any step but convolutions and linear layers.
     sources, target
         How the values lie.
     """
     return _EMIT[type(step)](name, step, sources, target)
 
 
-def _function(name: str, inputs: int, body: str, tables: str = "") -> str:
-    arguments = ", ".join(f"const float *restrict in{i}" for i in range(inputs))
-    return f"{tables}static void {name}({arguments}, float *restrict out)\n{{\n{body}}}\n\n"
-
-
-def _at(plane: Plane, c: str, y: str, x: str) -> str:
-    """Return the index of a place; single rows and columns fall away."""
-    terms = [str(plane.origin)] if plane.origin else []
-    terms += [f"{c} * {plane.plane}"] if c != "0" else []
-    terms += [f"{y} * {plane.line}"] if y != "0" and plane.height > 1 else []
-    terms += [x] if x != "0" and plane.width > 1 else []
-    return " + ".join(terms) or "0"
-
-
-def _each(plane: Plane, statement: str, channels: int | None = None) -> str:
-    """Return loops over channels c, rows y and columns x around a statement."""
-    lines = [f"for (int c = 0; c < {channels or plane.channels}; c++)"]
-    lines += [f"for (int y = 0; y < {plane.height}; y++)"] if plane.height > 1 else []
-    lines += [f"for (int x = 0; x < {plane.width}; x++)"] if plane.width > 1 else []
-    lines += [f"{{ {statement} }}"]
-    return "".join(f"{'    ' * (depth + 1)}{line}\n" for depth, line in enumerate(lines))
-
-
 def _pointwise(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     assert isinstance(step, steps.Pointwise)
-    terms = [f"in{i}[{_at(plane, 'c', 'y', 'x')}]" for i, plane in enumerate(sources)]
+    terms = [f"in{i}[{at(plane, 'c', 'y', 'x')}]" for i, plane in enumerate(sources)]
     result = activated(step.activation, "v")
-    statement = f"float v = {' + '.join(terms)}; out[{_at(target, 'c', 'y', 'x')}] = {result};"
-    return _function(name, len(sources), _each(target, statement))
+    statement = f"float v = {' + '.join(terms)}; out[{at(target, 'c', 'y', 'x')}] = {result};"
+    return function(name, len(sources), each(target, statement))
 
 
 def _affine(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     assert isinstance(step, steps.Affine)
     tables = _table(f"{name}_scale", step.scale) + _table(f"{name}_shift", step.shift)
-    value = f"{name}_scale[c] * in0[{_at(sources[0], 'c', 'y', 'x')}] + {name}_shift[c]"
+    value = f"{name}_scale[c] * in0[{at(sources[0], 'c', 'y', 'x')}] + {name}_shift[c]"
     result = activated(step.activation, "v")
-    statement = f"float v = {value}; out[{_at(target, 'c', 'y', 'x')}] = {result};"
-    return _function(name, 1, _each(target, statement), tables)
-
-
-def copy(name: str, source: Plane, target: Plane) -> str:
-    """Return a C function that copies a map to where it lies otherwise."""
-    statement = f"out[{_at(target, 'c', 'y', 'x')}] = in0[{_at(source, 'c', 'y', 'x')}];"
-    return _function(name, 1, _each(target, statement))
-
-
-def transpose(name: str, features: int, pitch: int, lanes: int) -> str:
-    """Return a C function that turns rows of samples into features of lanes.
-
-    Parameters
-    ----------
-    name
-        Of the function.
-    features
-        Floats of a sample.
-    pitch
-        Floats from the start of a row to the next.
-    lanes
-        Samples.
-    """
-    # an inner loop over lanes is one that compilers put outside, for the sake of the loads
-    stores = "".join(
-        f"        out[i * {lanes} + {lane}] = in0[{lane * pitch} + i];\n" for lane in range(lanes)
-    )
-    return _function(name, 1, f"    for (int i = 0; i < {features}; i++) {{\n{stores}    }}\n")
+    statement = f"float v = {value}; out[{at(target, 'c', 'y', 'x')}] = {result};"
+    return function(name, 1, each(target, statement), tables)
 
 
 def _concat(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     body, first = "", 0
     for i, plane in enumerate(sources):
-        into = _at(target, f"(c + {first})", "y", "x")
-        statement = f"out[{into}] = in{i}[{_at(plane, 'c', 'y', 'x')}];"
-        body += _each(target, statement, plane.channels)
+        into = at(target, f"(c + {first})", "y", "x")
+        statement = f"out[{into}] = in{i}[{at(plane, 'c', 'y', 'x')}];"
+        body += each(target, statement, plane.channels)
         first += plane.channels
-    return _function(name, len(sources), body)
+    return function(name, len(sources), body)
 
 
 def _select(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     assert isinstance(step, steps.Select)
     chosen = ", ".join(map(str, step.channels))
     table = f"static const int {name}_chosen[] = {{{chosen}}};\n"
-    source = _at(sources[0], f"{name}_chosen[c]", "y", "x")
-    statement = f"out[{_at(target, 'c', 'y', 'x')}] = in0[{source}];"
-    return _function(name, 1, _each(target, statement), table)
+    source = at(sources[0], f"{name}_chosen[c]", "y", "x")
+    statement = f"out[{at(target, 'c', 'y', 'x')}] = in0[{source}];"
+    return function(name, 1, each(target, statement), table)
 
 
 def _softmax(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
     assert isinstance(step, steps.Softmax)
-    source, into = _at(sources[0], "c", "y", "x"), _at(target, "c", "y", "x")
+    source, into = at(sources[0], "c", "y", "x"), at(target, "c", "y", "x")
     loop = f"for (int c = 0; c < {target.channels}; c++)"
     last = f"out[{into}] = in0[{source}] - top - rest;" if step.log else f"out[{into}] /= sum;"
     ready = "float rest = logf(sum);" if step.log else ""
@@ -167,12 +117,11 @@ def _softmax(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> 
         else (f"out[{into}] = expf(in0[{source}] - top); sum += out[{into}];")
     )
     body = (
-        f"float top = in0[{_at(sources[0], '0', 'y', 'x')}], sum = 0.0f; "
+        f"float top = in0[{at(sources[0], '0', 'y', 'x')}], sum = 0.0f; "
         f"{loop} if (in0[{source}] > top) top = in0[{source}]; "
         f"{loop} {{ {term} }} {ready} {loop} {last}"
     )
-    whole = _each(target, body, 1).replace("for (int c = 0; c < 1; c++)", "", 1)
-    return _function(name, 1, whole)
+    return function(name, 1, each(target, body, 0))
 
 
 def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str:
@@ -180,36 +129,41 @@ def _pool(name: str, step: Step, sources: Sequence[Plane], target: Plane) -> str
     source = sources[0]
     down, right = step.dilation
     start = "-INFINITY" if step.divisors is None else "0.0f"
-    take = "v > sum || v != v ? v : sum" if step.divisors is None else "sum + v"
-    take = f"{{ float v = in0[{_at(source, 'c', '@j', '@i')}]; sum = {take}; }}"
+    # sums of all images at once, so that loops over images are the innermost
+    every = f"for (int l = 0; l < {target.lanes}; l++) " if target.lanes > 1 else ""
+    sums = "sum[l]" if every else "sum"
+    take = f"v > {sums} || v != v ? v : {sums}" if step.divisors is None else f"{sums} + v"
+    take = f"{every}{{ float v = in0[{at(source, 'c', '@j', '@i')}]; {sums} = {take}; }}"
     tables = _bounds(name, "rows", step.rows) + _bounds(name, "columns", step.columns)
     rows, columns = _range(name, "rows", "y", step.rows), _range(name, "columns", "x", step.columns)
     window = [_regular(step.rows), _regular(step.columns)]
     body = f"float sum = {start}; "
+    if every:
+        body = f"float sum[{target.lanes}]; {every}sum[l] = {start}; "
     if window[0] and window[1] and window[0][1] * window[1][1] <= _UNROLLED:
         # without inner loops compilers compute many columns at once
         for j in range(0, window[0][1], down):
             for i in range(0, window[1][1], right):
-                at = take.replace("@j", f"({rows[0]} + {j})")
-                body += at.replace("@i", f"{columns[0]} + {i}") + " "
+                taken = take.replace("@j", f"({rows[0]} + {j})")
+                body += taken.replace("@i", f"{columns[0]} + {i}") + " "
     else:
         body += (
             f"for (int j = {rows[0]}; j < {rows[1]}; j += {down}) "
             f"for (int i = {columns[0]}; i < {columns[1]}; i += {right}) "
             f"{take.replace('@j', 'j').replace('@i', 'i')} "
         )
-    result = "sum"
+    result = sums
     if step.divisors is not None:
         flat = step.divisors.ravel()
         if (flat == flat[0]).all():
-            result = f"sum / {number(flat[0])}"
+            result = f"{sums} / {number(flat[0])}"
         else:
             tables += _table(f"{name}_divisors", flat)
             y = "y" if target.height > 1 else "0"
             x = "x" if target.width > 1 else "0"
-            result = f"sum / {name}_divisors[{y} * {target.width} + {x}]"
-    body += f"out[{_at(target, 'c', 'y', 'x')}] = {result};"
-    return _function(name, 1, _each(target, body), tables)
+            result = f"{sums} / {name}_divisors[{y} * {target.width} + {x}]"
+    body += f"{every}out[{at(target, 'c', 'y', 'x')}] = {result};"
+    return function(name, 1, each(target, body, inner="l"), tables)
 
 
 def _regular(windows: Sequence[Window]) -> tuple[int, int] | None:

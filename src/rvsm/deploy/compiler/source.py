@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler import plain, steps
+from rvsm.deploy.compiler import copies, plain, steps
 from rvsm.deploy.compiler.lower import Program
 from rvsm.deploy.compiler.memory import (
     FLOATS_APART,
-    Memory,
     Place,
-    map_planes,
     plan,
+    planes_of,
 )
-from rvsm.deploy.compiler.steps import Activation, Shape, Step
+from rvsm.deploy.compiler.steps import Activation, Step
 from rvsm.deploy.kernels import Emitted, Epilogue, Layer, Plane, Variant
 from rvsm.errors import RvsmError
 
-LANES = 32
-"""Samples whose vectors are computed together, so that a weight is read once for all of them."""
+LANES = 16
+"""Samples that are computed side by side, so that every vector is aligned and a weight is read once
+for all of them."""
+LANES_OF_VECTORS = 32
+"""The same where nothing is a convolution: linear layers gain by more."""
+FEWEST = 8
+"""Samples for which that is faster than one after the other."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class _Writer:
 
 
 def write(
-    program: Program, name: str = "network", variants: Mapping[str, Variant] | None = None
+    program: Program,
+    name: str = "network",
+    variants: Mapping[str, Variant] | None = None,
+    batched: bool = True,
 ) -> Source:
     """Return the C source of a program.
 
@@ -92,6 +99,8 @@ def write(
         A C identifier; the prefix of all that the file defines.
     variants
         How layers are computed, by their functions' names; by shape and share of zeros otherwise.
+    batched
+        Write functions for several samples side by side, too.
 
     Raises
     ------
@@ -101,48 +110,16 @@ def write(
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise RvsmError(f"{name!r} is no name for C code: use letters, digits and underscores.")
     shapes = program.shapes()
-    trunk, joints, head = _parts(program, shapes)
-    planes = map_planes(shapes, trunk)
     writer = _Writer(name, variants or {})
-
-    kept = [step.inputs[0] for step in joints]
-    kept += [program.output] if len(shapes[program.output]) == 3 else []
-    given = [program.input] if len(shapes[program.input]) == 3 else []
-    maps = plan(given, trunk, kept, planes)
-    body = ""
-    if given:
-        load = writer.next()
-        plane = planes[program.input]
-        writer.add(plain.copy(load, _tight(plane), plane))
-        body += f"    {load}(in, w + {maps.places[program.input].start});\n"
-    for step in trunk:
-        body += _call(writer, step, maps.places)
-    writer.add(_function("trunk", "const float *restrict in, float *restrict w", body))
-
-    floats = maps.floats
-    if len(shapes[program.output]) == 3:
-        run = _run_maps(writer, program, maps)
-    else:
-        run = _RUN_VECTORS
-        vectors = [value for value, shape in shapes.items() if len(shape) == 1]
-        given = [step.output for step in joints]
-        given += [program.input] if program.input in vectors else []
-        for lanes in (1, LANES):
-            flat = {vector: Plane(shapes[vector][0], 1, lanes) for vector in vectors}
-            memory = plan(given, head, [program.output], flat)
-            places = {
-                vector: Place(place.start + maps.floats, place.plane)
-                for vector, place in memory.places.items()
-            }
-            end = maps.floats + memory.floats
-            rows = {}
-            for vector in given:
-                rows[vector] = end
-                end += _row(shapes[vector][0]) * lanes if lanes > 1 else 0
-            floats = max(floats, end)
-            _write_head(writer, program, joints, head, lanes, places, maps, rows)
-    scratch = -(-floats // FLOATS_APART) * FLOATS_APART
-    floats = scratch + writer.scratch + FLOATS_APART
+    floats = _write_one(writer, program)
+    run = _RUN_ONE
+    if batched:
+        maps = any(isinstance(step, steps.Conv) for step in program.steps)
+        lanes = LANES if maps else LANES_OF_VECTORS
+        floats += _write_lanes(writer, program, lanes, floats)
+        run = _RUN_LANES.replace("@lanes@", str(lanes)) + run
+    start = -(-floats // FLOATS_APART) * FLOATS_APART
+    floats = start + writer.scratch + FLOATS_APART
     inputs, outputs = math.prod(program.input_shape), math.prod(shapes[program.output])
     workspace = -(-floats * 4 // 64) * 64 + 64
     texts = {
@@ -154,9 +131,17 @@ def write(
         "input_shape": " x ".join(map(str, program.input_shape)),
         "output_shape": " x ".join(map(str, shapes[program.output])),
         "workspace": str(workspace),
-        "scratch": f"w + {scratch}",
+        "scratch": f"w + {start}",
     }
-    code = _HEAD + kernels.prelude() + plain.HELPERS + "\n" + "".join(writer.code) + _TAIL
+    code = (
+        _HEAD
+        + kernels.prelude()
+        + plain.HELPERS
+        + copies.HELPERS
+        + "\n"
+        + "".join(writer.code)
+        + _TAIL
+    )
     return Source(
         name,
         _filled(code, texts),
@@ -166,6 +151,46 @@ def write(
         workspace,
         writer.layers,
     )
+
+
+def _write_one(writer: _Writer, program: Program) -> int:
+    """Write what computes one sample and return the floats its values take."""
+    planes = planes_of(program.shapes(), program.steps, 1)
+    memory = plan(program.input, program.steps, program.output, planes)
+    load, store = writer.next(), writer.next()
+    given, result = memory.places[program.input], memory.places[program.output]
+    writer.add(copies.copy(load, _tight(given.plane), given.plane))
+    writer.add(copies.copy(store, result.plane, _tight(result.plane)))
+    body = f"    {load}(in, w + {given.start});\n"
+    body += "".join(_call(writer, step, memory.places) for step in program.steps)
+    body += f"    {store}(w + {result.start}, out);\n"
+    writer.add(
+        "static void @name@_one(const float *restrict in, float *restrict out, float *restrict w)\n"
+        f"{{\n{body}}}\n\n"
+    )
+    return memory.floats
+
+
+def _write_lanes(writer: _Writer, program: Program, lanes: int, start: int) -> int:
+    """Write what computes samples side by side, with memory from `start`; return its floats.
+
+    Plain C has no vectors that would hold a place of several samples.
+    """
+    planes = planes_of(program.shapes(), program.steps, lanes)
+    memory = plan(program.input, program.steps, program.output, planes)
+    places = {name: Place(start + at.start, at.plane) for name, at in memory.places.items()}
+    writer.add("#if RVSM_V > 1\n")
+    load, store = writer.next(), writer.next()
+    given, result = places[program.input], places[program.output]
+    writer.add(copies.side_by_side(load, given.plane) + copies.one_by_one(store, result.plane))
+    body = f"    {load}(in, count, w + {given.start});\n"
+    body += "".join(_call(writer, step, places) for step in program.steps)
+    body += f"    {store}(w + {result.start}, count, out);\n"
+    writer.add(
+        "static void @name@_lanes(const float *restrict in, size_t count, float *restrict out,\n"
+        f"                         float *restrict w)\n{{\n{body}}}\n#endif\n\n"
+    )
+    return memory.floats
 
 
 def _tight(plane: Plane) -> Plane:
@@ -179,34 +204,24 @@ def _filled(text: str, texts: Mapping[str, str]) -> str:
     return text
 
 
-def _parts(
-    program: Program, shapes: Mapping[str, Shape]
-) -> tuple[list[Step], list[steps.Flatten], list[Step]]:
-    """Return the steps on maps, those that make vectors of maps, and those on vectors."""
-    trunk: list[Step] = []
-    joints: list[steps.Flatten] = []
-    head: list[Step] = []
-    for step in program.steps:
-        if len(step.shape) == 3:
-            trunk.append(step)
-        elif isinstance(step, steps.Flatten):
-            joints.append(step)
-        else:
-            head.append(step)
-    return trunk, joints, head
-
-
 def _call(writer: _Writer, step: Step, places: Mapping[str, Place]) -> str:
     """Write a step's function and return the statement that calls it."""
     name = writer.next()
     sources = [places[source] for source in step.inputs]
     target = places[step.output]
+    if isinstance(step, steps.Flatten) and target.start == sources[0].start:
+        return ""
     where = [f"w + {place.start}" for place in sources]
     into = f"w + {target.start}"
     if isinstance(step, steps.Conv | steps.Linear):
         emitted = writer.kernel(name, _layer(step, sources[0].plane, target.plane))
         arguments = [where[0], into, *where[1:]]
         arguments += ["@scratch@"] if emitted.scratch else []
+    elif isinstance(step, steps.Flatten):
+        lanes = target.plane.lanes
+        rows = replace(_tight(sources[0].plane), order="channels", lanes=lanes)
+        writer.add(copies.copy(name, sources[0].plane, rows))
+        arguments = [*where, into]
     else:
         writer.add(plain.emit(name, step, [place.plane for place in sources], target.plane))
         arguments = [*where, into]
@@ -215,7 +230,7 @@ def _call(writer: _Writer, step: Step, places: Mapping[str, Place]) -> str:
 
 def _layer(step: steps.Conv | steps.Linear, source: Plane, target: Plane) -> Layer:
     if isinstance(step, steps.Linear):
-        return kernels.linear_layer(step.weight, _epilogue(step), source.width)
+        return kernels.linear_layer(step.weight, _epilogue(step), source.lanes)
     return kernels.make_layer(
         source,
         target,
@@ -241,97 +256,20 @@ def _epilogue(step: steps.Conv | steps.Linear) -> Epilogue:
     return make(slope=activation.low) if kind == "leaky_relu" else make()
 
 
-def _run_maps(writer: _Writer, program: Program, maps: Memory) -> str:
-    """Return the loop over samples of a network whose output is a map."""
-    store = writer.next()
-    place = maps.places[program.output]
-    writer.add(plain.copy(store, place.plane, _tight(place.plane)))
-    return (
-        "    for (size_t i = 0; i < n; i++) {\n"
-        "        @name@_trunk(in + i * @inputs@, w);\n"
-        f"        {store}(w + {place.start}, out + i * @outputs@);\n"
-        "    }\n"
-    )
-
-
-def _write_head(
-    writer: _Writer,
-    program: Program,
-    joints: list[steps.Flatten],
-    head: list[Step],
-    lanes: int,
-    places: Mapping[str, Place],
-    maps: Memory,
-    rows: Mapping[str, int],
-) -> None:
-    """Write the functions that fill a lane, compute on vectors and read a lane.
-
-    Samples are kept one after the other and turned into lanes at once: a store that leaves a
-    cache line after one float costs as much as one that fills it.
-    """
-    arguments = "const float *restrict in, float *restrict w, int lane"
-    joined = {step.output: maps.places[step.inputs[0]] for step in joints}
-    fill = turn = ""
-    for vector, start in rows.items():
-        target = places[vector]
-        features = target.plane.channels
-        pitch = _row(features) if lanes > 1 else 0
-        into = f"w + {start if lanes > 1 else target.start}" + f" + lane * {pitch}" * (lanes > 1)
-        source, plane = "in", Plane(1, 1, features)
-        if vector in joined:
-            source, plane = f"w + {joined[vector].start}", joined[vector].plane
-        copy = writer.next()
-        writer.add(plain.copy(copy, plane, _tight(plane)))
-        fill += f"    {copy}({source}, {into});\n"
-        if lanes > 1:
-            transpose = writer.next()
-            writer.add(plain.transpose(transpose, features, pitch, lanes))
-            turn += f"    {transpose}(w + {start}, w + {target.start});\n"
-    writer.add(_function(f"fill{lanes}", arguments, fill))
-    body = turn + "".join(_call(writer, step, places) for step in head)
-    writer.add(_function(f"head{lanes}", "float *restrict w", body))
-    start = places[program.output].start
-    body = (
-        "    for (int i = 0; i < @outputs@; i++)\n"
-        f"        out[i] = w[{start} + i * {lanes} + lane];\n"
-    )
-    arguments = "const float *restrict w, float *restrict out, int lane"
-    writer.add(_function(f"read{lanes}", arguments, body))
-
-
-def _row(features: int) -> int:
-    """Return the floats from one sample's row to the next: an odd number of cache lines.
-
-    Even numbers would put the rows of all lanes in the same few sets of the cache.
-    """
-    return (-(-features // FLOATS_APART) | 1) * FLOATS_APART
-
-
-def _function(part: str, arguments: str, body: str) -> str:
-    names = [argument.split()[-1].lstrip("*") for argument in arguments.split(", ")]
-    unused = "".join(f"    (void){name};\n" for name in names)
-    return f"static void @name@_{part}({arguments})\n{{\n{unused}{body}}}\n\n"
-
-
-_RUN_VECTORS = f"""\
-    size_t i = 0;
-    while (n - i >= {LANES // 4}) {{
-        const size_t count = n - i < {LANES} ? n - i : {LANES};
-        for (size_t lane = 0; lane < count; lane++) {{
-            @name@_trunk(in + (i + lane) * @inputs@, w);
-            @name@_fill{LANES}(in + (i + lane) * @inputs@, w, (int)lane);
-        }}
-        @name@_head{LANES}(w);
-        for (size_t lane = 0; lane < count; lane++)
-            @name@_read{LANES}(w, out + (i + lane) * @outputs@, (int)lane);
-        i += count;
+_RUN_LANES = f"""\
+#if RVSM_V > 1
+    while (n >= {FEWEST}) {{
+        const size_t count = n < @lanes@ ? n : @lanes@;
+        @name@_lanes(in, count, out, w);
+        in += count * @inputs@;
+        out += count * @outputs@;
+        n -= count;
     }}
-    for (; i < n; i++) {{
-        @name@_trunk(in + i * @inputs@, w);
-        @name@_fill1(in + i * @inputs@, w, 0);
-        @name@_head1(w);
-        @name@_read1(w, out + i * @outputs@, 0);
-    }}
+#endif
+"""
+
+_RUN_ONE = """\
+    for (size_t i = 0; i < n; i++) @name@_one(in + i * @inputs@, out + i * @outputs@, w);
 """
 
 _ABOUT = """\

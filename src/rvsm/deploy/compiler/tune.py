@@ -18,7 +18,7 @@ from rvsm.deploy import kernels
 from rvsm.deploy.compiler.build import build, cached, version
 from rvsm.deploy.kernels import Emitted, Layer, Variant
 
-ENTRIES = 150_000
+ENTRIES = 300_000
 """Nonzeros compiled for one layer's timing: what is larger gets fewer candidates, at least one."""
 
 _ROUNDS = 9

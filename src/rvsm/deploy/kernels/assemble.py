@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rvsm.deploy.kernels.block import best_block, by_images
 from rvsm.deploy.kernels.geometry import Emitted, Epilogue, Floats, Layer, Pair, Plane
-from rvsm.deploy.kernels.loops import body, covered, indent
+from rvsm.deploy.kernels.loops import body, covered
 from rvsm.deploy.kernels.prelude import WIDTHS
 from rvsm.deploy.kernels.tables import array, floats, joint_tables, sparse_tables
+from rvsm.deploy.kernels.text import indent
 from rvsm.deploy.kernels.vector import columns_body, columns_code, gather_body, gather_code
-from rvsm.deploy.kernels.view import copied, direct
+from rvsm.deploy.kernels.view import copied, direct, placed
 from rvsm.errors import RvsmError
 
-Kernel = Literal["direct", "packed", "shifted", "gather", "columns"]
+Kernel = Literal["direct", "packed", "shifted", "gather", "columns", "images"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Variant:
         "direct" reads the source (stride 1 across columns only), "packed" a copy with a part for
         each phase of the stride, "shifted" one with a part for each kernel column. For maps of one
         place, "gather" computes outputs in the lanes of vectors from sparse weights, "columns"
-        from dense ones.
+        from dense ones. "images" is for maps of several images side by side.
     crosses : bool
         Let vectors run on from row to row, for narrow maps.
     together : int
@@ -37,7 +39,8 @@ class Variant:
     width : int
         Widest vector, in floats.
     tile : pair of int, optional
-        Output rows and columns for which a copy is made at a time; default: all.
+        Output rows and columns for which a copy is made at a time (default: all), or for "images"
+        those whose sums are in registers at once.
     """
 
     kernel: Kernel = "direct"
@@ -51,7 +54,8 @@ class Variant:
         """Return a short name."""
         if self.kernel in ("gather", "columns"):
             return self.kernel
-        parts = [self.kernel, "run" if self.crosses else "rows"]
+        parts: list[str] = [self.kernel]
+        parts += ["run" if self.crosses else "rows"] * (self.kernel != "images")
         parts += [f"{self.tile[0]}x{self.tile[1]}"] if self.tile else []
         parts += [f"o{self.together}"] * (self.together > 1)
         parts += [f"i{self.input_blocks}"] * (self.input_blocks > 1)
@@ -106,7 +110,7 @@ def linear_layer(weight: Floats, epilogue: Epilogue | None = None, lanes: int = 
 
 def extent(layer: Layer, variant: Variant) -> Pair:
     """Return the output rows and columns of a copy: whole pooling windows, not more than all."""
-    if variant.tile is None or variant.kernel == "direct":
+    if variant.tile is None or variant.kernel in ("direct", "images"):
         return layer.needed
     pool = layer.epilogue.pool or (1, 1)
     rows, columns = (
@@ -123,9 +127,13 @@ def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
     if not 1 <= variant.input_blocks <= layer.source.channels:
         raise RvsmError(f"{variant} needs at least {variant.input_blocks} input channels.")
     widths = [w for w in WIDTHS if w <= variant.width or w == 1]
+    _check_order(layer, variant)
     if variant.kernel in ("gather", "columns"):
         return _emit_vector(name, layer, variant, widths)
-    if variant.kernel == "direct":
+    if variant.kernel == "images":
+        view = placed(layer)
+        widths = [width for width in widths if layer.source.lanes % width == 0]
+    elif variant.kernel == "direct":
         view = direct(layer)
     else:
         view = copied(layer, variant.kernel == "shifted", variant.crosses, extent(layer, variant))
@@ -140,10 +148,13 @@ def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
         code += array("float", f"{name}_bias", floats(layer.epilogue.bias))
     bodies, scratch = [], 0
     for width in widths:
-        lines, more = body(
-            name, layer, view, tables, width, variant.together, variant.crosses,
-            variant.input_blocks,
-        )  # fmt: skip
+        if variant.kernel == "images":
+            block = by_images(layer, view, width, variant.tile or (1, 1))
+        else:
+            block = best_block(
+                layer, view, width, variant.together, variant.crosses, tables.entries
+            )
+        lines, more = body(name, layer, view, tables, block, variant.together, variant.input_blocks)
         bodies.append((width, lines))
         scratch = max(scratch, more)
     scratch += view.scratch
@@ -152,6 +163,18 @@ def emit(name: str, layer: Layer, variant: Variant) -> Emitted:
         inner = covered("x0", layer.needed[1], view.extent[1], inner)
         inner = covered("y0", layer.needed[0], view.extent[0], inner)
     return _function(name, layer, code, inner, scratch)
+
+
+def _check_order(layer: Layer, variant: Variant) -> None:
+    """Raise if the kernel is not one for maps that lie like these."""
+    images = layer.source.lanes
+    if (variant.kernel == "images") != (images > 1):
+        raise RvsmError(f"{variant} does not fit maps of {images} images; choose another.")
+    if images == 1 and (layer.source.column, layer.target.column) != (1, 1):
+        raise RvsmError(
+            "Maps of one image whose channels lie together at each place have no kernel; let the "
+            "order be rows or channels."
+        )
 
 
 def _emit_vector(name: str, layer: Layer, variant: Variant, widths: list[int]) -> Emitted:

@@ -17,7 +17,7 @@ LINE_BYTES = 64
 
 @dataclass(frozen=True)
 class Segment:
-    """Lanes [lane, lane + count) of a vector are the block's places (row, column...)."""
+    """Lanes [lane, lane + count) of a vector go to a row of the block, `column` floats along."""
 
     vector: int
     lane: int
@@ -40,6 +40,8 @@ class Block:
         Whether vectors cross rows.
     run_step : int
         Floats from row to row of a block whose vectors cross rows.
+    lanes : int
+        Images side by side that the block computes; 1 where vectors hold places of one image.
     """
 
     width: int
@@ -49,6 +51,7 @@ class Block:
     segments: tuple[Segment, ...]
     crosses: bool
     run_step: int = 0
+    lanes: int = 1
 
     @property
     def vectors(self) -> int:
@@ -85,6 +88,37 @@ def by_run(width: int, rows: int, columns: int, step: int) -> Block:
             segments.append(Segment(vector, lane, row, column, count))
             column += count
     return Block(width, rows, columns, starts, tuple(segments), True, step)
+
+
+def by_images(layer: Layer, view: View, width: int, places: Pair) -> Block:
+    """Return a block whose vectors each hold one place of several images.
+
+    Parameters
+    ----------
+    places : pair of int
+        Rows and columns wanted for the widest vectors. Narrower ones get fewer, as they hold a
+        place in two registers, or only some of the images at a time.
+    """
+    lanes = math.gcd(layer.source.lanes, 16) if width >= 8 else width
+    parts = lanes // width
+    window, needed = layer.epilogue.pool or (1, 1), layer.needed
+    rows, columns = (
+        min(size, max(1, part // unit) * unit)
+        for size, part, unit in zip(needed, places, window, strict=True)
+    )
+    while rows * columns * parts > REGISTERS[width] and columns > window[1]:
+        columns -= window[1]
+    while rows * columns * parts > REGISTERS[width] and rows > window[0]:
+        rows -= window[0]
+    starts: list[int] = []
+    segments: list[Segment] = []
+    for row in range(rows):
+        for column in range(columns):
+            for lane in range(0, lanes, width):
+                place = column * layer.target.column + lane
+                segments.append(Segment(len(starts), 0, row, place, width))
+                starts.append(row * view.step + column * view.column + lane)
+    return Block(width, rows, columns, tuple(starts), tuple(segments), False, lanes=lanes)
 
 
 def _divided(size: int, part: int) -> int:

@@ -20,7 +20,8 @@ def finish(layer: Layer, block: Block, sums: list[str]) -> list[str]:
     They use the pointers ``to`` (and ``plus``, the residual) of the block's first place.
     """
     if layer.epilogue.pool is not None:
-        return _pooled(layer, block, sums)
+        pooled = _pooled_images if layer.target.column != 1 else _pooled
+        return pooled(layer, block, sums)
     if layer.epilogue.residual and block.crosses:
         return _through_memory(layer, block, sums)
     w, pitch = block.width, layer.target.line
@@ -96,3 +97,27 @@ def _pooled(layer: Layer, block: Block, sums: list[str]) -> list[str]:
     for place in [i * step + j for i in range(high) for j in range(pw)][1:]:
         lines.append(f"        m = s[{place}] > m ? s[{place}] : m;")
     return [*lines, f"        to[i * {pitch} + j] = m;", "    }"]
+
+
+def _pooled_images(layer: Layer, block: Block, sums: list[str]) -> list[str]:
+    """Take the maximum of whole registers: each holds one place of several images."""
+    assert layer.epilogue.pool is not None
+    (ph, pw), w, target = layer.epilogue.pool, block.width, layer.target
+    parts = block.lanes // w
+    epilogue = layer.epilogue
+    lines = []
+    if not epilogue.monotone:
+        lines += [f"{a} = {activate(epilogue, w, a)};" for a in sums]
+    for row in range(0, block.rows, ph):
+        for column in range(0, block.columns, pw):
+            for part in range(parts):
+                first, *rest = [
+                    sums[((row + i) * block.columns + column + j) * parts + part]
+                    for i in range(ph)
+                    for j in range(pw)
+                ]
+                lines += [f"{first} = rvsm_max{w}({first}, {a});" for a in rest]
+                value = activate(epilogue, w, first) if epilogue.monotone else first
+                place = row // ph * target.line + column // pw * target.column + part * w
+                lines.append(f"rvsm_store{w}(to + {place}, {value});")
+    return lines

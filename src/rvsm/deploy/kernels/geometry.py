@@ -13,15 +13,16 @@ from rvsm.errors import RvsmError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Pair = tuple[int, int]
+Order = Literal["channels", "rows", "places"]
 
 ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "sigmoid", "tanh")
 
 
 @dataclass(frozen=True)
 class Plane:
-    """How a feature map of one image lies in memory, as float32.
+    """How a feature map lies in memory, as float32: of one image, or of several side by side.
 
-    Place (c, y, x) is at ``origin + c * plane + y * line + x``.
+    Place (c, y, x) of image l is at ``origin + c * plane + y * line + x * column + l``.
 
     Parameters
     ----------
@@ -30,10 +31,12 @@ class Plane:
     top, bottom, left, right : int
         Rows and columns around each channel that hold zeros.
     pitch : int
-        Floats from row to row, at least left + width + right; 0 means exactly that.
-    interleaved : bool
-        Lay a row of all channels before the next row: kinder to caches and page tables on large
-        maps. The pitch then counts one channel's part of a row.
+        Places of a row of one channel, at least left + width + right; 0 means exactly that.
+    order : str
+        What lies together: all of a channel ("channels"), all channels of a row ("rows"), or all
+        channels of a place ("places").
+    lanes : int
+        Images whose values of the same place lie together.
     """
 
     channels: int
@@ -44,14 +47,15 @@ class Plane:
     left: int = 0
     right: int = 0
     pitch: int = 0
-    interleaved: bool = False
+    order: Order = "channels"
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         tight = self.left + self.width + self.right
         if self.pitch == 0:
             object.__setattr__(self, "pitch", tight)
         borders = (self.top, self.bottom, self.left, self.right)
-        if min(self.channels, self.height, self.width) < 1 or min(borders) < 0:
+        if min(self.channels, self.height, self.width, self.lanes) < 1 or min(borders) < 0:
             raise RvsmError(f"{self}: sizes must be at least 1 and borders at least 0.")
         if self.pitch < tight:
             raise RvsmError(f"{self}: the pitch must be at least {tight} or 0.")
@@ -64,22 +68,28 @@ class Plane:
     @property
     def plane(self) -> int:
         """Floats from channel to channel."""
-        return self.pitch if self.interleaved else self.rows * self.pitch
+        places = {"channels": self.rows * self.pitch, "rows": self.pitch, "places": 1}
+        return places[self.order] * self.lanes
 
     @property
     def line(self) -> int:
         """Floats from row to row of a channel."""
-        return self.channels * self.pitch if self.interleaved else self.pitch
+        return self.pitch * self.lanes * (1 if self.order == "channels" else self.channels)
+
+    @property
+    def column(self) -> int:
+        """Floats from column to column of a row."""
+        return self.lanes * (self.channels if self.order == "places" else 1)
 
     @property
     def size(self) -> int:
         """Floats of the whole map."""
-        return self.channels * self.rows * self.pitch
+        return self.channels * self.rows * self.pitch * self.lanes
 
     @property
     def origin(self) -> int:
         """Index of channel 0, row 0, column 0."""
-        return self.top * self.line + self.left
+        return self.top * self.line + self.left * self.column
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,11 @@ class Layer:
             raise RvsmError(
                 f"The layer makes a map of {height} x {width} before pooling {pool}, which does "
                 f"not fit a target of {target.height} x {target.width}."
+            )
+        if source.lanes != target.lanes:
+            raise RvsmError(
+                f"{source.lanes} images lie side by side in the source and {target.lanes} in the "
+                "target; let them be as many."
             )
         self._check_border()
         per = outputs // self.groups

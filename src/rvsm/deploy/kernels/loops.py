@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from rvsm.deploy.kernels.block import Block, best_block
+from rvsm.deploy.kernels.block import Block
 from rvsm.deploy.kernels.finish import finish
 from rvsm.deploy.kernels.geometry import Layer
+from rvsm.deploy.kernels.products import accumulate
 from rvsm.deploy.kernels.tables import Tables
+from rvsm.deploy.kernels.text import braced, indent
 from rvsm.deploy.kernels.view import View
-
-_INDENT = "    "
-
-
-def indent(lines: list[str]) -> list[str]:
-    """Return the lines one level deeper."""
-    return [line if line.startswith("#") else _INDENT + line for line in lines]
-
-
-def braced(head: str, lines: list[str]) -> list[str]:
-    """Return ``head { lines }``."""
-    return [f"{head} {{", *indent(lines), "}"]
 
 
 def body(
@@ -26,13 +16,11 @@ def body(
     layer: Layer,
     view: View,
     tables: Tables,
-    width: int,
+    block: Block,
     together: int,
-    crosses: bool,
     input_blocks: int,
 ) -> tuple[list[str], int]:
-    """Return the statements for vectors of `width` floats, and the scratch floats they use."""
-    block = best_block(layer, view, width, together, crosses, tables.entries)
+    """Return the statements that compute block by block, and the scratch floats they use."""
     outputs = layer.target.channels
     steps = -(-outputs // together)
     sums = [[f"a{j}_{k}" for k in range(block.vectors)] for j in range(together)]
@@ -44,7 +32,7 @@ def body(
     index = "n" if input_blocks == 1 else f"g * {steps} + n"
     inner = [f"const int o = {channel};"]
     inner += _start(name, layer, block, sums, input_blocks)
-    inner += _accumulate(name, block, sums, tables.entries, index)
+    inner += accumulate(name, block, sums, tables, index)
     partial = _partial(block, sums)
     if input_blocks > 1:
         inner += braced(f"if (g < {input_blocks - 1})", [*partial, "continue;"])
@@ -59,7 +47,7 @@ def body(
     if input_blocks > 1:
         lines = braced(f"for (int g = 0; g < {input_blocks}; g++)", lines)
     lines = _blocks(layer, view, block, lines)
-    scratch = steps * together * block.vectors * width if input_blocks > 1 else 0
+    scratch = steps * together * block.vectors * block.width if input_blocks > 1 else 0
     if scratch:
         lines.insert(0, f"float *const part = scratch + {view.scratch};")
     return lines, scratch
@@ -71,14 +59,18 @@ def _blocks(layer: Layer, view: View, block: Block, lines: list[str]) -> list[st
     tiled = view.extent != layer.needed
     (y, x) = ("(y0 + y)", "(x0 + x)") if tiled else ("y", "x")
     ph, pw = layer.epilogue.pool or (1, 1)
-    place = f"{target.origin} + {y} / {ph} * {target.line} + {x} / {pw}"
-    head = [
-        f"const float *at = {view.base} + y * {view.step} + x;",
-        f"float *home = out + {place};",
-    ]
+    at, place = f"{view.base} + y * {view.step} + x", f"{y} / {ph} * {target.line} + {x} / {pw}"
+    if view.column != 1:
+        at, place = f"{at} * {view.column}", f"{place} * {target.column}"
+    lane = " + l" if block.lanes < target.lanes else ""
+    place = f"{target.origin} + {place}{lane}"
+    head = [f"const float *at = {at}{lane};", f"float *home = out + {place};"]
     if layer.epilogue.residual:
         head.append(f"const float *other = residual + {place};")
     lines = [*head, *lines]
+    if lane:
+        loop = f"for (int l = 0; l < {target.lanes}; l += {block.lanes})"
+        lines = braced(loop, lines)
     lines = covered("x", view.extent[1], block.columns, lines)
     return covered("y", view.extent[0], block.rows, lines)
 
@@ -119,53 +111,3 @@ def _partial(block: Block, sums: list[list[str]]) -> list[str]:
     flat = [a for row in sums for a in row]
     place = f"part + n * {len(flat) * w}"
     return [f"rvsm_store{w}({place} + {k * w}, {a});" for k, a in enumerate(flat)]
-
-
-def _accumulate(
-    name: str, block: Block, sums: list[list[str]], entries: float, index: str
-) -> list[str]:
-    """Add all entries of a step to its sums."""
-    w = block.width
-    if len(sums) > 1:
-        step = ["const float *p = at + *e;"]
-        step += [
-            f"const rvsm_v{w} x{k} = rvsm_load{w}(p + {s});" for k, s in enumerate(block.starts)
-        ]
-        for j, row in enumerate(sums):
-            adds = [f"{a} = rvsm_fma{w}(w{j}, x{k}, {a});" for k, a in enumerate(row)]
-            step += [f"const rvsm_v{w} w{j} = rvsm_set{w}(w[{j}]);", *adds]
-        return [
-            f"const float *w = {name}_value + {name}_first[{index}] * {len(sums)};",
-            f"const int32_t *e = {name}_offset + {name}_first[{index}];",
-            f"const int32_t *const end = {name}_offset + {name}_first[{index} + 1];",
-            *braced(f"for (; e != end; e++, w += {len(sums)})", step),
-        ]
-    lines = [
-        f"const rvsm_entry *e = {name}_table + {name}_first[{index}];",
-        f"const rvsm_entry *const end = {name}_table + {name}_first[{index} + 1];",
-    ]
-    # Few sums would wait for each other: further entries go to sums of their own.
-    streams = max(1, min(4 // block.vectors, int(entries // 4)))
-    if streams > 1:
-        steps: list[str] = []
-        names = [sums[0], *([f"b{u}_{k}" for k in range(block.vectors)] for u in range(1, streams))]
-        for row in names[1:]:
-            lines += [f"rvsm_v{w} {a} = rvsm_set{w}(0.0f);" for a in row]
-        for u, row in enumerate(names):
-            steps += ["{", *indent(_entry(block, row, f"e[{u}]")), "}"]
-        lines += braced(f"for (; end - e >= {streams}; e += {streams})", steps)
-        for row in names[1:]:
-            lines += [f"{a} = rvsm_add{w}({a}, {b});" for a, b in zip(sums[0], row, strict=True)]
-    return [*lines, *braced("for (; e != end; e++)", _entry(block, sums[0], "e[0]"))]
-
-
-def _entry(block: Block, sums: list[str], entry: str) -> list[str]:
-    w = block.width
-    lines = [
-        f"const float *p = at + {entry}.offset;",
-        f"const rvsm_v{w} w = rvsm_set{w}({entry}.value);",
-    ]
-    return lines + [
-        f"{a} = rvsm_fma{w}(w, rvsm_load{w}(p + {s}), {a});"
-        for a, s in zip(sums, block.starts, strict=True)
-    ]

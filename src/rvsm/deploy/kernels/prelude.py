@@ -31,6 +31,10 @@ _HEAD = """\
 #endif
 
 typedef struct { float value; int32_t offset; } rvsm_entry;
+
+/* Four offsets; compilers make this one load. */
+RVSM_INLINE uint64_t rvsm_four(const uint16_t *p)
+{ return p[0] | (uint64_t)p[1] << 16 | (uint64_t)p[2] << 32 | (uint64_t)p[3] << 48; }
 """
 
 _V16 = """

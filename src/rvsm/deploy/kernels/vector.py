@@ -6,8 +6,8 @@ import numpy as np
 
 from rvsm.deploy.kernels.finish import activate
 from rvsm.deploy.kernels.geometry import Layer
-from rvsm.deploy.kernels.loops import braced
 from rvsm.deploy.kernels.tables import array, floats, ints
+from rvsm.deploy.kernels.text import braced
 from rvsm.deploy.kernels.view import View
 
 SLICE = 16  # outputs whose sums are lanes of one vector, or of several narrow ones

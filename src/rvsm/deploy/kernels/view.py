@@ -32,9 +32,9 @@ class View:
     extent : pair of int
         Rows and columns of output places that the view serves: all, or those of a tile whose first
         place is (y0, x0).
-    step, pitch : int
-        Floats from output row to output row, and between rows as they lie; where they are equal
-        a run of vectors may cross rows.
+    step, pitch, column : int
+        Floats from output row to output row, between rows as they lie, and from output column to
+        output column; where the first two are equal a run of vectors may cross rows.
     offsets : ndarray of int
         Of each nonzero, in the order of the layer's taps.
     prepare : str
@@ -56,21 +56,28 @@ class View:
     scratch: int
     channel_bytes: float
     aligned: int
+    column: int = 1
 
 
 def direct(layer: Layer) -> View:
     """Return the source as it lies; its columns are neighbours for stride 1."""
-    source, taps = layer.source, layer.taps
-    if layer.stride[1] != 1 and layer.needed[1] != 1:
+    view = placed(layer)
+    if view.column != 1 and layer.needed[1] != 1:
         raise RvsmError("A stride across columns needs a packed or shifted copy; choose one.")
+    return view
+
+
+def placed(layer: Layer) -> View:
+    """Return the source as it lies, its columns as far apart as they may be."""
+    source, taps = layer.source, layer.taps
     offsets = (
         source.origin
         + taps.channel * source.plane
         + layer.row_shift(taps.row) * source.line
-        + layer.column_shift(taps.column)
+        + layer.column_shift(taps.column) * source.column
     )
-    step = layer.stride[0] * source.line
-    return View("in", layer.needed, step, source.line, offsets, "", 0, 4.0 * step, 1)
+    step, column = layer.stride[0] * source.line, layer.stride[1] * source.column
+    return View("in", layer.needed, step, source.line, offsets, "", 0, 4.0 * step, 1, column)
 
 
 @dataclass(frozen=True)
