@@ -335,6 +335,11 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return key, value
 
 
+def read_assignments(texts: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE options."""
+    return {key: _value(value) for key, value in (_pair("set", text) for text in texts or ())}
+
+
 def _number(option: str, text: str) -> float:
     try:
         return float(text)

@@ -52,9 +52,7 @@ def rms(displacement: Array) -> float:
     return float(np.sqrt(squares.sum() / len(squares)))
 
 
-def modelled(
-    t: Array, rng: np.random.Generator, amplitude_mm: float | None
-) -> tuple[Array, float]:
+def modelled(t: Array, rng: np.random.Generator, amplitude_mm: float | None) -> tuple[Array, float]:
     """A `Shake`: `tremor` at a frequency drawn for its amplitude.
 
     Without an amplitude it is drawn as people with Parkinson's disease have it, log-normally about

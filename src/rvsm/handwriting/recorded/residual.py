@@ -111,9 +111,7 @@ def bandpassed(points_mm: Array, rate_hz: float = RATE_HZ) -> Array:
     """
     sections = signal.butter(ORDER, BAND_HZ, "bandpass", fs=rate_hz, output="sos")
     reach = min(round(rate_hz), len(points_mm) - 1)
-    return np.asarray(
-        signal.sosfiltfilt(sections, points_mm, axis=0, padtype="odd", padlen=reach)
-    )
+    return np.asarray(signal.sosfiltfilt(sections, points_mm, axis=0, padtype="odd", padlen=reach))
 
 
 def pooled_rms(parts: list[Piece]) -> float:
