@@ -119,6 +119,7 @@ def crossval(
     typer.echo(f"Research use, not a diagnosis. The report is in {out / 'report.html'}")
 
 
+_SHORT = {"hog": "HOG", "dense, from scratch": "scratch", "dense, not augmented": "plain"}
 _HEADINGS = ("acc. %", "balanced %", "AUC", "sens. %", "spec. %", "zeros %")
 
 
@@ -128,7 +129,7 @@ def print_results(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rvsm.experiments.crossval.report import ARM_WORDS, MEASURE_WORDS, spread, text
+    from rvsm.experiments.crossval.report import MEASURE_WORDS, spread, text
 
     data, console = results["data"], Console()
     for level, counts in (("person", data["people"]), ("image", data["images"])):
@@ -148,7 +149,7 @@ def print_results(results: dict[str, Any]) -> None:
                 for name in MEASURE_WORDS
             )
             zeros = f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else ""
-            table.add_row(ARM_WORDS[row["arm"]], *cells, zeros)
+            table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells, zeros)
         console.print(table)
     for file, reason in list(data["skipped"].items())[:5]:
         console.print(f"left out: {file} ({reason})", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +167,9 @@ def fit(
         quiet_lightning(),
         plain_interrupt(),
         torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         torch.manual_seed(seed_of(config.seed, 1))
         trainer = Trainer(
             accelerator="cpu",

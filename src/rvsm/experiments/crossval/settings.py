@@ -75,6 +75,8 @@ class Settings:
             )
         if not self.arms:
             raise ConfigError(f"Nothing is compared: choose among {', '.join(ARMS)}.")
+        if not self.epochs or min(self.epochs) < 1:
+            raise ConfigError("A network needs at least 1 epoch: give --epochs 1 or more.")
         if "sparse" in self.arms and not self.sparse():
             raise ConfigError(
                 "There is no sparse network to try: give --method, and --sparsity or --lam."
@@ -83,8 +85,6 @@ class Settings:
             raise ConfigError(
                 f"There is no penalty {unknown[0]!r}: choose among {', '.join(METHODS[1:])}."
             )
-        if not self.epochs or min(self.epochs) < 1:
-            raise ConfigError("A network needs at least 1 epoch: give --epochs 1 or more.")
 
     def dense(self) -> list[Candidate]:
         """The dense networks the inner folds choose from."""
