@@ -246,3 +246,15 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     failed = run_here(capfd, "data", "make", tmp_path / "set", "--tremor", text)
     assert "tremor library" in failed.sentence()
     assert not (tmp_path / "set").exists()
+
+
+def test_sets_of_earlier_generators_that_drew_alike_are_the_same(tmp_path: Path) -> None:
+    """A study that began before stays one study; a set that looks otherwise is another."""
+    (old,) = datasets._DREW_ALIKE
+    head = {"task": "pen", "generator": datasets._generator_version()}
+    told = tmp_path / datasets.DATASET
+    told.write_text(json.dumps({**head, "generator": old}))
+    assert datasets._existing(tmp_path, head) is not None
+    told.write_text(json.dumps({**head, "generator": "0.0.1+000000000000"}))
+    with pytest.raises(DataError, match="another generator"):
+        datasets._existing(tmp_path, head)

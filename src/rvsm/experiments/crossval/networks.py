@@ -206,9 +206,3 @@ def take_over(net: TremorNet, start: State) -> None:
             "shape; give both the same network.channels, kernel and norm."
         )
     net.load_state_dict({**own, **fits})
-
-
-def starts_anew(net_config: TrainConfig, start: State) -> bool:
-    """Whether the last layer of a start has another size than that of the network."""
-    weight = start.get("fc.weight")
-    return weight is None or weight.shape != make_network(net_config).fc.weight.shape

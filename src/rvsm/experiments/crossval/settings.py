@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
-from rvsm.experiments.crossval.cases import SQUARE, Cases
+from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.crossval.networks import Candidate, grid
+from rvsm.experiments.runs import start_file
 
 ARMS = ("majority", "hog", "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
@@ -114,7 +116,7 @@ class Settings:
 
         Drawings may be mirrored, writing may not.
         """
-        drawing = size[0] == size[1] or size == SQUARE
+        drawing = size[1] < 1.6 * size[0]
         values: dict[str, Any] = {
             "data": str(cases.folder),
             "method": "dense",
@@ -157,6 +159,9 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
         The folder holds another study, of other settings or images, or something else.
     """
     told = {**asdict(settings), "data": str(cases.folder), "images": cases.fingerprint()}
+    if settings.start and settings.network_arms():
+        weights = start_file(settings.start).read_bytes()
+        told["weights of the start"] = hashlib.sha256(weights).hexdigest()[:16]
     wanted = json.loads(json.dumps(told))
     path = out / FILE
     if not path.is_file():
@@ -173,6 +178,3 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
             f"{out} holds a study with another {', '.join(differing)}: name a new folder, or "
             "restore those options."
         )
-
-
-SETTING_NAMES = tuple(f.name for f in fields(Settings))

@@ -12,7 +12,7 @@ import numpy as np
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
-from rvsm.experiments.crossval.cases import WORD, Cases, fitting_size, load_ink, read_cases
+from rvsm.experiments.crossval.cases import Cases, fitting_size, load_ink, read_cases
 from rvsm.experiments.crossval.folds import repeated
 from rvsm.experiments.crossval.networks import State
 from rvsm.experiments.crossval.settings import Settings, claim
@@ -120,7 +120,7 @@ def _start(settings: Settings) -> State | None:
 
 def _edges(cases: Cases, size: tuple[int, int]) -> Any:
     """The images at the size at which edges are counted."""
-    return load_ink(cases, WRITING if size[1] >= 1.6 * size[0] or size == WORD else DRAWING)[1]
+    return load_ink(cases, WRITING if size[1] >= 1.6 * size[0] else DRAWING)[1]
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
