@@ -14,9 +14,10 @@ from drawings import draw
 from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments.crossval import Settings, crossval
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, fit_line, hog_features
+from rvsm.experiments.crossval.candidates import Candidate
 from rvsm.experiments.crossval.cases import load_ink, read_cases
 from rvsm.experiments.crossval.folds import repeated
-from rvsm.experiments.crossval.networks import Candidate, fit, take_over
+from rvsm.experiments.crossval.networks import fit, take_over
 from rvsm.experiments.crossval.report import render
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
 from rvsm.experiments.runs import make_network

@@ -1,11 +1,9 @@
-"""Networks of a study: what is tried, and one fit of it to images in memory."""
+"""Networks of a study: one fit to images in memory."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rvsm.errors import RunError
-from rvsm.experiments.config import Method, RuleConfig, TrainConfig
+from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.metrics import Reals
 from rvsm.experiments.data import Batches, Split, seed_of, to_float
 from rvsm.experiments.module import STATISTICS_BATCH, STATISTICS_IMAGES, SparseTraining
@@ -24,83 +22,7 @@ from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.views import view_logits
 
 _BATCH = 500
-_NO_CHANGE = {
-    "flip_horizontal": False,
-    "flip_vertical": False,
-    "shift_rows": 0,
-    "shift_columns": 0,
-}
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One choice that the inner folds have.
-
-    Attributes
-    ----------
-    method : str
-        ``dense`` or the name of a penalty.
-    epochs : int
-    sparsity, lam : float or None
-        Share of zeros asked of every layer but the first, or a penalty strength; both None for
-        ``dense``.
-    """
-
-    method: Method
-    epochs: int
-    sparsity: float | None = None
-    lam: float | None = None
-
-    @property
-    def name(self) -> str:
-        strength = ""
-        if self.sparsity is not None:
-            strength = f", {100 * self.sparsity:g} % zeros"
-        elif self.lam is not None:
-            strength = f", lambda {self.lam:g}"
-        return f"{self.method}{strength}, {self.epochs} epochs"
-
-    def config(self, base: TrainConfig, *, augment: bool, seed: int) -> TrainConfig:
-        """The training of this candidate."""
-        rules = base.rules
-        if self.method != "dense":
-            kind = "sparsity" if self.lam is None else "lam"
-            value = self.sparsity if self.lam is None else self.lam
-            rules = tuple(
-                RuleConfig.model_validate({"pattern": pattern, kind: value})
-                for pattern in ("fc.weight", "conv[23].weight")
-            )
-        changes: dict[str, Any] = {
-            "method": self.method,
-            "epochs": self.epochs,
-            "seed": seed,
-            "rules": rules,
-            "select": "last",
-        }
-        if not augment:
-            changes["augmentation"] = base.augmentation.model_copy(
-                update={**_NO_CHANGE, "contrast": 0.0, "elastic": 0.0}
-            )
-        return base.model_copy(update=changes)
-
-
-def grid(
-    methods: Sequence[Method],
-    epochs: Sequence[int],
-    sparsities: Sequence[float],
-    lams: Sequence[float],
-) -> list[Candidate]:
-    """Every candidate of some methods: dense ones have no strength."""
-    found = []
-    for method in methods:
-        for count in epochs:
-            if method == "dense":
-                found.append(Candidate(method, count))
-                continue
-            found += [Candidate(method, count, sparsity=share) for share in sparsities]
-            found += [Candidate(method, count, lam=lam) for lam in lams]
-    return found
 
 
 @dataclass(frozen=True)

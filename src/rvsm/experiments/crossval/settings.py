@@ -12,8 +12,8 @@ from typing import Any
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
+from rvsm.experiments.crossval.candidates import Candidate, grid
 from rvsm.experiments.crossval.cases import Cases
-from rvsm.experiments.crossval.networks import Candidate, grid
 from rvsm.experiments.runs import start_file
 
 ARMS = ("majority", "hog", "dense", "sparse")

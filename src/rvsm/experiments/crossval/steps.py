@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,15 @@ from rvsm.errors import RunError
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
 from rvsm.experiments.crossval.calibration import Platt, fit_platt, log_loss
+from rvsm.experiments.crossval.candidates import Candidate
 from rvsm.experiments.crossval.folds import Index, check_apart, people_folds
 from rvsm.experiments.crossval.metrics import Ints, Reals
-from rvsm.experiments.crossval.networks import Candidate, State, fit
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH, Settings
 from rvsm.experiments.data import seed_of
 from rvsm.experiments.evaluate import count_zeros
+
+if TYPE_CHECKING:
+    from rvsm.experiments.crossval.networks import State
 
 Tell = Callable[[], None]
 Answer = dict[str, Any]
@@ -194,6 +197,8 @@ class _Networks:
         told, weights = self.folder / f"{stem}.json", self.folder / f"{stem}.safetensors"
         if (known := _known(told, weights, len(held))) is not None:
             return known
+        from rvsm.experiments.crossval.networks import fit  # Lightning: seconds to import
+
         check_apart(self.material.people, fitted, held)
         config = candidate.config(
             self.material.base,

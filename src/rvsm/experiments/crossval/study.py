@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from rvsm.errors import ConfigError
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
 from rvsm.experiments.crossval.cases import Cases, fitting_size, load_ink, read_cases
 from rvsm.experiments.crossval.folds import repeated
-from rvsm.experiments.crossval.networks import State
 from rvsm.experiments.crossval.settings import Settings, claim
 from rvsm.experiments.crossval.steps import Material, answers_of, fits_of, part_of, read_fold
 from rvsm.experiments.crossval.summary import summarise, write_predictions
 from rvsm.experiments.runs import environment, locked, start_file
+
+if TYPE_CHECKING:
+    from rvsm.experiments.crossval.networks import State
 
 Progress = Callable[[str, int, int], None]
 
