@@ -129,7 +129,7 @@ def print_results(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rvsm.experiments.crossval.report import MEASURE_WORDS, spread, text
+    from rvsm.experiments.crossval.report import text
 
     data, console = results["data"], Console()
     for level, counts in (("person", data["people"]), ("image", data["images"])):
@@ -139,20 +139,26 @@ def print_results(results: dict[str, Any]) -> None:
             box=rich.box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        table.add_column("")
+        table.add_column("", min_width=8, no_wrap=True)
         for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in results["rows"]:
             cells = (
-                f"{text(name, row[level][name]).removesuffix(' %')}\n"
-                f"[dim]{spread(name, row, level).replace(' – ', '–')}[/dim]"
-                for name in MEASURE_WORDS
+                f"{text(n, f).removesuffix(' %')}\n{_range(n, f)}" for n, f in row[level].items()
             )
             zeros = f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else ""
             table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells, zeros)
         console.print(table)
     for file, reason in list(data["skipped"].items())[:5]:
         console.print(f"left out: {file} ({reason})", markup=False, soft_wrap=True)
+
+
+def _range(name: str, figure: dict[str, Any]) -> str:
+    """The interval of a figure, short."""
+    low, high = figure["interval"]
+    if low is None:
+        return ""
+    return f"{low:.2f}–{high:.2f}" if name == "auc" else f"{100 * low:.0f}–{100 * high:.0f}"
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -20,6 +20,9 @@ app = typer.Typer(
 )
 
 
+_LABELS = ("regular", "shaky")
+
+
 class Task(StrEnum):
     fonts = "fonts"
     pen = "pen"
@@ -138,6 +141,37 @@ def extract_tremor(
         f"{out}: {len(found.library.people())} people, {shaking} patients whose hand shakes more "
         "than nine in ten controls' do"
     )
+
+
+@app.command()
+@guarded
+def redraw(
+    recordings: Annotated[
+        Path, typer.Argument(metavar="UCI_DIR", help="Tablet recordings, as UCI 395 has them.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+) -> None:
+    """Draw tablet recordings as images, with a manifest that names the person.
+
+    All at one scale (4 pixels a mm), one pen and the width of the printed spiral, so that neither
+    tablet nor pressure tells the class.
+
+    \b
+    Examples:
+      rvsm data redraw uci-pd-spirals data/spirals
+      rvsm crossval data/spirals --by person --size 192x192
+    """
+    from rvsm.handwriting.recorded.redraw import redraw as draw
+
+    with Bars() as bars:
+        drawn = draw(recordings, folder, progress=bars.named("drawing"))
+    people = {label: {r.carrier for r in drawn.rows if r.label == label} for label in _LABELS}
+    typer.echo(
+        f"{folder}: {len(drawn.rows)} images of {len(people['regular'])} controls and "
+        f"{len(people['shaky'])} patients"
+    )
+    for name, reason in drawn.left_out.items():
+        typer.echo(f"left out: {name} ({reason})")
 
 
 @app.command()
