@@ -225,6 +225,21 @@ def test_settings_that_do_not_do() -> None:
             Settings(**{**TINY, **changes})
 
 
+def test_keys_of_the_configuration(folder: Path) -> None:
+    cases = read_cases(folder, pattern=PEOPLE)
+    for network, told in (
+        ({"method.x": 1}, "method is no section"),
+        ({"network.chanels": [1, 2, 3]}, "did you mean"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            Settings(**{**TINY, "network": network}).base_config(cases, (16, 64))
+    drawing = Settings(**TINY).base_config(cases, (96, 96))
+    writing = Settings(**TINY).base_config(cases, (32, 128))
+    assert drawing.augmentation.flip_vertical
+    assert not writing.augmentation.flip_horizontal
+    assert drawing.network.channels == (4, 6, 6)
+
+
 def test_the_grid_holds_every_choice() -> None:
     settings = Settings(**{**TINY, "methods": ("l0", "l1"), "epochs": (1, 2), "lams": (1e-4,)})
     names = [candidate.name for candidate in settings.sparse()]

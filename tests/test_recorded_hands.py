@@ -26,7 +26,9 @@ from rvsm.handwriting.recorded.sources import Shaken
 from rvsm.handwriting.sources import Rendered
 from rvsm.handwriting.splits import Parts
 from rvsm.handwriting.synthesis import Generator
+from rvsm.handwriting.words import Words, WordSampler
 from tablets import stand_in
+from test_words import folder
 
 RATE = 200.0
 
@@ -210,6 +212,22 @@ def test_strokes_are_shaken_by_the_recording(library_file: Path) -> None:
     other = Rendered("pen").sampler(names, ["tremor"])
     modelled = other.sample(np.random.default_rng(2), shaky=True, amplitude_mm=0.6)
     assert (drawn.image != modelled.image).any()
+
+
+def test_real_words_are_shaken_by_the_recording(library_file: Path, tmp_path: Path) -> None:
+    words = Words(folder(tmp_path, 3, 3))
+    writers = ("writer0", "writer1")
+    source = Shaken(words, library_file, ((writers, ("P_0004",)), (("writer2",), ("P_0001",))))
+    sampler = source.sampler(writers, words.texts())
+    assert isinstance(sampler, WordSampler)
+    shaky = sampler.sample(np.random.default_rng(0), shaky=True, amplitude_mm=0.8)
+    assert shaky.meta["tremor_frequency_hz"] == pytest.approx(6.0, abs=0.3)
+    assert shaky.carrier in writers
+    steady = sampler.sample(np.random.default_rng(0), shaky=False, amplitude_mm=0.8)
+    assert steady.meta["tremor_frequency_hz"] == 0.0
+    plain = words.sampler(writers, words.texts())
+    modelled = plain.sample(np.random.default_rng(0), shaky=True, amplitude_mm=0.8)
+    assert (modelled.image != shaky.image).any()
 
 
 @pytest.mark.slow

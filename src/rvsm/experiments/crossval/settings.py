@@ -146,6 +146,11 @@ class Settings:
             place = values
             for section in sections:
                 place = place.setdefault(section, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(
+                        f"{key}: {section} is no section of the configuration; give a key such "
+                        "as network.channels."
+                    )
             place[name] = value
         return make_config(values)
 

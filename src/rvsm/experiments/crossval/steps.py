@@ -6,7 +6,6 @@ Every fit leaves a file, so that a study that was killed goes on after its last 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +99,6 @@ def answers_of(
         job = _Networks(material, part, arm, arm != PLAIN and settings.augment, starts, folder)
         answer, states[arm] = job.answer(tried, settings.seed, tell)
         answers[arm] = {**answer, "cut": prior}
-    shutil.rmtree(folder, ignore_errors=True)
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ def crossval(
                 "answers": answers,
             }
             atomic_text(files[number], json.dumps(found[number]))
+            shutil.rmtree(steps, ignore_errors=True)
         results = summarise(cases, settings, [f for f in found if f is not None])
         results["network_size"] = list(size)
         results["environment"] = environment()
