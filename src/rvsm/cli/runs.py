@@ -218,6 +218,10 @@ def reproduce(
         Path | None,
         typer.Option(metavar="DIR", help="Real handwritten words instead: a task of its own."),
     ] = None,
+    tremor: Annotated[
+        Path | None,
+        typer.Option(metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
     accelerator: Annotated[Accelerator, typer.Option(help="What trains.")] = Accelerator.cpu,
 ) -> None:
@@ -232,6 +236,7 @@ def reproduce(
       rvsm reproduce
       rvsm reproduce --seed 1 --seed 2
       rvsm reproduce --words DHSD --out runs/words
+      rvsm reproduce --words DHSD --tremor tremor.safetensors --out runs/recorded
       rvsm reproduce --task pen --method dense --method l0
       rvsm reproduce --full --out runs/full
       rvsm reproduce --out runs/tiny --count train=1000 --count val=200
@@ -251,6 +256,7 @@ def reproduce(
         "stroke_files": [str(file) for file in strokes or ()],
         "omniglot": None if omniglot is None else str(omniglot),
         "words_dir": None if words is None else str(words),
+        "tremor": None if tremor is None else str(tremor),
     }
     tasks = [name.value for name in task] if task else TASKS
     study(
@@ -333,6 +339,11 @@ def _pair(option: str, text: str) -> tuple[str, str]:
             f"--{option} {text} has no '=': write it like --{option} NAME=VALUE."
         )
     return key, value
+
+
+def read_assignments(texts: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE options."""
+    return {key: _value(value) for key, value in (_pair("set", text) for text in texts or ())}
 
 
 def _number(option: str, text: str) -> float:

@@ -185,7 +185,7 @@ def _fit(
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     # A resumed run writes its event file anew from the rows of the checkpoint.
     shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    with _quiet_lightning(), _plain_interrupt():
+    with quiet_lightning(), plain_interrupt():
         logger = TensorBoardLogger(run_dir, name="tensorboard", version="")
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -276,7 +276,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Silence what Lightning says at every start: its greeting, and advice that does not apply."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
@@ -291,7 +291,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_interrupt() -> Iterator[None]:
+def plain_interrupt() -> Iterator[None]:
     """Let Ctrl-C be Ctrl-C: Lightning ignores every further one and ends the process instead."""
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -118,6 +118,7 @@ def make(
     stroke_files: Sequence[str | os.PathLike[str]] = (),
     omniglot: str | os.PathLike[str] | None = None,
     words_dir: str | os.PathLike[str] | None = None,
+    tremor: str | os.PathLike[str] | None = None,
     source: Source | None = None,
     workers: int = 2,
     progress: Progress | None = None,
@@ -144,6 +145,9 @@ def make(
     words_dir : path-like, optional
         Folder of real handwritten words (see `words.Words`), used in place of rendered texts;
         excludes further carriers.
+    tremor : path-like, optional
+        A tremor library (see `recorded.library`) to shake with in place of the model; its people
+        are cut into those of training, validation and the unseen.
     source : Source, optional
         Any other origin of images.
     workers : int
@@ -165,6 +169,11 @@ def make(
     start = time.perf_counter()
     path = Path(path)
     source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir)
+    shaken = None
+    if tremor is not None:
+        from rvsm.handwriting.recorded.sources import Shaken
+
+        source = shaken = Shaken(source, Path(tremor))
     wanted = _wanted(counts)
     if set not in SETS:
         raise DataError(f"There is no set {set!r}: choose {' or '.join(SETS)}.")
@@ -183,6 +192,8 @@ def make(
 
     infos = source.carriers()
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
+    if shaken is not None:
+        source = shaken = shaken.shared_out(parts, np.random.default_rng([seed, 0x7E30]))
     splits, idle = _without_idle(source, _splits(parts, SETS[set], wanted))
     with _folder(path) as folder, pool(workers) as run:
         maker = Maker(source, seed, infos, splits, run, progress)
@@ -205,6 +216,8 @@ def make(
             "idle": idle,
             "skipped": source.skipped(),
         }
+        if shaken is not None:
+            description["tremor_people"] = {s.name: list(shaken.people(s.carriers)) for s in splits}
         write_manifest(folder / MANIFEST, rows)
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (folder / DATASET).write_text(text, encoding="utf-8")
@@ -297,6 +310,10 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
+_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f"])
+"""Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
+this set."""
+
 _NO_PIXELS = frozenset(
     [
         "__init__.py",
@@ -322,6 +339,8 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     if found is None:
         raise DataError(f"{path} already holds other files: name a new or empty folder.")
     differing = [key for key, value in head.items() if found.get(key) != value]
+    if found.get("generator") in _DREW_ALIKE:
+        differing = [key for key in differing if key != "generator"]
     if differing:
         raise DataError(
             f"{path} already holds a data set with another {', '.join(differing)}: delete it or "

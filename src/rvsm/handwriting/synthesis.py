@@ -90,6 +90,10 @@ class Generator:
     carriers : fonts or writers to draw from, all equally often.
     texts : words to draw from; two short ones are sometimes joined.
 
+    Attributes
+    ----------
+    shake : the hand whose tremor it is, `tremor.modelled` unless set.
+
     Raises
     ------
     DataError
@@ -98,6 +102,7 @@ class Generator:
 
     def __init__(self, task: str, carriers: Sequence[Carrier], texts: Sequence[str]) -> None:
         self.task = task
+        self.shake: tremor.Shake = tremor.modelled
         self._drawable: list[tuple[Carrier, list[str]]] = []
         for carrier in carriers:
             drawable = [text for text in texts if text.strip() and carrier.draws(text)]
@@ -126,9 +131,8 @@ class Generator:
             width = _span(layout.points[:, 0])
             if not 6.0 <= width <= _ROOM[0]:
                 continue
-            frequency = tremor.draw_frequency(rng, amplitude_mm)
             t = kinematics.pen_times(layout.points, layout.stroke, style.speed_mm_s)
-            shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
+            shaking, frequency = self.shake(t, rng, amplitude_mm)
             steady = tremor.waviness(t, rng, float(rng.uniform(0.1, 0.35)), style.speed_mm_s)
             noise = tremor.physiological(t, rng) + tremor.waviness(t, rng, 0.1, style.speed_mm_s)
             shaken, steadied = layout.points + shaking + noise, layout.points + steady + noise

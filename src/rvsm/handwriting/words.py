@@ -112,6 +112,11 @@ class WordSampler:
     words : sequence of WordFile
         All equally often; those that cannot be traced are passed over.
 
+    Attributes
+    ----------
+    shake : tremor.Shake
+        The hand whose tremor it is, `tremor.modelled` unless set.
+
     Raises
     ------
     DataError
@@ -125,6 +130,7 @@ class WordSampler:
                 "writer wrote many different words."
             )
         self.words = words
+        self.shake: tremor.Shake = tremor.modelled
 
     def sample(self, rng: np.random.Generator, *, shaky: bool, amplitude_mm: float) -> Sample:
         """Draw one image.
@@ -142,7 +148,7 @@ class WordSampler:
             word = self.words[int(rng.integers(len(self.words)))]
             traced = trace(word.path)
             if traced is not None:
-                return _move(word, traced, rng, shaky, amplitude_mm)
+                return _move(word, traced, rng, self.shake, shaky, amplitude_mm)
         raise DataError(
             f"None of {_TRIES} word images such as {self.words[0].path} shows writing that can be "
             "traced: check the folder."
@@ -150,14 +156,18 @@ class WordSampler:
 
 
 def _move(
-    word: WordFile, traced: Traced, rng: np.random.Generator, shaky: bool, amplitude_mm: float
+    word: WordFile,
+    traced: Traced,
+    rng: np.random.Generator,
+    shake: tremor.Shake,
+    shaky: bool,
+    amplitude_mm: float,
 ) -> Sample:
     mm = X_HEIGHT_MM / traced.x_height
     up = np.array([mm, -mm])
     speed = SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal()))
     t = kinematics.pen_times(traced.path * up, traced.stroke, speed)
-    frequency = tremor.draw_frequency(rng, amplitude_mm)
-    shaking = tremor.tremor(t, rng, amplitude_mm, frequency)
+    shaking, frequency = shake(t, rng, amplitude_mm)
     steady = tremor.waviness(t, rng, amplitude_mm * float(rng.uniform(0.6, 1.1)), speed)
     noise = tremor.physiological(t, rng)
     moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]

@@ -106,7 +106,7 @@ def context(study: Study) -> dict[str, Any]:
         "methods": method_order(m for b in blocks for m in b.methods),
         "kinds": KINDS,
         "kind_words": KIND_WORDS,
-        "tremor": _calming_line(),
+        "tremor": calming_line(),
         "environment": _environment(featured),
         "written": datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         "version": __version__,
@@ -245,7 +245,7 @@ def _starts(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _calming_line() -> str:
+def calming_line() -> str:
     """The ornament of the page: a pen line whose tremor dies away (5 Hz at 14 mm/s)."""
     x = np.linspace(0, 1080, 540)
     calm = 30 + 9 * np.sin(x / 75) + 4 * np.sin(x / 31 + 1)

@@ -1,0 +1,170 @@
+"""`rvsm crossval`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rvsm.cli.guard import Bars
+from rvsm.cli.runs import read_assignments
+
+
+class Penalty(StrEnum):
+    l1 = "l1"
+    l0 = "l0"
+    transformed_l1 = "transformed-l1"
+
+
+class Arm(StrEnum):
+    majority = "majority"
+    hog = "hog"
+    dense = "dense"
+    sparse = "sparse"
+
+
+def crossval(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the study goes.")] = Path(
+        "runs/crossval"
+    ),
+    by: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of the manifest that is kept together.")
+    ] = "person",
+    person: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Reads the person off each file's path instead."),
+    ] = None,
+    arm: Annotated[
+        list[Arm] | None, typer.Option(help="Only this classifier; may be given again.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of people.")] = 5,
+    inner: Annotated[int, typer.Option(min=2, help="Inner folds, which choose.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Times all is cut anew.")] = 3,
+    method: Annotated[
+        list[Penalty] | None, typer.Option(help="A penalty to choose from; may be given again.")
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="A share of zeros to choose from.")
+    ] = None,
+    lam: Annotated[
+        list[float] | None, typer.Option(help="A penalty strength to choose from.")
+    ] = None,
+    epochs: Annotated[list[int] | None, typer.Option(help="A number to choose from.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="ROWSxCOLUMNS", help="What a network reads, such as 96x96."),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A finished run whose weights to start from.")
+    ] = None,
+    augment: Annotated[bool, typer.Option(help="Change training images anew each time.")] = True,
+    ablate: Annotated[
+        bool, typer.Option(help="Measure also without --start, and without augmentation.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the training configuration."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="All is a function of it.")] = 0,
+) -> None:
+    """Judge classifiers on people they have not seen: nested cross-validation by person.
+
+    Compares the majority class, HOG with logistic regression, and dense and sparse networks.
+    Inner folds of the training people choose penalty, strength and epochs, and calibrate the
+    probabilities; intervals are over people. Research use, not a diagnosis.
+
+    DATA has a manifest.csv with the columns file, label and person (or writer_id, or carrier), or
+    class folders (healthy and parkinson, control and patient, regular and shaky), where --person
+    finds the person in the file's path. A person may have images of both classes. Stopped at any
+    moment, the same command goes on where it was.
+
+    \b
+    Examples:
+      rvsm crossval data/words --by person --out runs/words
+      rvsm crossval drawings/spiral --person 'V\\d+[HP]' --out runs/spiral
+      rvsm crossval scans --arm majority --arm hog --repeats 10
+      rvsm crossval scans --method l0 --sparsity 0.9 --sparsity 0.95 --epochs 20 --epochs 40
+      rvsm crossval scans --start runs/pen --ablate
+    """
+    from rvsm.experiments.crossval import ARMS, Settings
+    from rvsm.experiments.crossval import crossval as study
+
+    given: dict[str, Any] = {
+        "methods": None if method is None else tuple(m.value for m in method),
+        "sparsities": tuple(sparsity) if sparsity else () if lam else None,
+        "lams": tuple(lam) if lam else None,
+        "epochs": tuple(epochs) if epochs else None,
+    }
+    settings = Settings(
+        by=by,
+        person=person or "",
+        folds=folds,
+        inner=inner,
+        repeats=repeats,
+        seed=seed,
+        size=_size(size),
+        start="" if start is None else str(start),
+        augment=augment,
+        ablate=ablate,
+        arms=tuple(name for name in ARMS if not arm or name in arm),
+        network=read_assignments(set_),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    with Bars() as bars:
+        results = study(data, out, settings, progress=bars)
+    print_results(results)
+    typer.echo(f"Research use, not a diagnosis. The report is in {out / 'report.html'}")
+
+
+_SHORT = {"hog": "HOG", "dense, from scratch": "scratch", "dense, not augmented": "plain"}
+_HEADINGS = ("acc. %", "balanced %", "AUC", "sens. %", "spec. %", "zeros %")
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print two tables, per person and per image: a line for each classifier, intervals below."""
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+
+    from rvsm.experiments.crossval.report import text
+
+    data, console = results["data"], Console()
+    for level, counts in (("person", data["people"]), ("image", data["images"])):
+        held = " and ".join(f"{n} {name}" for n, name in zip(counts, data["classes"], strict=True))
+        table = Table(
+            title=f"Unseen people, per {level}: {held}",
+            box=rich.box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("", min_width=8, no_wrap=True)
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in results["rows"]:
+            cells = (
+                f"{text(n, f).removesuffix(' %')}\n{_range(n, f)}" for n, f in row[level].items()
+            )
+            zeros = f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else ""
+            table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells, zeros)
+        console.print(table)
+    for file, reason in list(data["skipped"].items())[:5]:
+        console.print(f"left out: {file} ({reason})", markup=False, soft_wrap=True)
+
+
+def _range(name: str, figure: dict[str, Any]) -> str:
+    """The interval of a figure, short."""
+    low, high = figure["interval"]
+    if low is None:
+        return ""
+    return f"{low:.2f}–{high:.2f}" if name == "auc" else f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+        raise typer.BadParameter(f"--size {text} is not ROWSxCOLUMNS: write it like --size 96x96.")
+    return int(rows), int(columns)

@@ -1,0 +1,113 @@
+"""What a network has to beat: edges and a straight line (HOG and logistic regression)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rvsm.experiments.crossval.metrics import Ints, Reals
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse strengths of the l2 penalty, of which the inner folds choose one."""
+
+DRAWING, WRITING = (200, 200), (128, 256)
+"""Rows and columns at which edges are counted in drawings and in words."""
+
+
+def hog_features(
+    ink: npt.NDArray[np.uint8], progress: Callable[[int, int], None] | None = None
+) -> Reals:
+    """Histograms of oriented gradients of images made black and white by Otsu's threshold.
+
+    Nine orientations, cells of 10 x 10 pixels, blocks of 2 x 2 cells normalised by their l1 norm:
+    the usual choice for the spirals of Zham et al.
+
+    Parameters
+    ----------
+    ink : ndarray of uint8, shape (n, rows, columns)
+    progress : callable, optional
+
+    Returns
+    -------
+    ndarray, shape (n, features)
+
+    References
+    ----------
+    Dalal & Triggs 2005, Histograms of oriented gradients for human detection.
+    """
+    from skimage import filters
+    from skimage.feature import hog
+
+    otsu: Any = filters.threshold_otsu
+    rows = []
+    for number, image in enumerate(ink, start=1):
+        level = otsu(image) if image.max() > image.min() else 0
+        rows.append(
+            hog(
+                (image > level).astype(np.float64),
+                orientations=9,
+                pixels_per_cell=(10, 10),
+                cells_per_block=(2, 2),
+                block_norm="L1",
+                transform_sqrt=True,
+            ).astype(np.float32)
+        )
+        if progress is not None:
+            progress(number, len(ink))
+    return np.asarray(np.stack(rows), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A linear model on standardised features."""
+
+    mean: Reals
+    weights: Reals
+    offset: float
+
+    def __call__(self, features: Reals) -> Reals:
+        """Log-odds of class 1, shape (n,)."""
+        return np.asarray((features - self.mean) @ self.weights + self.offset)
+
+
+def fit_line(features: Reals, labels: Ints, strength: float) -> Line:
+    """Logistic regression with an l2 penalty, scikit-learn's, for few images of many features.
+
+    The weights lie in the span of the images, so the model is fitted in their coordinates: the
+    same model in a hundredth of the time.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, f)
+    labels : ndarray of int, shape (n,)
+    strength : float
+        Scikit-learn's C.
+    """
+    return fit_lines(features, labels, (strength,))[0]
+
+
+def fit_lines(features: Reals, labels: Ints, strengths: Sequence[float]) -> list[Line]:
+    """`fit_line` at several strengths, the coordinates computed once."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean = features.mean(axis=0)
+    spread = features.std(axis=0)
+    spread = np.where(spread > 1e-9, spread, np.inf)
+    centred = (features - mean) / spread
+    if centred.shape[1] > len(centred):
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        kept = values > 1e-10 * max(float(values[-1]), 1e-300)
+        basis = centred.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+    else:
+        basis = np.eye(centred.shape[1])
+    lines = []
+    for strength in strengths:
+        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6)
+        model.fit(centred @ basis, labels)
+        weights = basis @ model.coef_[0] / spread
+        lines.append(Line(mean, np.asarray(weights), float(model.intercept_[0])))
+    return lines

@@ -1,0 +1,86 @@
+"""What the inner folds choose from: penalty, strength and epochs of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rvsm.experiments.config import Method, RuleConfig, TrainConfig
+
+_NO_CHANGE = {
+    "flip_horizontal": False,
+    "flip_vertical": False,
+    "shift_rows": 0,
+    "shift_columns": 0,
+    "contrast": 0.0,
+    "elastic": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice that the inner folds have.
+
+    Attributes
+    ----------
+    method : str
+        ``dense`` or the name of a penalty.
+    epochs : int
+    sparsity, lam : float or None
+        Share of zeros asked of every layer but the first, or a penalty strength; both None for
+        ``dense``.
+    """
+
+    method: Method
+    epochs: int
+    sparsity: float | None = None
+    lam: float | None = None
+
+    @property
+    def name(self) -> str:
+        strength = ""
+        if self.sparsity is not None:
+            strength = f", {100 * self.sparsity:g} % zeros"
+        elif self.lam is not None:
+            strength = f", lambda {self.lam:g}"
+        return f"{self.method}{strength}, {self.epochs} epochs"
+
+    def config(self, base: TrainConfig, *, augment: bool, seed: int) -> TrainConfig:
+        """The training of this candidate."""
+        rules = base.rules
+        if self.method != "dense":
+            kind = "sparsity" if self.lam is None else "lam"
+            value = self.sparsity if self.lam is None else self.lam
+            rules = tuple(
+                RuleConfig.model_validate({"pattern": pattern, kind: value})
+                for pattern in ("fc.weight", "conv[23].weight")
+            )
+        changes: dict[str, Any] = {
+            "method": self.method,
+            "epochs": self.epochs,
+            "seed": seed,
+            "rules": rules,
+            "select": "last",
+        }
+        if not augment:
+            changes["augmentation"] = base.augmentation.model_copy(update=_NO_CHANGE)
+        return base.model_copy(update=changes)
+
+
+def grid(
+    methods: Sequence[Method],
+    epochs: Sequence[int],
+    sparsities: Sequence[float],
+    lams: Sequence[float],
+) -> list[Candidate]:
+    """Every candidate of some methods: dense ones have no strength."""
+    found = []
+    for method in methods:
+        for count in epochs:
+            if method == "dense":
+                found.append(Candidate(method, count))
+                continue
+            found += [Candidate(method, count, sparsity=share) for share in sparsities]
+            found += [Candidate(method, count, lam=lam) for lam in lams]
+    return found

@@ -1,0 +1,185 @@
+"""What a study is asked for, and the configuration its networks begin with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rvsm.atomic import atomic_text
+from rvsm.errors import ConfigError, RunError
+from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
+from rvsm.experiments.crossval.candidates import Candidate, grid
+from rvsm.experiments.crossval.cases import Cases
+from rvsm.experiments.runs import start_file
+
+ARMS = ("majority", "hog", "dense", "sparse")
+"""What is compared, in the order it is computed: sparse networks start from dense ones."""
+
+SCRATCH, PLAIN = "dense, from scratch", "dense, not augmented"
+"""Arms that show what pretraining and augmentation bought."""
+
+FILE = "crossval.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One study; a stopped one goes on under equal settings only.
+
+    Attributes
+    ----------
+    by, person : str
+        Column of the manifest, and regular expression (empty: none), that tell people apart.
+    folds, inner, repeats, seed : int
+        Folds, inner folds of each training part, and how often all is cut anew.
+    size : (int, int) or None
+        Rows and columns a network reads; None: by the shape of the images.
+    methods, epochs, sparsities, lams : tuple
+        What the inner folds choose from; `methods` without ``dense``.
+    start : str
+        Folder of a finished run whose weights to start from; empty: from scratch.
+    augment, ablate : bool
+        Change training images anew each time; measure also without, and without `start`.
+    arms : tuple of str
+        Of `ARMS`.
+    network : dict
+        Keys of the training configuration that replace ours.
+    """
+
+    by: str = "person"
+    person: str = ""
+    folds: int = 5
+    inner: int = 3
+    repeats: int = 3
+    seed: int = 0
+    size: tuple[int, int] | None = None
+    methods: tuple[Method, ...] = ("l0", "transformed-l1")
+    epochs: tuple[int, ...] = (40,)
+    sparsities: tuple[float, ...] = (0.92, 0.96)
+    lams: tuple[float, ...] = ()
+    start: str = ""
+    augment: bool = True
+    ablate: bool = False
+    arms: tuple[str, ...] = ARMS
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("folds", 2), ("inner", 2), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more.")
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise ConfigError(
+                f"There is nothing called {unknown[0]!r} to compare: choose among "
+                f"{', '.join(ARMS)}."
+            )
+        if not self.arms:
+            raise ConfigError(f"Nothing is compared: choose among {', '.join(ARMS)}.")
+        if not self.epochs or min(self.epochs) < 1:
+            raise ConfigError("A network needs at least 1 epoch: give --epochs 1 or more.")
+        if "sparse" in self.arms and not self.sparse():
+            raise ConfigError(
+                "There is no sparse network to try: give --method, and --sparsity or --lam."
+            )
+        if unknown := [name for name in self.methods if name not in METHODS or name == "dense"]:
+            raise ConfigError(
+                f"There is no penalty {unknown[0]!r}: choose among {', '.join(METHODS[1:])}."
+            )
+
+    def dense(self) -> list[Candidate]:
+        """The dense networks the inner folds choose from."""
+        return grid(("dense",), self.epochs, (), ())
+
+    def sparse(self) -> list[Candidate]:
+        """The sparse ones."""
+        return grid(self.methods, self.epochs, self.sparsities, self.lams)
+
+    def network_arms(self) -> list[str]:
+        """The arms that train networks, dense first; sparse ones need dense ones to start from."""
+        if not {"dense", "sparse"} & set(self.arms):
+            return []
+        arms = ["dense"]
+        if self.ablate and self.start:
+            arms.append(SCRATCH)
+        if self.ablate and self.augment:
+            arms.append(PLAIN)
+        return [*arms, "sparse"] if "sparse" in self.arms else arms
+
+    def compared(self) -> list[str]:
+        """All arms in the order of the table."""
+        return [arm for arm in ("majority", "hog") if arm in self.arms] + self.network_arms()
+
+    def base_config(self, cases: Cases, size: tuple[int, int]) -> TrainConfig:
+        """The training that candidates vary: of the start's network, or of our own for few images.
+
+        Drawings may be mirrored, writing may not.
+        """
+        drawing = size[1] < 1.6 * size[0]
+        values: dict[str, Any] = {
+            "data": str(cases.folder),
+            "method": "dense",
+            "batch_size": 16,
+            "network": {"channels": [8, 24, 32], "dropout": 0.3},
+            "augmentation": {
+                "flip_horizontal": drawing,
+                "flip_vertical": drawing,
+                "contrast": 0.2,
+                "elastic": 1.0,
+            },
+            "splitting": {"beta": 0.01, "grad_at": "u", "start": 0.0, "end": 0.4, "heal": 0.6},
+        }
+        if self.start:
+            from rvsm.experiments.config import load_config
+
+            path = Path(self.start) / "config.toml"
+            if not path.is_file():
+                raise RunError(
+                    f"{self.start} holds no finished run to start from (config.toml is missing): "
+                    "name the folder of a run, or leave out --start."
+                )
+            values["network"] = load_config(path).model_dump(mode="json")["network"]
+        values["network"]["size"] = list(size)
+        for key, value in self.network.items():
+            *sections, name = key.split(".")
+            place = values
+            for section in sections:
+                place = place.setdefault(section, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(
+                        f"{key}: {section} is no section of the configuration; give a key such "
+                        "as network.channels."
+                    )
+            place[name] = value
+        return make_config(values)
+
+
+def claim(out: Path, settings: Settings, cases: Cases) -> None:
+    """Note in the folder what is studied there, or see that it is the same.
+
+    Raises
+    ------
+    RunError
+        The folder holds another study, of other settings or images, or something else.
+    """
+    told = {**asdict(settings), "data": str(cases.folder), "images": cases.fingerprint()}
+    if settings.start and settings.network_arms():
+        weights = start_file(settings.start).read_bytes()
+        told["weights of the start"] = hashlib.sha256(weights).hexdigest()[:16]
+    wanted = json.loads(json.dumps(told))
+    path = out / FILE
+    if not path.is_file():
+        atomic_text(path, json.dumps(wanted, indent=1))
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        differing = [key for key in wanted if found.get(key) != wanted[key]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}): name a new folder for the study.") from None
+    differing = [key for key in differing if key != "data"]
+    if differing:
+        raise RunError(
+            f"{out} holds a study with another {', '.join(differing)}: name a new folder, or "
+            "restore those options."
+        )

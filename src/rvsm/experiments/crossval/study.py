@@ -1,0 +1,133 @@
+"""The whole study: fold after fold, each one a file, then the figures and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rvsm.atomic import atomic_text, make_folder
+from rvsm.errors import ConfigError
+from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
+from rvsm.experiments.crossval.cases import Cases, fitting_size, load_ink, read_cases
+from rvsm.experiments.crossval.folds import repeated
+from rvsm.experiments.crossval.settings import Settings, claim
+from rvsm.experiments.crossval.steps import Material, answers_of, fits_of, part_of, read_fold
+from rvsm.experiments.crossval.summary import summarise, write_predictions
+from rvsm.experiments.runs import environment, locked, start_file
+
+if TYPE_CHECKING:
+    from rvsm.experiments.crossval.networks import State
+
+Progress = Callable[[str, int, int], None]
+
+
+def crossval(
+    data: Path, out: Path, settings: Settings | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Judge classifiers on people they have not seen, by nested cross-validation.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of images; see `cases.read_cases`.
+    out : Path
+        Receives ``crossval.json`` (what was asked), ``folds/`` (the answers of each fold),
+        ``predictions.csv``, ``results.json`` and ``report.html``. A stopped study goes on there.
+    settings : Settings, optional
+    progress : callable, optional
+        Told (what, done, in all).
+
+    Returns
+    -------
+    dict
+        The content of ``results.json``.
+
+    Raises
+    ------
+    DataError
+        The images cannot be used: one class only, too few people, nobody's.
+    ConfigError
+        The settings do not fit the images.
+    RunError
+        The folder holds another study, is in use, or a training diverged.
+    """
+    settings = settings or Settings()
+    cases = read_cases(data, settings.by, settings.person or None)
+    size = settings.size or fitting_size(cases)
+    cases, ink = load_ink(cases, size, _part(progress, "reading"))
+    plan = list(
+        repeated(cases.labels, cases.people, settings.folds, settings.repeats, settings.seed)
+    )
+    base = settings.base_config(cases, size)
+    start = _start(settings) if settings.network_arms() else None
+    if start is None and settings.start:
+        raise ConfigError("--start is of no use without networks: compare dense or sparse ones.")
+    make_folder(out / "folds")
+    with locked(out):
+        claim(out, settings, cases)
+        files = [out / "folds" / f"r{repeat}-f{fold}.json" for repeat, fold, _, _ in plan]
+        found = [
+            read_fold(file, len(test)) for file, (_, _, _, test) in zip(files, plan, strict=True)
+        ]
+        features = np.zeros((len(cases.cases), 0))
+        if "hog" in settings.arms and not all(found):
+            features = hog_features(_edges(cases, size), _part(progress, "counting edges"))
+        material = Material(ink, features, cases.labels, cases.people, base, start)
+        each = fits_of(settings)
+        done = 0
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress("fitting", done, each * len(plan))
+
+        for number, (repeat, fold, train, test) in enumerate(plan):
+            if found[number] is not None:
+                done += each
+                continue
+            part = part_of(material, settings, number, train, test)
+            steps = out / "steps" / f"r{repeat}-f{fold}"
+            answers = answers_of(material, settings, part, steps, tell)
+            found[number] = {
+                "repeat": repeat,
+                "fold": fold,
+                "people": sorted({cases.cases[i].person for i in test}),
+                "test": test.tolist(),
+                "answers": answers,
+            }
+            atomic_text(files[number], json.dumps(found[number]))
+            shutil.rmtree(steps, ignore_errors=True)
+        results = summarise(cases, settings, [f for f in found if f is not None])
+        results["network_size"] = list(size)
+        results["environment"] = environment()
+        write_predictions(out / "predictions.csv", cases, [f for f in found if f is not None])
+        atomic_text(out / "results.json", json.dumps(results, indent=1))
+        from rvsm.experiments.crossval.report import write_report
+
+        write_report(out, results)
+    return results
+
+
+def _start(settings: Settings) -> State | None:
+    if not settings.start:
+        return None
+    from rvsm import load
+
+    return dict(load(start_file(settings.start)))
+
+
+def _edges(cases: Cases, size: tuple[int, int]) -> Any:
+    """The images at the size at which edges are counted."""
+    return load_ink(cases, WRITING if size[1] >= 1.6 * size[0] else DRAWING)[1]
+
+
+def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(what, done, total)

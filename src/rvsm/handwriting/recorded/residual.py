@@ -1,0 +1,137 @@
+"""What of a pen's movement is tremor: its 3 to 12 Hz part, on an even grid of times.
+
+A recording is cut wherever the pen lifts, the stamps pause or run backwards, or the pen jumps.
+Each piece is put on an even grid by a cubic spline and filtered forwards and backwards, so that
+no phase is shifted; what lies near its ends, where the filter has to guess, is thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import signal
+from scipy.interpolate import CubicSpline
+
+from rvsm.handwriting.tremor import rms
+
+Array = npt.NDArray[np.float64]
+
+RATE_HZ = 200.0
+BAND_HZ = (3.0, 12.0)
+ORDER = 4
+"""Of the Butterworth filter; run both ways its slope is twice that."""
+
+END_S = 0.4
+"""Thrown away at both ends of a piece: the filter's answer to a step has died down by then."""
+
+LEAST_S = 1.5
+"""What a piece must still last to be kept."""
+
+_PAUSE_S = 0.05
+_JUMP_MM_S = 600.0
+_WINDOW_S = 2.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An unbroken stretch of tremor: (n, 2) millimetres at `RATE_HZ`."""
+
+    residual_mm: Array
+
+    @property
+    def seconds(self) -> float:
+        return len(self.residual_mm) / RATE_HZ
+
+
+def pieces(time_s: Array, points_mm: Array, down: npt.NDArray[np.bool_]) -> list[Piece]:
+    """Cut a recording and take the tremor out of each piece.
+
+    Parameters
+    ----------
+    time_s : ndarray, shape (n,)
+        Stamps, however uneven.
+    points_mm : ndarray, shape (n, 2)
+    down : ndarray of bool, shape (n,)
+        Whether the pen touches.
+
+    Returns
+    -------
+    list of Piece
+        Those that last `LEAST_S` after their ends are off; none where the recording is too short.
+    """
+    found = []
+    for t, xy in unbroken(time_s, points_mm, down):
+        if t[-1] - t[0] < LEAST_S + 2 * END_S:
+            continue
+        end = round(END_S * RATE_HZ)
+        found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
+    return found
+
+
+def unbroken(
+    time_s: Array, points_mm: Array, down: npt.NDArray[np.bool_]
+) -> list[tuple[Array, Array]]:
+    """Stretches with stamps that increase, without pauses and jumps, of four samples or more.
+
+    Samples of equal stamps become one at their mean.
+    """
+    if len(time_s) < 2:
+        return []
+    step = np.diff(time_s)
+    far = np.hypot(*np.diff(points_mm, axis=0).T)
+    broken = (step < 0) | (step > _PAUSE_S) | (down[1:] != down[:-1])
+    # Of a burst of samples with one stamp nobody knows the speed: 1 ms apart at least.
+    broken |= far > _JUMP_MM_S * np.maximum(step, 1e-3) + 1.0
+    out = []
+    for part in np.split(np.arange(len(time_s)), np.flatnonzero(broken) + 1):
+        if not down[part[0]]:
+            continue
+        stamps, which = np.unique(time_s[part], return_inverse=True)
+        if len(stamps) < 4:
+            continue
+        count = np.bincount(which)
+        mean = [np.bincount(which, points_mm[part, axis]) / count for axis in (0, 1)]
+        out.append((stamps, np.stack(mean, axis=1)))
+    return out
+
+
+def uniform(time_s: Array, points_mm: Array, rate_hz: float = RATE_HZ) -> Array:
+    """Points at even times, (m, 2), by a cubic spline through uneven ones (stamps increasing)."""
+    count = int(np.floor((time_s[-1] - time_s[0]) * rate_hz)) + 1
+    grid = time_s[0] + np.arange(count) / rate_hz
+    return np.asarray(CubicSpline(time_s, points_mm)(grid))
+
+
+def bandpassed(points_mm: Array, rate_hz: float = RATE_HZ) -> Array:
+    """The part between `BAND_HZ`, no phase shifted: a Butterworth filter run both ways.
+
+    The piece is continued at both ends by its point reflection, which keeps value and slope.
+    """
+    sections = signal.butter(ORDER, BAND_HZ, "bandpass", fs=rate_hz, output="sos")
+    reach = min(round(rate_hz), len(points_mm) - 1)
+    return np.asarray(signal.sosfiltfilt(sections, points_mm, axis=0, padtype="odd", padlen=reach))
+
+
+def pooled_rms(parts: list[Piece]) -> float:
+    """RMS length in mm over all samples of some pieces."""
+    return rms(np.concatenate([part.residual_mm for part in parts]))
+
+
+def peak_hz(parts: list[Piece]) -> float:
+    """Frequency within `BAND_HZ` at which the power of both axes together is largest.
+
+    Welch's periodograms over windows of 2 s, averaged over the pieces by their length.
+    """
+    total: Array | None = None
+    for part in parts:
+        window = min(round(_WINDOW_S * RATE_HZ), len(part.residual_mm))
+        f, power = signal.welch(
+            part.residual_mm, RATE_HZ, nperseg=window, nfft=round(10 * RATE_HZ), axis=0
+        )
+        weighted = power.sum(axis=1) * part.seconds
+        total = weighted if total is None else total + weighted
+    assert total is not None
+    inside = (f >= BAND_HZ[0]) & (f <= BAND_HZ[1])
+    return float(f[inside][np.argmax(total[inside])])
