@@ -14,7 +14,7 @@ from networks import network
 from rvsm.deploy.compiler.export import export_c
 from rvsm.deploy.network import load_network
 from rvsm.deploy.tracing import trace
-from rvsm.errors import FileFormatError, RvsmError
+from rvsm.errors import CompilerError, FileFormatError, RvsmError
 from rvsm.experiments.runs import load_run
 
 MAIN = """
@@ -76,7 +76,7 @@ def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
     assert told["name"] == "net_export"
     assert told["weights"] == sum(p.numel() for p in model.parameters())
     assert (tmp_path / "net-export.h").exists()
-    single = json.loads(run("export", path, "--format", "c", "--single", "--json").out)
+    single = json.loads(run("export", path, "--format", "c", "--single", "--tune", "--json").out)
     assert single["bytes"] < 0.7 * told["bytes"]
     assert single["workspace_bytes"] < 0.2 * told["workspace_bytes"]
 
@@ -94,13 +94,17 @@ def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["tensors.safetensors"]
 
 
-def test_wrong_usage(run: Run, tmp_path: Path) -> None:
+def test_wrong_usage(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "belong to safetensors" in run("export", tmp_path, "--format", "c", "--zstd").err
-    assert "belongs to c" in run("export", tmp_path, "--format", "onnx", "--single").err
+    assert "belong to c" in run("export", tmp_path, "--format", "onnx", "--single").err
     model, example = network("mlp")
     with pytest.raises(RvsmError, match=r"let it end in \.c"):
         export_c(model, example, tmp_path / "net.cpp")
     with pytest.raises(RvsmError, match="no such file or folder"):
         export_c(model, example, tmp_path / "absent" / "net.c")
+    with monkeypatch.context() as changed:
+        changed.setenv("CC", "no-such-compiler")
+        with pytest.raises(CompilerError, match="to time with"):
+            export_c(model, example, tmp_path / "net.c", tune=True)
     assert not list(tmp_path.iterdir())
     assert export_c(model, example, tmp_path / "1.c").name == "network_1"

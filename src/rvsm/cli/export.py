@@ -38,6 +38,7 @@ class Request:
     values: str | dict[str, str] | None
     zstd: bool
     single: bool
+    tune: bool
     as_json: bool
 
 
@@ -73,6 +74,14 @@ def export(
             help="Leave the code for batches out of C: half the file, a fraction of the memory.",
         ),
     ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Time several ways to compute each layer here and write the fastest; needs a C "
+            "compiler.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Write a model for others to read, and tell what became of it.
@@ -90,15 +99,17 @@ def export(
       rvsm export model.safetensors --values conv*=float16 --values fc*=codebook-16
       rvsm export runs/pen --format onnx --out pen.onnx
       rvsm export runs/pen --format c --out pen.c
-      rvsm export runs/pen --format c --single --out pen.c
+      rvsm export runs/pen --format c --single --tune --out pen.c
     """
     if format_ is not Format.safetensors and (values or zstd):
         raise typer.BadParameter(f"--values and --zstd belong to safetensors, not {format_.value}.")
-    if single and format_ is not Format.c:
-        raise typer.BadParameter(f"--single belongs to c, not {format_.value}.")
+    if (single or tune) and format_ is not Format.c:
+        raise typer.BadParameter(f"--single and --tune belong to c, not {format_.value}.")
     name = f"export.{format_.value}"
     beside = model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
-    _WRITERS[format_](Request(model, out or beside, _forms(values or []), zstd, single, as_json))
+    _WRITERS[format_](
+        Request(model, out or beside, _forms(values or []), zstd, single, tune, as_json)
+    )
 
 
 def _forms(texts: list[str]) -> str | dict[str, str] | None:
@@ -146,8 +157,13 @@ def _onnx(request: Request) -> None:
 def _c(request: Request) -> None:
     from rvsm.deploy.compiler.export import export_c
 
-    network, example = network_and_example(request.model)
-    _print(export_c(network, example, request.out, batched=not request.single), request.as_json)
+    account = export_c(
+        *network_and_example(request.model),
+        request.out,
+        batched=not request.single,
+        tune=request.tune,
+    )
+    _print(account, request.as_json)
 
 
 def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:

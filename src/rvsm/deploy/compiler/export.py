@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from rvsm.atomic import atomic_write
+from rvsm.deploy.compiler.build import find_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
+from rvsm.deploy.compiler.tune import fastest
 from rvsm.deploy.shrink import shrink
-from rvsm.errors import RvsmError
+from rvsm.errors import CompilerError, RvsmError
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def export_c(
     *,
     name: str | None = None,
     batched: bool = True,
+    tune: bool = False,
 ) -> CAccount:
     """Write a network as one C file without dependencies, and a header.
 
@@ -83,9 +86,14 @@ def export_c(
     batched
         Write code for samples side by side, too, which batches of 8 and more are computed with.
         Without it the file is half as long and a workspace holds the maps of one sample.
+    tune
+        Time several ways to compute each layer on this machine and write the fastest; otherwise
+        shape and share of zeros decide.
 
     Raises
     ------
+    CompilerError
+        If `tune` finds no C compiler, or it fails.
     UnsupportedLayer
         If the model does something that is no layer rvsm knows.
     RvsmError
@@ -98,6 +106,15 @@ def export_c(
     name = name or _identifier(path.stem)
     program = lower(network.graph, network.state_dict())
     source = write(program, name, batched=batched)
+    if tune:
+        compiler = find_compiler()
+        if compiler is None:
+            raise CompilerError(
+                "No C compiler was found to time with (cc, gcc, clang or the variable CC): install "
+                "one, or export without tuning."
+            )
+        chosen = fastest(source.layers, source.code, compiler)
+        source = write(program, name, chosen, batched)
     header = path.with_suffix(".h")
     for file, text in ((header, source.header), (path, source.code)):
         with atomic_write(file) as stream:
