@@ -228,16 +228,14 @@ _NAMES = {"l0": "l0", "l1": "l1", "tl1": "transformed l1"}
 METHODS: dict[str, Method] = {
     "dense": Method("dense", dense, "", "exact", (), "dense"),
     **{
-        f"rvsm-{p}-{at}": Method(
-            f"RVSM, {name}{_AT[at]}", splitting(p, at), "beta", "exact", BETAS
-        )  # fmt: skip
+        f"rvsm-{p}-{at}": Method(f"RVSM, {name}{_AT[at]}", splitting(p, at), "beta", "exact", BETAS)
         for p, name in _NAMES.items()
         for at in ("w", "u")
     },
     **{
         f"rvsm-{p}-{at}-lam": Method(
             f"RVSM, {name}{_AT[at]}, fixed lam", penalised(p, at), "lam", "strength", (start,)
-        )  # fmt: skip
+        )
         for (p, name), start in zip(_NAMES.items(), (1e-4, 1e-3, 5e-4), strict=True)
         for at in ("w", "u")
     },
@@ -250,12 +248,15 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(
         "MagnitudePruning, cubic", magnitude, "end of the schedule", "exact", ENDS, "relative"
     ),
-    "prox-l1": Method(
-        "ProximalGradient, l1", proximal, "lam", "strength", (1e-4,), "relative"
-    ),  # fmt: skip
+    "prox-l1": Method("ProximalGradient, l1", proximal, "lam", "strength", (1e-4,), "relative"),
     "pat-target": Method(
-        "torchao PAT, smallest weights", pat_target, "share of warm-up", "exact",
-        (0.0, 0.1, 0.2, 0.4), "peer", "torchao",
+        "torchao PAT, smallest weights",
+        pat_target,
+        "share of warm-up",
+        "exact",
+        (0.0, 0.1, 0.2, 0.4),
+        "peer",
+        "torchao",
     ),
     "pat-lasso": Method(
         "torchao PAT, lasso", pat_lasso, "lam per rate", "strength", (0.05,), "peer", "torchao"
@@ -263,5 +264,5 @@ METHODS: dict[str, Method] = {
     "torch-prune": Method(
         "torch.nn.utils.prune, cubic", torch_prune, "end of the schedule", "exact", ENDS, "peer"
     ),
-}  # fmt: skip
+}
 """Every method by the name that rows use."""

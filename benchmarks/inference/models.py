@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.architectures import ResNet18, lenet_300_100, shared  # noqa: E402
+from benchmarks.architectures import ResNet18, lenet_300_100, shared
 
 
 def small_vgg() -> nn.Module:

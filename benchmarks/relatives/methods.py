@@ -13,9 +13,9 @@ from tasks import HEAL
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.frontier.methods import METHODS as FRONTIER  # noqa: E402
-from benchmarks.frontier.methods import Frame  # noqa: E402
-from benchmarks.frontier.options import Options  # noqa: E402
+from benchmarks.frontier.methods import METHODS as FRONTIER
+from benchmarks.frontier.methods import Frame
+from benchmarks.frontier.options import Options
 
 BETAS = (0.01, 0.1, 1.0)
 ENDS = (0.25, 0.5, 0.7)

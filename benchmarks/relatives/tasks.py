@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 from rvsm.atomic import atomic_text
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.architectures import shared, small_network  # noqa: E402
-from benchmarks.frontier import data  # noqa: E402
-from benchmarks.frontier.counting import freeze, share_of_zeros, wrong_share  # noqa: E402
+from benchmarks.architectures import shared, small_network
+from benchmarks.frontier import data
+from benchmarks.frontier.counting import freeze, share_of_zeros, wrong_share
 
 HEAL = 0.75
 """The share of the steps after which the support is fixed and the survivors train alone."""
