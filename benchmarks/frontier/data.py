@@ -28,7 +28,7 @@ IDX = {
     },
     "train-labels-idx1-ubyte.gz": {
         "a25bea736e30d166cdddb491f175f624": "mnist",
-        "15d484375f8d13e6eb1aabb0c3f46965": "fashion-mnist",
+        "9018921c3c673c538a1fc5bad174d6f9": "fashion-mnist",
     },
     "t10k-images-idx3-ubyte.gz": {
         "2646ac647ad5339dbf082846283269ea": "mnist",
@@ -36,7 +36,7 @@ IDX = {
     },
     "t10k-labels-idx1-ubyte.gz": {
         "27ae3e4e09519cfbb04c329615203637": "mnist",
-        "9018921c3c673c538a1fc5bad174d6f9": "fashion-mnist",
+        "15d484375f8d13e6eb1aabb0c3f46965": "fashion-mnist",
     },
 }
 """The MD5 sums of the published files, unpacked: gzip may be run anew."""

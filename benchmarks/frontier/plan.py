@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,14 +234,16 @@ def next_strength(
     weak = [float(r["setting"]) for r in tried if r.get("own_zeros", 1.0) < target]
     strong = [float(r["setting"]) for r in tried if r.get("own_zeros", 1.0) >= target]
     if not tried:
-        return start
-    if not strong:
-        return max(weak) * factor
-    if not weak:
-        return min(strong) / factor
-    low, high = max(weak), min(strong)
-    # Zeros may fall as a strength grows: then look further beyond the strongest.
-    return float((low * high) ** 0.5) if low < high else low * factor
+        found = start
+    elif not strong:
+        found = max(weak) * factor
+    elif not weak:
+        found = min(strong) / factor
+    elif max(weak) < min(strong):
+        found = math.sqrt(max(weak) * min(strong))
+    else:  # zeros may fall as a strength grows: look beyond the strongest
+        found = max(weak) * factor
+    return float(f"{found:.3g}")
 
 
 def strongest(place: Place, rows: Mapping[str, Row]) -> list[Contender] | None:

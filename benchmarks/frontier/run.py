@@ -34,6 +34,8 @@ from rvsm.errors import ConfigError, RvsmError  # noqa: E402
 
 RESULTS = HERE / "results"
 QUICK = ROOT / "runs" / "frontier-quick"
+WORKER = "FRONTIER_WORKER"
+"""Set in the environment of processes that others started."""
 
 
 def options(words: list[str] | None = None) -> argparse.Namespace:
@@ -68,15 +70,15 @@ def main(words: list[str] | None = None) -> None:
     if asked.workers > 1:
         print(lines[-1], flush=True)
         several(words, asked.workers)
-        return
-    torch.set_num_threads(1)
-    worker = Worker(
-        store, folders, device=asked.device, only=asked.only, minutes=asked.minutes, tell=tell
-    )
-    if "FRONTIER_WORKER" not in os.environ:
-        tell(lines[-1])
-    worker.work(pending)
-    if asked.tier == "quick":
+    else:
+        torch.set_num_threads(1)
+        worker = Worker(
+            store, folders, device=asked.device, only=asked.only, minutes=asked.minutes, tell=tell
+        )
+        if WORKER not in os.environ:
+            tell(lines[-1])
+        worker.work(pending)
+    if asked.tier == "quick" and WORKER not in os.environ:
         print(page.text(store.rows()))
 
 
@@ -89,7 +91,7 @@ def several(words: list[str] | None, workers: int) -> None:
     """Let processes do the work side by side; they share it out by their locks."""
     own = sys.argv[1:] if words is None else words
     command = [sys.executable, str(HERE / "run.py"), *own, "--workers", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FRONTIER_WORKER": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", WORKER: "1"}
     running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
     try:
         codes = [process.wait() for process in running]

@@ -1,0 +1,53 @@
+"""Made-up sets of images in the layouts that publishers use, for the tests of the frontier."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+def idx_bytes(array):
+    """Return a uint8 array as an idx file."""
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, train=60, test=20, side=28, seed=0):
+    """Write the four files; a stripe's place says the class. Return the images and labels."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = []
+    for count in (train, test):
+        labels = np.arange(count) % 10
+        images = generator.integers(0, 60, (count, side, side))
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 3] += 180
+        arrays += [images, labels]
+    for name, array in zip(FILES, arrays, strict=True):
+        (folder / name).write_bytes(gzip.compress(idx_bytes(array), 1))
+    return arrays
+
+
+def write_cifar(folder: Path, each=8, seed=0):
+    """Write the six binary batches; colour and brightness say the class. Return the first."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    first = None
+    for name in names:
+        labels = np.arange(each) % 10
+        images = generator.integers(0, 100, (each, 3, 32, 32)) + 15 * labels[:, None, None, None]
+        records = np.concatenate([labels[:, None], images.reshape(each, -1)], 1).astype(np.uint8)
+        (folder / name).write_bytes(records.tobytes())
+        first = (images, labels) if first is None else first
+    return first
