@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -220,7 +220,7 @@ def handwriting(folder: Path, name: str) -> Data:
     return Data(name, read("train"), read("test-unseen"), read("val"))
 
 
-READERS = {
+READERS: dict[str, Callable[[Path], Data]] = {
     "mnist": partial(idx, name="mnist"),
     "fashion-mnist": partial(idx, name="fashion-mnist"),
     "cifar-10": cifar10,

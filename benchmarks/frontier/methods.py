@@ -124,7 +124,8 @@ class Method:
 
 
 def _penalty(name: str, options: Options) -> Penalty:
-    return {"l0": L0(), "l1": L1()}.get(name) or TransformedL1(options.a)
+    penalties: dict[str, Penalty] = {"l0": L0(), "l1": L1(), "tl1": TransformedL1(options.a)}
+    return penalties[name]
 
 
 def _beta(frame: Frame, beta: float) -> float | Continuation:
@@ -244,7 +245,7 @@ METHODS: dict[str, Method] = {
     "bregman": Method(
         "LinearizedBregman, l1", bregman, "lam per rate", "strength", (1e-3,), "relative"
     ),
-    "hard-concrete": Method("HardConcrete", gates, "lam", "strength", (1e-6,), "relative"),
+    "hard-concrete": Method("HardConcrete", gates, "lam", "strength", (1e-5,), "relative"),
     "magnitude": Method(
         "MagnitudePruning, cubic", magnitude, "end of the schedule", "exact", ENDS, "relative"
     ),

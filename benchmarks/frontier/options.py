@@ -137,7 +137,7 @@ class Options:
         """Return how a target is shared over the layers."""
         floor = self.floor or None
         if self.budget in ("uniform", "erk"):
-            return Budget("global", layout=self.budget, floor=floor)  # type: ignore[arg-type]
+            return Budget("global", layout=self.budget, floor=floor)
         scale = "none" if self.budget == "global" else self.budget
         return Budget("global", scale=scale, floor=floor)  # type: ignore[arg-type]
 

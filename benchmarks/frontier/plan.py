@@ -14,7 +14,7 @@ from benchmarks.frontier.options import Run
 from benchmarks.frontier.store import Row
 from rvsm.errors import ConfigError
 
-FACTOR, NEAR = 10.0, 3.0
+FACTOR, NEAR = 5.0, 3.0
 """How far a search for a strength jumps while it has seen one side only: at first, and where it
 begins with what the next lower share of zeros needed."""
 

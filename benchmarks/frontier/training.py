@@ -169,7 +169,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.decay, self.count = decay, 0
         self.mean = [p.detach().clone() for p in self.parameters]
 
