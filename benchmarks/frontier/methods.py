@@ -52,6 +52,8 @@ class Frame:
         are given per unit of it, so that they mean the same in short and in long runs.
     seed : int
         For methods that draw.
+    epochs : int
+        Of the whole training.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Frame:
     options: Options
     rates: float = 1.0
     seed: int = 0
+    epochs: int = 1
 
     @property
     def heal(self) -> int:
@@ -223,6 +226,17 @@ def torch_prune(frame: Frame, setting: float) -> Any:
     return peers.TorchPrune(frame.model, frame.base(), frame.target, schedule)
 
 
+def pdp(frame: Frame, setting: float) -> Any:
+    """PQuantML's PDP; the setting is its temperature.
+
+    Its masks begin after a fifth of the training and are at the target shortly before healing.
+    """
+    end = frame.options.heal - 0.1
+    return peers.PDP(
+        frame.model, frame.base, frame.target, frame.epochs, frame.steps, 0.2, end, setting
+    )  # fmt: skip
+
+
 _AT = {"w": "", "u": ", gradient at u"}
 _NAMES = {"l0": "l0", "l1": "l1", "tl1": "transformed l1"}
 
@@ -264,6 +278,9 @@ METHODS: dict[str, Method] = {
     ),
     "torch-prune": Method(
         "torch.nn.utils.prune, cubic", torch_prune, "end of the schedule", "exact", ENDS, "peer"
+    ),
+    "pdp": Method(
+        "PQuantML, PDP", pdp, "temperature", "exact", (1e-5, 1e-4, 1e-3, 1e-2), "peer", "pquant"
     ),
 }
 """Every method by the name that rows use."""

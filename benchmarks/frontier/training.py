@@ -248,7 +248,7 @@ def train(run: Run, data: Data, dense: Result | None = None) -> Result:
     total = run.epochs * len(batches)
     rate = Rate(o, total)
     heal = int(o.heal * total)
-    frame = Frame(model, total, run.sparsity, _tuned(run), rate.total(heal), run.seed)
+    frame = Frame(model, total, run.sparsity, _tuned(run), rate.total(heal), run.seed, run.epochs)
     optimizer = METHODS[run.method].build(frame, run.setting or 0.0)
     begun, begun_cpu = time.perf_counter(), time.process_time()
     try:
