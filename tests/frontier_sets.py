@@ -1,12 +1,17 @@
-"""Made-up sets of images in the layouts that publishers use, for the tests of the frontier."""
+"""What the tests of the frontier share: made-up sets of images, short runs, a plan of seconds."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import struct
 from pathlib import Path
 
 import numpy as np
+from benchmarks.frontier import plan
+from benchmarks.frontier.methods import METHODS
+from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.options import Options, Run
 
 FILES = (
     "train-images-idx3-ubyte.gz",
@@ -51,3 +56,31 @@ def write_cifar(folder: Path, each=8, seed=0):
         (folder / name).write_bytes(records.tobytes())
         first = (images, labels) if first is None else first
     return first
+
+
+TINY = Options(batch=64)
+HERE = [name for name, method in METHODS.items() if method.missing() is None]
+"""The methods that can take part on this machine."""
+
+
+def run_of(method: str = "rvsm-l0-u", **changed: object) -> Run:
+    """Return a run of a second, with options and other entries changed."""
+    setting = (*METHODS[method].settings, None)[0]
+    start = Run("final", "small", "digits", method, 0.9, setting, 0, 2, 0, TINY)
+    options = {k: v for k, v in changed.items() if k in Options.__dataclass_fields__}
+    own = {k: v for k, v in changed.items() if k not in options}
+    return dataclasses.replace(start, options=TINY.with_(**options), **own)
+
+
+def tiny_place(**changed: object) -> plan.Place:
+    who = tuple(plan.Contender(name) for name in ("dense", "rvsm-l0-u", "hard-concrete"))
+    return dataclasses.replace(plan.Place("small", "digits", (0.8, 0.9), who, 2), **changed)
+
+
+def make_tiny(monkeypatch) -> plan.Place:
+    """Put a plan of seconds in the place of the quick tier: three contenders, one share."""
+    small = dataclasses.replace(NETWORKS["small"], epochs=2, tune_epochs=1)
+    monkeypatch.setitem(NETWORKS, "small", small)
+    place = tiny_place(sparsities=(0.9,))
+    monkeypatch.setitem(plan.TIERS, "quick", [place])
+    return place

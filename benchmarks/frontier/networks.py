@@ -50,8 +50,8 @@ _CIFAR: dict[str, Any] = {
 
 NETWORKS: dict[str, Network] = {
     "small": Network(small_network, 8, 4, 300, 0.15, {"batch": 64}),
-    "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 2.0),
-    "lenet-5": Network(shared.LeNet5, 40, 5, 10_000, 38.0),
+    "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 3.0),
+    "lenet-5": Network(shared.LeNet5, 40, 5, 10_000, 24.0),
     "tremor": Network(TremorNet, 10, 3, 0, 15.0, {"batch": 32, "shift": 3}),
     "vgg-16": Network(VGG16, 160, 20, 5_000, 900.0, _CIFAR),
     "resnet-18": Network(ResNet18, 160, 20, 5_000, 1600.0, _CIFAR),
