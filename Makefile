@@ -2,12 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where frontier-check finds mnist and fashion-mnist.
+DATA ?= data
 READY := $(VENV)/.ready
 # One thread per process: two OpenMP pools side by side on two cores are far slower than one each.
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow docs-test lint format types check clean
+.PHONY: help setup demo test test-slow docs-test lint format types check \
+	frontier-check clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +49,9 @@ format: $(READY)  ## let ruff repair what it can
 
 types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
+
+frontier-check: $(READY)  ## recount the winning models of the frontier; DATA=FOLDER of mnist, ...
+	$(BIN)/python benchmarks/frontier/check.py --data $(DATA)
 
 check: test lint types  ## what a change must pass
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,45 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# by its path: networks.py beside this file has the same name
-_SPEC = importlib.util.spec_from_file_location(
-    "tests_networks", Path(__file__).parent.parent.parent / "tests" / "networks.py"
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-shared = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(shared)
-
-
-class ResNet18(nn.Module):
-    """ResNet-18 as used on CIFAR: a 3x3 stem, no pooling before the blocks, 64-128-256-512."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
-        )
-        blocks, inputs = [], 64
-        for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            blocks += [shared.Block(inputs, outputs, stride), shared.Block(outputs, outputs)]
-            inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(512, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.blocks(self.stem(images)).mean((2, 3)))
-
-
-def lenet_300_100() -> nn.Module:
-    """Three linear layers."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, 300),
-        nn.ReLU(),
-        nn.Linear(300, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.architectures import ResNet18, lenet_300_100, shared
 
 
 def small_vgg() -> nn.Module:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rvsm.atomic import atomic_text
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.architectures import shared, small_network
+from benchmarks.frontier import data
+from benchmarks.frontier.counting import freeze, share_of_zeros, wrong_share
+
 HEAL = 0.75
 """The share of the steps after which the support is fixed and the survivors train alone."""
-
-
-def small_network() -> nn.Sequential:
-    """Two convolutions and two linear layers of 9,736 weights, for 8 x 8 images."""
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10),
-    )  # fmt: skip
-
-
-def lenet() -> nn.Sequential:
-    """Caffe's LeNet-5 of 430,500 weights, for 28 x 28 images."""
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Task:
     """Images with a fixed test set, a network and the settings that every method shares."""
 
     name: str
-    network: Callable[[], nn.Sequential]
+    network: Callable[[], nn.Module]
     x: Tensor
     y: Tensor
     x_test: Tensor
@@ -70,64 +58,14 @@ class Task:
 
 def digits() -> Task:
     """scikit-learn's 1,797 digits; 30 % are the test set."""
-    images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images / 16, labels, test_size=0.3, random_state=0, stratify=labels)
-    x, x_test = (torch.tensor(part, dtype=torch.float32).view(-1, 1, 8, 8) for part in parts[:2])
-    y, y_test = (torch.tensor(part) for part in parts[2:])
-    return Task("digits", small_network, x, y, x_test, y_test, epochs=20)
+    found = data.digits()
+    return Task("digits", small_network, *found.train, *found.test, epochs=20)
 
 
 def mnist(folder: Path) -> Task:
     """MNIST from the four gzipped idx files in `folder`; its own test set."""
-
-    def read(name: str, header: int) -> Tensor:
-        data = gzip.decompress((folder / name).read_bytes())
-        return torch.tensor(np.frombuffer(data, np.uint8, offset=header))
-
-    def part(prefix: str) -> tuple[Tensor, Tensor]:
-        images = read(f"{prefix}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28) / 255
-        return images, read(f"{prefix}-labels-idx1-ubyte.gz", 8).long()
-
-    return Task("mnist", lenet, *part("train"), *part("t10k"), epochs=10, validation=1 / 6)
-
-
-def matrices(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return the weights that zeros are counted in: all but the biases."""
-    return [(name, p) for name, p in model.named_parameters() if p.dim() > 1]
-
-
-def share_of_zeros(model: nn.Module) -> float:
-    """Return the share of exact zeros among the weights."""
-    ps = [p for _, p in matrices(model)]
-    return sum(int((p == 0).sum()) for p in ps) / sum(p.numel() for p in ps)
-
-
-@torch.no_grad()
-def freeze(optimizer: Any, model: nn.Module, target: float) -> float:
-    """Take the sparse result for good, cut to `target`; return its own share of zeros.
-
-    Where a method has left too many weights the smallest go, so that all are compared at the same
-    number of zeros; where it left fewer nothing comes back.
-    """
-    if hasattr(optimizer, "finalize"):
-        optimizer.finalize()
-    own = share_of_zeros(model)
-    ps = [p for _, p in matrices(model)]
-    sizes = torch.cat([p.abs().flatten() for p in ps])
-    count = round(target * sizes.numel())
-    if int((sizes == 0).sum()) < count:
-        gone = torch.zeros_like(sizes, dtype=torch.bool)
-        gone[sizes.argsort(stable=True)[:count]] = True
-        for p, zero in zip(ps, gone.split([p.numel() for p in ps]), strict=True):
-            p.masked_fill_(zero.view_as(p), 0)
-    return own
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of right answers."""
-    parts = zip(x.split(1000), y.split(1000), strict=True)
-    return sum(int((model(a).argmax(1) == b).sum()) for a, b in parts) / len(y)
+    found = data.idx(folder, "mnist")
+    return Task("mnist", shared.LeNet5, *found.train, *found.test, epochs=10, validation=1 / 6)
 
 
 def train(
@@ -182,8 +120,8 @@ def train(
                 if only_zeros:
                     return {"own": round(own, 4)}
     return {
-        "validation": round(accuracy(model, task.x[held], task.y[held]), 5),
-        "test": round(accuracy(model, task.x_test, task.y_test), 5),
+        "validation": round(1 - wrong_share(model, task.x[held], task.y[held]), 5),
+        "test": round(1 - wrong_share(model, task.x_test, task.y_test), 5),
         "zeros": round(share_of_zeros(model), 5),
         "own": round(own, 5),
     }

@@ -1,0 +1,1 @@
+"""Measured claims: scripts, and beside each the results that it wrote."""

@@ -1,0 +1,119 @@
+"""What moves the frontier: one option of a base recipe changed at a time.
+
+Errors are those on held-out training images, since they are to choose by; no row has a test error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.options import Run
+
+BASE: dict[str, Any] = {"beta": 0.1}
+"""The options of the start, beyond those of its network; its method is `METHOD`."""
+METHOD = "rvsm-l0-u"
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """One factor changed.
+
+    Parameters
+    ----------
+    factor, name : str
+        What is changed, and to what.
+    options : mapping
+        Of `Options`, beyond `BASE`.
+    method : str
+        In place of `METHOD`.
+    setting : float, optional
+        The method's own, where it is not beta.
+    """
+
+    factor: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    method: str = METHOD
+    setting: float | None = None
+
+
+def _of(factor: str, **named: Any) -> list[Change]:
+    """Return a change for each value of one option."""
+    (option, values), = named.items()  # fmt: skip
+    return [Change(factor, f"{option}={value!r}", {option: value}) for value in values]
+
+
+CHANGES: list[Change] = [
+    Change("none", "the start"),
+    Change("gradient", "at w", method="rvsm-l0-w"),
+    Change("gradient", "at w, beta=1", {"beta": 1.0}, method="rvsm-l0-w"),
+    Change("penalty", "l1", method="rvsm-l1-u"),
+    Change("penalty", "transformed l1, a=1", method="rvsm-tl1-u"),
+    Change("penalty", "transformed l1, a=0.1", {"a": 0.1}, method="rvsm-tl1-u"),
+    Change("penalty", "transformed l1, a from 10 to 0.01", {"a": 10.0, "a_end": 0.01},
+           method="rvsm-tl1-u"),
+    Change("penalty", "transformed l1, a from 1 to 0.01", {"a_end": 0.01}, method="rvsm-tl1-u"),
+    *_of("beta", beta=(0.001, 0.01, 1.0)),
+    Change("beta", "from 0.01 to 1", {"beta": 0.01, "beta_limit": 1.0}),
+    Change("beta", "from 0.1 to 2", {"beta_limit": 2.0}),
+    *_of("budget", budget=("uniform", "erk", "max", "mean")),
+    *_of("budget", floor=(0.005, 0.02)),
+    *_of("schedule", schedule=("linear", "cosine", "none")),
+    *_of("length of the schedule", end=(0.2, 0.35, 0.7)),
+    Change("length of the schedule", "from 0.2 to 0.7", {"start": 0.2, "end": 0.7}),
+    *_of("healing", heal=(0.5, 0.6, 0.9, 1.0)),
+    Change("regrowth", "long: end=0.3, heal=0.75", {"end": 0.3}),
+    Change("regrowth", "short: end=0.5, heal=0.55", {"heal": 0.55}),
+    Change("regrowth", "none: cubic magnitude", method="magnitude", setting=0.5),
+    *_of("rate", lr=(0.02, 0.1, 0.2)),
+    *_of("rate", rate=("flat",)),
+    Change("rate", "one cycle: warm=0.3", {"warm": 0.3}),
+    *_of("rewinding", rewind=(0.3, 1.0)),
+    Change("rewinding", "rewind=1.0, heal=0.5", {"rewind": 1.0, "heal": 0.5}),
+    *_of("averaging", average=(0.995, 0.999, 1.0)),
+    Change("averaging", "average=0.999, rate='flat'", {"average": 0.999, "rate": "flat"}),
+    *_of("distillation", distill=(0.5, 0.9)),
+    *_of("start", from_dense=(True,)),
+    *_of("augmentation", shift=(1, 2)),
+    Change("augmentation", "shift=1, elastic=1.0", {"shift": 1, "elastic": 1.0}),
+    *_of("augmentation", elastic=(0.5, 1.0)),
+    *_of("decay of weights", weight_decay=(1e-5, 1e-4)),
+    Change("base", "Adam, 0.002", {"base": "adam", "lr": 0.002}),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where changes are measured: a network, a set and a share of zeros."""
+
+    network: str
+    data: str
+    sparsity: float
+
+
+GROUNDS = (Ground("lenet-300-100", "mnist", 0.987),)
+
+
+def run_of(ground: Ground, change: Change, seed: int) -> Run:
+    """Return the run of a change."""
+    network = NETWORKS[ground.network]
+    options = network.base_options().with_(**{**BASE, **change.options})
+    return Run("ablation", ground.network, ground.data, change.method, ground.sparsity,
+               options.beta if change.setting is None else change.setting, seed, network.epochs,
+               network.held_out, options)  # fmt: skip
+
+
+def runs() -> list[Run]:
+    """Return every run, seed by seed; changes that come to the same are run once."""
+    found = {
+        run.key: run
+        for seed in range(SEEDS)
+        for ground in GROUNDS
+        for change in CHANGES
+        for run in [run_of(ground, change, seed)]
+    }
+    return list(found.values())

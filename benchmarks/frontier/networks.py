@@ -1,0 +1,58 @@
+"""The networks of the suite, and how long and how fast each is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from benchmarks.architectures import VGG16, ResNet18, lenet_300_100, shared, small_network
+from benchmarks.frontier.options import Options
+from rvsm.handwriting.network import TremorNet
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with what all methods share when they train it.
+
+    Parameters
+    ----------
+    build : callable
+        Makes it with random weights.
+    epochs, tune_epochs : int
+        Of a final run, and of one that chooses a strength.
+    held_out : int
+        Training images that choosing validates on; final runs train on all.
+    options : mapping
+        The `Options` of every method.
+    seconds : float
+        An epoch on one core of a server from 2026, for an estimate before there are rows.
+    """
+
+    build: Callable[[], nn.Module]
+    epochs: int
+    tune_epochs: int
+    held_out: int
+    seconds: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def base_options(self) -> Options:
+        """Return the options of every method."""
+        return Options.of(self.options)
+
+
+# After He et al. and the family's own CIFAR code: SGD 0.1, weight decay 5e-4, crops and mirrors.
+_CIFAR: dict[str, Any] = {
+    "lr": 0.1, "batch": 128, "weight_decay": 5e-4, "shift": 4, "flip": True,
+}  # fmt: skip
+
+NETWORKS: dict[str, Network] = {
+    "small": Network(small_network, 8, 4, 300, 0.15, {"batch": 64}),
+    "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 3.0),
+    "lenet-5": Network(shared.LeNet5, 40, 5, 10_000, 24.0),
+    "tremor": Network(TremorNet, 10, 3, 0, 15.0, {"batch": 32, "shift": 3}),
+    "vgg-16": Network(VGG16, 160, 20, 5_000, 900.0, _CIFAR),
+    "resnet-18": Network(ResNet18, 160, 20, 5_000, 1600.0, _CIFAR),
+}

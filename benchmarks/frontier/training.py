@@ -1,0 +1,355 @@
+"""One training run: the same images, order, rates and augmentation for every method."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.frontier.augment import augmented
+from benchmarks.frontier.counting import freeze, layer_nonzeros, matrices, wrong_share
+from benchmarks.frontier.data import Data, Part
+from benchmarks.frontier.methods import METHODS, Frame
+from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.options import Options, Run
+from rvsm.errors import RunError
+from rvsm.experiments.data import seeded
+from rvsm.handwriting.network import TremorNet
+from rvsm.modes import evaluating
+from rvsm.optim import recalibrate
+from rvsm.penalties import TransformedL1
+
+_WARM_AGAIN = 0.02
+"""Share of the steps in which the rate rises where it begins anew."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate at every step, as a share of the largest.
+
+    Parameters
+    ----------
+    options : Options
+        Their `rate`, `warm`, `rewind` and `heal`.
+    steps : int
+        Of the run.
+    """
+
+    options: Options
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the share at the step that is the `step`-th from 0."""
+        o, heal = self.options, int(self.options.heal * self.steps)
+        warm = min(1.0, (step + 1) / max(o.warm * self.steps, 1))
+        if o.rewind and step >= heal:
+            again = min(1.0, (step - heal + 1) / max(_WARM_AGAIN * self.steps, 1))
+            return o.rewind * again * _fall(step - heal, self.steps - heal)
+        if o.rate == "flat":
+            return warm * (1.0 if step < heal else _fall(step - heal, self.steps - heal))
+        return warm * _fall(step, heal if o.rewind else self.steps)
+
+    def total(self, until: int) -> float:
+        """Return the sum of the rates, not the shares, of the first `until` steps."""
+        return self.options.lr * sum(map(self, range(until)))
+
+
+def _fall(step: int, steps: int) -> float:
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class Batches:
+    """Minibatches of images that stay on their device; a seed and an epoch fix them.
+
+    Parameters
+    ----------
+    part : Part
+        Images between 0 and 1, and labels.
+    statistics : (Tensor, Tensor)
+        Mean and deviation to normalise by.
+    options : Options
+        Batch and augmentation.
+    seed : int
+        Of order and augmentation.
+    """
+
+    def __init__(
+        self, part: Part, statistics: tuple[Tensor, Tensor], options: Options, seed: int
+    ) -> None:
+        self.statistics, self.options, self.seed = statistics, options, seed
+        self.changes = bool(options.shift or options.flip or options.elastic)
+        self.x, self.y = part if self.changes else (normalised(part[0], statistics), part[1])
+
+    def __len__(self) -> int:
+        return -(-len(self.y) // self.options.batch)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield images, labels and places in the training set."""
+        o, device = self.options, self.y.device
+        order = torch.randperm(len(self.y), generator=seeded(self.seed, number)).to(device)
+        draws = seeded(self.seed, number, 1)
+        for chosen in order.split(o.batch):
+            x = self.x[chosen]
+            if self.changes:
+                x = augmented(
+                    x, shift=o.shift, flip=o.flip, elastic=o.elastic, knot=o.knot, generator=draws
+                )
+                x = normalised(x, self.statistics)
+            yield x, self.y[chosen], chosen
+
+
+def normalised(x: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    """Return images of mean 0 and deviation 1 in each channel of the training set."""
+    mean, deviation = statistics
+    return (x - mean) / deviation
+
+
+class Teacher:
+    """The dense network whose answers a sparse one is drawn to.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained.
+    batches : Batches
+        What the student sees: where no image ever changes, the answers are computed once.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches) -> None:
+        self.model = model.eval()
+        self.answers: Tensor | None = None
+        if not batches.changes:
+            with torch.no_grad():
+                self.answers = torch.cat([model(x) for x in batches.x.split(1000)])
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, places: Tensor) -> Tensor:
+        """Return the logits of a batch."""
+        answers: Tensor = self.model(x) if self.answers is None else self.answers[places]
+        return answers
+
+
+def loss_of(
+    logits: Tensor, labels: Tensor, options: Options, taught: Tensor | None
+) -> Tensor:  # fmt: skip
+    """Return cross entropy or, with a teacher's logits, a mixture of it and their distance.
+
+    ``(1 - s) CE + s T^2 KL(softmax(taught / T) || softmax(logits / T))`` with the share s.
+
+    References
+    ----------
+    Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
+    """
+    plain = F.cross_entropy(logits, labels)
+    if taught is None:
+        return plain
+    t = options.temperature
+    student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(taught / t, 1)
+    distance = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return (1 - options.distill) * plain + options.distill * t * t * distance
+
+
+class Average:
+    """An average of weights over the steps of healing; zeros of all are zeros of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Whose parameters it follows.
+    decay : float
+        Of a moving average, or 1 for the plain mean.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.decay, self.count = decay, 0
+        self.mean = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights of now in."""
+        self.count += 1
+        new = 1 / self.count if self.decay == 1 else 1 - self.decay
+        # Early on a moving average would be mostly its first value.
+        torch._foreach_lerp_(self.mean, self.parameters, max(new, 1 / self.count))
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Let the model hold the average."""
+        torch._foreach_copy_(self.parameters, self.mean)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained network and what its row says of it."""
+
+    model: nn.Module
+    row: dict[str, Any]
+
+
+def needs_teacher(run: Run) -> bool:
+    """Say whether a run needs the dense network of the same seed."""
+    return bool(run.options.distill or run.options.from_dense)
+
+
+def error_of(model: nn.Module, part: Part, statistics: tuple[Tensor, Tensor]) -> float:
+    """Return the share of wrong answers, computed in float64.
+
+    So that no other machine, thread count or batch rounds an answer to another one.
+    """
+    wide = copy.deepcopy(model).double()
+    mean, deviation = (s.double() for s in statistics)
+    with evaluating(wide):
+        wrong = 0.0
+        for x, y in zip(part[0].split(1000), part[1].split(1000), strict=True):
+            wrong += wrong_share(wide, normalised(x.double(), (mean, deviation)), y) * len(y)
+    return round(wrong) / len(part[1])
+
+
+@lru_cache(maxsize=2)
+def _prepared(data: Data, held_out: int) -> tuple[Part, Part | None, tuple[Tensor, Tensor]]:
+    train, validation = data.split(held_out)
+    return train, validation, data.statistics()
+
+
+def train(run: Run, data: Data, dense: Result | None = None) -> Result:
+    """Do one run.
+
+    Parameters
+    ----------
+    run : Run
+        What to do.
+    data : Data
+        On the device to train on.
+    dense : Result, optional
+        Of `run.dense()`, where the run needs a teacher.
+
+    Returns
+    -------
+    Result
+        With the row, but for what the store adds. A run that diverged has no errors in it.
+    """
+    o, device = run.options, data.train[1].device
+    part, validation, statistics = _prepared(data, run.held_out)
+    batches = Batches(part, statistics, o, run.seed)
+    torch.manual_seed(run.seed)
+    model = NETWORKS[run.network].build().to(device)
+    if dense is not None and o.from_dense:
+        model.load_state_dict(dense.model.state_dict())
+    teacher = Teacher(dense.model, batches) if dense is not None and o.distill else None
+    total = run.epochs * len(batches)
+    rate = Rate(o, total)
+    heal = int(o.heal * total)
+    frame = Frame(model, total, run.sparsity, _tuned(run), rate.total(heal), run.seed, run.epochs)
+    optimizer = METHODS[run.method].build(frame, run.setting or 0.0)
+    begun, begun_cpu = time.perf_counter(), time.process_time()
+    try:
+        own = _loop(run, model, optimizer, batches, rate, teacher)
+    except RunError as error:
+        return Result(model, {**run.to_dict(), "diverged": str(error)})
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        return Result(model, {**run.to_dict(), "diverged": "A weight is not finite."})
+    row = {
+        **run.to_dict(),
+        **counts(model),
+        "own_zeros": round(own, 6),
+        "validation_error": validation and error_of(model, validation, statistics),
+        "seconds_per_epoch": round(seconds / run.epochs, 3),
+        "cpu_seconds_per_epoch": round(cpu / run.epochs, 3),
+        "split": {
+            "train": len(part[1]),
+            "validation": len(validation[1]) if validation else 0,
+            "test": len(data.test[1]),
+        },
+        "published_data": data.published,
+        "device": str(device.type),
+    }
+    if dense is not None:
+        row["teacher_seconds"] = round(dense.row["seconds_per_epoch"] * run.epochs, 1)
+    if run.purpose == "final":
+        row["test_error"] = error_of(model, data.test, statistics)
+    return Result(model, row)
+
+
+def counts(model: nn.Module) -> dict[str, Any]:
+    """Return the weights of a model and those that are not zero, with and without biases."""
+    layers = layer_nonzeros(model)
+    ps = list(model.parameters())
+    weights, kept = sum(p.numel() for _, p in matrices(model)), sum(layers.values())
+    return {
+        "weights": weights,
+        "parameters": sum(p.numel() for p in ps),
+        "nonzeros": kept,
+        "nonzeros_with_biases": sum(int(torch.count_nonzero(p)) for p in ps),
+        "zeros": round(1 - kept / weights, 6),
+        "layers": layers,
+    }
+
+
+def _tuned(run: Run) -> Options:
+    """Return a run's options with the beta of its setting, where that is what is tuned."""
+    exact = METHODS[run.method].setting in ("beta", "rho")
+    if exact and run.setting is not None:
+        return replace(run.options, beta=run.setting)
+    return run.options
+
+
+def _loop(
+    run: Run, model: nn.Module, optimizer: Any, batches: Batches, rate: Rate,
+    teacher: Teacher | None,
+) -> float:  # fmt: skip
+    """Train, fix the support where healing begins; return the share of zeros before the cut."""
+    o, heal = run.options, int(run.options.heal * rate.steps)
+    step, own = 0, 0.0
+    average: Average | None = None
+    for epoch in range(run.epochs):
+        if o.a_end is not None and step < heal:
+            _bend_penalty(optimizer, o.a * (o.a_end / o.a) ** (step / heal))
+        for x, y, places in batches.epoch(epoch):
+            share = o.lr * rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = share
+            optimizer.zero_grad()
+            taught = None if teacher is None else teacher(x, places)
+            loss_of(model(x), y, o, taught).backward()
+            optimizer.step()
+            step += 1
+            if step == heal and run.sparsity:
+                own = freeze(optimizer, model, run.sparsity)
+            if o.average and step >= heal:
+                average = average or Average(model, o.average)
+                average.update()
+    if hasattr(optimizer, "close"):
+        optimizer.close()
+    if average is not None:
+        average.apply()
+        _measure_statistics(model, batches)
+    return own
+
+
+def _bend_penalty(optimizer: Any, a: float) -> None:
+    """Give transformed l1 another shape."""
+    optimizer.rules = tuple(
+        replace(rule, penalty=TransformedL1(a)) if isinstance(rule.penalty, TransformedL1) else rule
+        for rule in optimizer.rules
+    )
+
+
+def _measure_statistics(model: nn.Module, batches: Batches) -> None:
+    """Estimate batch norm anew at weights that no step has seen."""
+    images = [x for (x, _, _), _ in zip(batches.epoch(0), range(50), strict=False)]
+    if isinstance(model, TremorNet):
+        model.measure_statistics(images)
+    else:
+        recalibrate(model, images)
