@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +56,51 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
         fitting would leave less than 4 pixels of it.
     """
     path = Path(path)
+    with _sentences(path), Image.open(path) as image:
+        _check_size(path, image.size, size)
+        image.load()
+        grey = _to_grey(image)
+    return fit(_dark_on_light(grey), size)
+
+
+def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image file as stored: its own colour mode and size, rotation tag obeyed.
+
+    Parameters
+    ----------
+    path : path-like
+        The image file; of one with several pages the first is read.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Decoded, with its metadata in ``info``.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not an image, truncated, empty or too large.
+    """
+    path = Path(path)
+    with _sentences(path), Image.open(path) as image:
+        check_pixels(path, image.size)
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def grey_of(picture: Image.Image) -> GreyImage:
+    """Any colour mode as 8-bit grey: transparency on white, 16-bit and float values scaled."""
+    return _to_grey(picture)
+
+
+@contextlib.contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises about a file into a DataError of one sentence."""
     with warnings.catch_warnings():
         # Pillow warns about bombs, odd metadata and palettes; what matters is raised below.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
-                _check_size(path, image.size, size)
-                image.load()
-                grey = _to_grey(image)
+            yield
         except DataError:
             raise
         except FileNotFoundError:
@@ -79,7 +118,6 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
             raise DataError(
                 f"{path} is damaged or cut short ({error}): replace it or take it out."
             ) from None
-    return fit(_dark_on_light(grey), size)
 
 
 def describe(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int]]:
@@ -157,13 +195,20 @@ def encode_png(grey: GreyImage) -> bytes:
     )
 
 
-def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+def check_pixels(path: Path, found: tuple[int, int]) -> None:
+    """Raise DataError where a picture (width, height) is empty or beyond the limits."""
     width, height = found
     what = f"{width}x{height} pixels"
     if width < 1 or height < 1:
         raise DataError(f"{path} is an empty image ({what}): take it out of the folder.")
     if width * height > MAX_PIXELS or max(found) > MAX_SIDE:
         raise DataError(_too_large(path, what))
+
+
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+    check_pixels(path, found)
+    width, height = found
+    what = f"{width}x{height} pixels"
     scale = min(size[0] / height, size[1] / width)
     if scale < 1 and min(found) * scale < MIN_FITTED_SIDE:
         raise DataError(
