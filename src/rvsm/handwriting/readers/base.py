@@ -167,9 +167,29 @@ def class_of(name: str) -> str:
     return "regular" if plain in _REGULAR else "shaky" if plain in _SHAKY else ""
 
 
-def person_row(file: str, person: str, label: str, split: str = UNSPLIT, **more: str) -> Row:
+def person_row(
+    file: str,
+    person: str,
+    label: str,
+    split: str = UNSPLIT,
+    *,
+    text: str = "",
+    task: str = "",
+    repetition: str = "",
+    error: str = "",
+) -> Row:
     """A row whose carrier is a person."""
-    return Row(file, split, label, carrier=person, carrier_kind=PERSON if person else "", **more)
+    return Row(
+        file,
+        split,
+        label,
+        text,
+        carrier=person,
+        carrier_kind=PERSON if person else "",
+        error=error,
+        task=task,
+        repetition=repetition,
+    )
 
 
 def require_rows(rows: Iterable[Row], root: str | os.PathLike[str], wanted: str) -> tuple[Row, ...]:

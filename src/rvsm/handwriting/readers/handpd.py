@@ -50,8 +50,8 @@ class NewHandPD:
                 task, repetition, group, number = found.groups()
                 person = f"{group.upper()}{int(number):02d}"
                 label = "shaky" if group.upper() == "P" else "regular"
-                more = {"task": _TASKS[task.lower()], "repetition": repetition}
-                rows.append(person_row(file, person, label, **more))
+                task = _TASKS[task.lower()]
+                rows.append(person_row(file, person, label, task=task, repetition=repetition))
             else:
                 left_out[file] = "its name does not tell task and person, as sp1-H28 does"
         wanted = "it wants names such as HealthySpiral/sp1-H28.jpg"

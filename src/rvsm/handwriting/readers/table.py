@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from rvsm.errors import DataError
@@ -124,6 +123,13 @@ def _row(where: str, folder: Path, cells: dict[str, str]) -> Row:
         )
     error = "" if (folder / file).is_file() else f"There is no image file {file}: it is listed."
     split = cells["split"].lower()
-    row = person_row(file, cells["person"], label, SPLIT_NAMES.get(split, split) or UNSPLIT)
-    more = {known: cells[known] for known in ("text", "task", "repetition")}
-    return replace(row, error=error, **more)
+    return person_row(
+        file,
+        cells["person"],
+        label,
+        SPLIT_NAMES.get(split, split) or UNSPLIT,
+        text=cells["text"],
+        task=cells["task"],
+        repetition=cells["repetition"],
+        error=error,
+    )
