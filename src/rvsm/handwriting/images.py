@@ -56,7 +56,7 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
         fitting would leave less than 4 pixels of it.
     """
     path = Path(path)
-    with _sentences(path), Image.open(path) as image:
+    with sentences(path), Image.open(path) as image:
         _check_size(path, image.size, size)
         image.load()
         grey = _to_grey(image)
@@ -82,7 +82,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         The file is missing, not an image, truncated, empty or too large.
     """
     path = Path(path)
-    with _sentences(path), Image.open(path) as image:
+    with sentences(path), Image.open(path) as image:
         check_pixels(path, image.size)
         image.load()
         return ImageOps.exif_transpose(image)
@@ -94,7 +94,7 @@ def grey_of(picture: Image.Image) -> GreyImage:
 
 
 @contextlib.contextmanager
-def _sentences(path: Path) -> Iterator[None]:
+def sentences(path: Path) -> Iterator[None]:
     """Turn what Pillow raises about a file into a DataError of one sentence."""
     with warnings.catch_warnings():
         # Pillow warns about bombs, odd metadata and palettes; what matters is raised below.

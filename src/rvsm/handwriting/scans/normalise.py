@@ -116,8 +116,11 @@ def normalise(
         level = turned(cleaned(dark, ink), angle)
         dark = 1.0 - level / 255.0
         ink = dark > 0.5
-    if rules:
-        ink &= ~rule_mask(ink)
+    if rules and (lines := rule_mask(ink)).any():
+        # A printed rule may be far darker than the pen: what ink is shows only without it.
+        rim = ndimage.binary_dilation(lines, np.ones((3, 1))) & ~(ink & ~lines)
+        dark = np.where(lines | rim, 0.0, dark)
+        ink = ink_mask(dark)
     out = cleaned(dark, ink)
     box = _box(ink) if crop else (0, 0, ink.shape[1], ink.shape[0])
     left, top, right, bottom = box
@@ -171,7 +174,16 @@ def rule_mask(ink: Mask) -> Mask:
     joined = ndimage.binary_closing(np.pad(thin, ((0, 0), (gap, gap))), np.ones((1, gap)))
     joined = ndimage.binary_dilation(joined[:, gap:-gap], np.ones((3, 1)))
     lines = ndimage.binary_opening(joined, np.ones((1, max(40, round(_RULE_SHARE * width)))))
-    return np.asarray(lines & thin, dtype=np.bool_)
+    if not lines.any():
+        return np.zeros_like(ink)
+    # Where a rule is faint only dashes of it are left: level pieces in its rows.
+    rows = ndimage.binary_dilation(lines.any(axis=1), iterations=thick)
+    labels, count = ndimage.label(ink & ~lines, structure=np.ones((3, 3)))
+    dashes = [False] + [
+        bool(rows[r].all()) and c.stop - c.start >= r.stop - r.start
+        for r, c in ndimage.find_objects(labels, count)
+    ]
+    return np.asarray((lines & thin) | np.array(dashes)[labels], dtype=np.bool_)
 
 
 def _box(ink: Mask) -> tuple[int, int, int, int]:

@@ -19,7 +19,8 @@ _COARSE = 128  # longest side of the map of the paper's brightness
 _WINDOW = 15  # of that map: what is narrower than an eighth of the picture is not paper
 _FINE, _ROUGH = 512, 48
 _LEAST_CONTRAST = 0.08
-_NOISE_LEVELS = 5.0
+_NOISE_LEVELS = 4.0
+_GRAINY, _SOFTER = 0.01, 0.8
 _SPECK = 4
 
 
@@ -85,7 +86,10 @@ def brightness(grey: GreyImage) -> Array:
 
 
 def ink_mask(dark: Array) -> Mask:
-    """Where there is ink: darker than the paper's texture and than half-way to the ink's level.
+    """Where there is ink: pieces darker than the paper's texture that are somewhere truly dark.
+
+    A piece of ink is above the first of the `levels` throughout and above the second somewhere, so
+    that a stroke is followed to where it fades (hysteresis, Canny 1986).
 
     Parameters
     ----------
@@ -97,26 +101,38 @@ def ink_mask(dark: Array) -> Mask:
     ndarray of bool, shape (h, w)
         Specks of fewer than 4 pixels are left out.
     """
-    least = threshold(dark)
-    mask = dark > least
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    if _noise(dark) > _GRAINY:
+        # Grain is of single pixels and strokes are not: smoothing costs it most of its contrast.
+        dark = ndimage.gaussian_filter(dark, _SOFTER)
+    floor, strong = levels(dark)
+    labels, count = ndimage.label(dark > floor, structure=np.ones((3, 3)))
     if not count:
-        return np.asarray(mask, dtype=np.bool_)
-    sizes = np.bincount(labels.ravel())
-    keep = sizes >= _SPECK
+        return np.zeros(dark.shape, dtype=np.bool_)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sure = np.bincount(labels[dark > strong], minlength=count + 1)
+    keep = (sizes >= _SPECK) & (sure >= 1)
     keep[0] = False
     return np.asarray(keep[labels], dtype=np.bool_)
 
 
-def threshold(dark: Array) -> float:
-    """Least darkness of ink: above 5 times the paper's noise, and 0.08, and 0.4 of strong ink."""
-    middle = float(np.median(dark))
-    noise = 1.4826 * float(np.median(np.abs(dark - middle)))
-    floor = max(_LEAST_CONTRAST, middle + _NOISE_LEVELS * noise)
-    strong = dark[dark > floor]
-    if not strong.size:
-        return floor
-    return max(floor, 0.4 * float(np.quantile(strong, 0.9)))
+def levels(dark: Array) -> tuple[float, float]:
+    """Darkness that ink must have everywhere, and that it must have somewhere.
+
+    The first is 0.08, or 4 times the paper's noise, or 0.25 of strong ink, whichever is most; the
+    second 0.45 of strong ink (the 90th percentile of what is above paper), and no less than the
+    first.
+    """
+    floor = max(_LEAST_CONTRAST, float(np.median(dark)) + _NOISE_LEVELS * _noise(dark))
+    above = dark[dark > floor]
+    if not above.size:
+        return floor, floor
+    level = float(np.quantile(above, 0.9))
+    return max(floor, 0.25 * level), max(floor, 0.45 * level)
+
+
+def _noise(dark: Array) -> float:
+    """Standard deviation of the paper's texture, from the median absolute deviation."""
+    return 1.4826 * float(np.median(np.abs(dark - np.median(dark))))
 
 
 def cleaned(dark: Array, ink: Mask) -> GreyImage:
