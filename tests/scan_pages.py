@@ -35,7 +35,7 @@ def writers(task: str) -> tuple[str, ...]:
 
 def word_images(rng: np.random.Generator, task: str, count: int) -> list[GreyImage]:
     """Words of one writer, cropped to the ink; some shaky."""
-    texts = [text for text in words() if 6 <= len(text) and " " not in text]
+    texts = [text for text in words() if len(text) >= 6 and " " not in text]
     for name in rng.permutation(writers(task)).tolist():
         if Rendered(task).draws(name, texts):
             sampler = Rendered(task).sampler([name], texts)

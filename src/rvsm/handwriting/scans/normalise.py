@@ -23,6 +23,7 @@ X_HEIGHT_PX = 20.0
 """Height of small letters in the images that networks are trained on: 2.5 mm."""
 
 _RULE_SHARE = 0.3
+_CLEAN = 0.1
 _MARGIN_SHARE = 0.04
 _WORD_HEIGHT = 96
 
@@ -46,6 +47,8 @@ class Normalised:
         Whether a pen was told from a template by colour.
     ink_share : float
         Part of the whole picture that is ink.
+    unrest : float
+        Part of the rest, two pixels and more from ink, that is darker than paper by 0.1.
     pixels_per_mm : float or None
         Scale, where it is known.
     """
@@ -57,6 +60,7 @@ class Normalised:
     inverted: bool
     isolated: bool
     ink_share: float
+    unrest: float
     pixels_per_mm: float | None = None
 
 
@@ -111,6 +115,7 @@ def normalise(
     ink = ink_mask(dark)
     if found is not None:
         (dark, ink), inverted = found, False
+    unrest = _unrest(dark, ink)
     angle = 0.0
     if deskew and (angle := skew_deg(ink)):
         level = turned(cleaned(dark, ink), angle)
@@ -132,6 +137,7 @@ def normalise(
         inverted,
         found is not None,
         float(ink.mean()),
+        unrest,
         pixels_per_mm if pixels_per_mm is not None else scale_of(picture),
     )
 
@@ -184,6 +190,11 @@ def rule_mask(ink: Mask) -> Mask:
         for r, c in ndimage.find_objects(labels, count)
     ]
     return np.asarray((lines & thin) | np.array(dashes)[labels], dtype=np.bool_)
+
+
+def _unrest(dark: Array, ink: Mask) -> float:
+    rest = ~ndimage.binary_dilation(ink, iterations=2)
+    return float((dark[rest] > _CLEAN).mean()) if rest.any() else 1.0
 
 
 def _box(ink: Mask) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -172,8 +173,8 @@ def _merged(part: _Pieces) -> list[list[int]]:
 
 def _gaps(part: _Pieces) -> Array:
     joined = _merged(part)
-    pairs = zip(joined, joined[1:], strict=False)
-    return np.array([after[0] - before[2] for before, after in pairs], dtype=np.float64)
+    gaps = [after[0] - before[2] for before, after in pairwise(joined)]
+    return np.array(gaps, dtype=np.float64)
 
 
 def _words(part: _Pieces, limit: float) -> list[Box]:
