@@ -102,7 +102,12 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         The file to write; the caller sees to it that it appears whole (see `datasets.make`).
     rows : iterable of Row
     """
-    Path(path).write_text(_csv_text(_table(rows)), encoding="utf-8", newline="")
+    Path(path).write_text(manifest_text(rows), encoding="utf-8", newline="")
+
+
+def manifest_text(rows: Iterable[Row]) -> str:
+    """Rows as the text of a CSV file with a header."""
+    return _csv_text(_table(rows))
 
 
 def _table(rows: Iterable[Row]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rvsm.errors import DataError
+from rvsm.handwriting.manifest import MANIFEST, list_images
 from rvsm.handwriting.readers import dhsd, drawings, folders, handpd, idx, omniglot, table, uci
 from rvsm.handwriting.readers.base import (
     PERSON,
@@ -35,6 +36,7 @@ __all__ = [
     "Source",
     "TimedStrokes",
     "class_of",
+    "is_own",
     "layout_of",
     "person_in",
     "person_pattern",
@@ -58,6 +60,20 @@ LAYOUTS: dict[str, Reader] = {
     )
 }
 """Readers by name, the most particular first: the first that fits reads a folder."""
+
+
+def is_own(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder is in the form that rvsm writes: a manifest, or regular and shaky.
+
+    True also of what is no data set at all, so that its own errors are told.
+    """
+    path = Path(root)
+    if path.is_file() or not path.is_dir():
+        return not path.is_file()
+    first = next((name for name, reader in LAYOUTS.items() if reader.fits(path)), folders.name)
+    if first != folders.name:
+        return False
+    return (path / MANIFEST).is_file() or bool(list_images(path)) or not folders.fits(path)
 
 
 def layout_of(root: str | os.PathLike[str]) -> str:

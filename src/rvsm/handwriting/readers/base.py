@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import read_picture
-from rvsm.handwriting.manifest import SUFFIXES, UNSPLIT, Row
+from rvsm.handwriting.manifest import LABELS, SUFFIXES, UNSPLIT, Row
 
 Array = npt.NDArray[np.float64]
 
 PERSON = "person"
 """`Row.carrier_kind` where `Row.carrier` names the person who wrote or drew."""
 
+_SHOWN = 12
 _REGULAR = frozenset(
     ["regular", "healthy", "control", "controls", "normal", "hc", "steady", "no", "0"]
 )
@@ -116,6 +118,30 @@ class Collection:
         """The people, in the order of the rows."""
         known = (row.carrier for row in self.rows if row.carrier_kind == PERSON and row.carrier)
         return list(dict.fromkeys(known))
+
+    def summary(self) -> list[str]:
+        """A few lines that a person reads: how many of what, by whom."""
+        names = dict(zip(LABELS, self.classes or LABELS, strict=True))
+        counts = Counter(
+            (row.task or "picture", row.split, names.get(row.label, "no label"))
+            for row in self.rows
+        )
+        lines = [f"{self.root}: {len(self.rows)} rows in the layout {self.layout}"]
+        lines += [
+            f"  {number:6} {label:10} {task}" + (f", split {split}" if split != UNSPLIT else "")
+            for (task, split, label), number in sorted(counts.items())[:_SHOWN]
+        ]
+        if (more := len(counts) - _SHOWN) > 0:
+            lines.append(f"  and {more} more kinds")
+        people = self.persons()
+        named = f": {', '.join(people[:5])}{', ...' if people[5:] else ''}" if people else ""
+        lines.append(f"  {len(people)} people{named}")
+        missing = sum(bool(row.error) for row in self.rows)
+        if missing:
+            lines.append(f"  {missing} files are missing")
+        reasons = Counter(self.left_out.values())
+        lines += [f"  left out: {n} ({why})" for why, n in list(reasons.items())[:_SHOWN]]
+        return lines
 
     def chosen(self, keep: Callable[[Row], bool]) -> Collection:
         """The same set with the rows for which `keep` holds."""

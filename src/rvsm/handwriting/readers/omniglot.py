@@ -50,7 +50,10 @@ def _holds_characters(archive: Path) -> bool:
 
 
 def read(root: Path) -> Collection:
-    """List the characters; `Row.text` is the letter in the Latin alphabet, else empty."""
+    """List the characters; `Row.text` is a letter a to z, or alphabet and number.
+
+    The archives small1 and small2 share alphabets: of drawings of one name the first is listed.
+    """
     folder = root.parent if root.is_file() else root
     rows: list[Row] = []
     left_out: dict[str, str] = {}
@@ -58,15 +61,13 @@ def read(root: Path) -> Collection:
     for file in _names(root, folder):
         found = _NAME.search(file)
         assert found is not None
-        if (first := seen.setdefault(found[0].lstrip("/"), file)) != file:
-            left_out[file] = f"the same drawing as {first}"
+        if seen.setdefault(found[0].lstrip("/"), file) != file:
+            left_out[file] = "the drawing of this name in another archive is listed"
             continue
         alphabet, number, person = found.groups()
-        letters = string.ascii_lowercase if alphabet == "Latin" else ""
-        text = letters[int(number) - 1 : int(number)]
-        rows.append(
-            person_row(file, f"{alphabet}-{person}", "", text=text, task=f"character-{number}")
-        )
+        latin = alphabet == "Latin" and 1 <= int(number) <= len(string.ascii_lowercase)
+        text = string.ascii_lowercase[int(number) - 1] if latin else f"{alphabet} {number}"
+        rows.append(person_row(file, f"{alphabet}-{person}", "", text=text, task="character"))
     wanted = "it wants strokes_background*.zip or ALPHABET/character01/0001_01.txt"
     listed = require_rows(rows, root, wanted)
     return Collection(name, folder, listed, None, left_out, _Characters(folder))

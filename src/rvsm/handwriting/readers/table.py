@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import SPLIT_NAMES, UNSPLIT, Row
+from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row
 from rvsm.handwriting.readers.base import Collection, Files, class_of, person_row
 
 name = "csv"
@@ -67,7 +67,7 @@ def fits(root: Path) -> bool:
 def _table(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
-    found = sorted(root.glob("*.csv"))
+    found = sorted(path for path in root.glob("*.csv") if path.name != MANIFEST)
     return found[0] if len(found) == 1 else None
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rvsm.handwriting.images import GreyImage
+from rvsm.errors import DataError
+from rvsm.handwriting.images import GreyImage, grey_of
+from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.readers import Collection
+from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.verdict import judge
 
 _GAP, _LINE = 6, 14
 _GROUND, _TEXT = (225, 225, 225), (0, 0, 0)
@@ -25,6 +30,62 @@ class Tile:
     before: Image.Image | None
     after: GreyImage | None
     caption: str
+
+
+def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
+    """The picture of a row, and normalised as its task wants it.
+
+    Words are turned level and lose ruled lines; drawings are left as they lie.
+
+    Raises
+    ------
+    DataError
+        The picture cannot be read.
+    """
+    picture = collection.picture(row)
+    word = row.task in {"", "word"}
+    return picture, normalise(picture, deskew=word, rules=word)
+
+
+def sheet_of(
+    collection: Collection,
+    *,
+    count: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Image.Image:
+    """A contact sheet of some pictures of a set, drawn by `seed`, in the order of the set.
+
+    Parameters
+    ----------
+    collection : Collection
+    count : int
+    seed : int
+    progress : callable, optional
+        Called as ``progress(done, total)``.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB; pictures that cannot be read or hold no writing say so in their captions.
+    """
+    order = np.random.default_rng(seed).permutation(len(collection.rows))[:count]
+    rows = [collection.rows[index] for index in np.sort(order).tolist()]
+    tiles = []
+    for done, row in enumerate(rows, start=1):
+        name = " ".join(filter(None, (row.file.rpartition("/")[2], row.carrier, row.label)))
+        try:
+            picture, found = normalised(collection, row)
+            verdict = judge(found)
+            told = "" if verdict.writing else f": no writing here, {verdict.reason}"
+            tiles.append(Tile(picture, found.grey, name + told))
+        except DataError as error:
+            tiles.append(Tile(None, None, str(error)))
+        if progress is not None:
+            progress(done, len(rows))
+    wide = np.median([t.before.width / t.before.height for t in tiles if t.before] or [1.0])
+    cell = (240, 80) if wide > 2 else (160, 160)
+    return contact_sheet(tiles, columns=3 if wide > 2 else 4, cell=cell)
 
 
 def contact_sheet(
@@ -64,15 +125,13 @@ def contact_sheet(
 
 def _shortened(caption: str, width: int) -> str:
     most = width // 6
-    return caption if len(caption) <= most else "..." + caption[3 - most :]
+    return caption if len(caption) <= most else caption[: most - 3] + "..."
 
 
 def _flat(picture: Image.Image) -> Image.Image:
     if picture.mode in {"L", "RGB"}:
         return picture.convert("RGB")
     if picture.mode.startswith(("I", "F")):
-        from rvsm.handwriting.images import grey_of
-
-        return Image.fromarray(np.asarray(grey_of(picture))).convert("RGB")
+        return Image.fromarray(grey_of(picture)).convert("RGB")
     rgba = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
