@@ -124,10 +124,8 @@ def newhandpd(root: Path) -> Path:
 
 
 def handpd(root: Path, *, table: bool = True) -> Path:
-    for folder, exams in (
-        ("SpiralControl", ("0001", "0002")),
-        ("SpiralPatients", ("0001", "0101")),
-    ):
+    groups = {"SpiralControl": ("0001", "0002"), "SpiralPatients": ("0001", "0101")}
+    for folder, exams in groups.items():
         for exam in exams:
             for repetition in (1, 2):
                 name = f"{exam}-{repetition}.jpg"

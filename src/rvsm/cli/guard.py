@@ -25,6 +25,7 @@ _EXTRA = {
     "matplotlib",
     "pandas",
     "pydantic",
+    "pypdfium2",
     "pytorch_optimizer",
     "scipy",
     "skimage",

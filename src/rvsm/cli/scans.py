@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def predict_pages(
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:
-        parts = {"words": words, "pages": pages, "people": people}
+        parts: dict[str, list[Any]] = {"words": words, "pages": pages, "people": people}
         told = {name: [asdict(entry) for entry in entries] for name, entries in parts.items()}
         typer.echo(json.dumps({"notice": NOTICE, **told}, indent=2))
     else:

@@ -7,8 +7,10 @@ in mm; many keep a piece of the ruled line, which `scans.normalise` takes away.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+from rvsm.errors import DataError
 from rvsm.handwriting.manifest import UNSPLIT, Row
 from rvsm.handwriting.readers.base import Collection, Files, person_row, require_rows
 from rvsm.handwriting.readers.table import columns, records
@@ -22,7 +24,9 @@ _COLUMNS = {"file_name", "text", "writer_id"}
 
 def fits(root: Path) -> bool:
     path = root / INDEX
-    return path.is_file() and columns(path) >= _COLUMNS
+    with contextlib.suppress(DataError, OSError):
+        return path.is_file() and columns(path) >= _COLUMNS
+    return False
 
 
 def read(root: Path) -> Collection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,16 @@ _NAMES = {
 
 
 def columns(path: Path) -> set[str]:
-    """Columns of a CSV file; none where it is no text."""
+    """Columns of a CSV file; DataError where it is no text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return {cell.strip() for cell in next(csv.reader(stream), [])}
-    except (UnicodeDecodeError, csv.Error, OSError):
-        return set()
+            return {cell.strip() for cell in csv.DictReader(stream).fieldnames or ()}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _no_table(path, error) from None
+
+
+def _no_table(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not a CSV file in UTF-8 ({error}): save it as one.")
 
 
 def records(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -54,14 +59,16 @@ def records(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict[str,
             for record in reader:
                 yield reader.line_num, {k: (v or "").strip() for k, v in record.items() if k}
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}): save it as one.") from None
+        raise _no_table(path, error) from None
     except FileNotFoundError:
         raise DataError(f"There is no CSV file {path}: check the name.") from None
 
 
 def fits(root: Path) -> bool:
     table = _table(root)
-    return table is not None and bool(columns(table) & set(_NAMES["file"]))
+    with contextlib.suppress(DataError, OSError):
+        return table is not None and bool(columns(table) & set(_NAMES["file"]))
+    return False
 
 
 def _table(root: Path) -> Path | None:

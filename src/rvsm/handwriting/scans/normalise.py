@@ -147,10 +147,9 @@ def scale_of(picture: Image.Image) -> float | None:
 
     A resolution of 72 or 96 a picture gets from software that knows none, and counts as none.
     """
-    dpi = picture.info.get("dpi")
     try:
-        value = float(dpi[0])
-    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        value = float(picture.info["dpi"][0])
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
     if not np.isfinite(value) or value < 50 or round(value) in {72, 96}:
         return None

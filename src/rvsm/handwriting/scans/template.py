@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -85,6 +86,7 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
     """
     from skimage.registration import phase_cross_correlation
 
+    align: Any = phase_cross_correlation
     if len(set(persons)) < _LEAST_PEOPLE:
         raise DataError(
             f"A printed template is found from what different people's drawings share, and there "
@@ -101,7 +103,7 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
     shifts = np.zeros((len(masks), 2))
     for _ in range(2):  # the second round aligns to what the first found in common
         for number, blurred in enumerate(soft):
-            shifts[number] = phase_cross_correlation(middle, blurred)[0]
+            shifts[number] = align(middle, blurred)[0]
         moved = [ndimage.shift(m, s, order=1) for m, s in zip(soft, shifts, strict=True)]
         middle = _by_person(moved, persons)
     aligned = [
