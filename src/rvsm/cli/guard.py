@@ -31,6 +31,7 @@ _EXTRA = {
     "skimage",
     "sklearn",
     "tensorboard",
+    "tifffile",
     "tomli_w",
 }
 

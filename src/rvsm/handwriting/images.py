@@ -26,6 +26,13 @@ MAX_SIDE = 20_000
 MIN_FITTED_SIDE = 4
 
 _OPAQUE = {"L", "RGB"}
+_ORIENTATION = 0x0112
+_QUARTER_TURNS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -58,8 +65,7 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
     path = Path(path)
     with sentences(path), Image.open(path) as image:
         _check_size(path, image.size, size)
-        image.load()
-        grey = _to_grey(image)
+        grey = _to_grey(loaded(image, path))
     return fit(_dark_on_light(grey), size)
 
 
@@ -84,8 +90,26 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     path = Path(path)
     with sentences(path), Image.open(path) as image:
         check_pixels(path, image.size)
-        image.load()
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(loaded(image, path))
+
+
+def loaded(image: Image.Image, path: Path) -> Image.Image:
+    """Decode an opened image, at the page that it stands on.
+
+    Pillow 13 reads uncompressed TIFF files with a tag for a quarter turn in rows of the wrong
+    length; tifffile reads those.
+    """
+    if image.format == "TIFF" and image.info.get("compression") == "raw":
+        how = _QUARTER_TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        if how is not None:
+            import tifffile
+
+            stored = np.asarray(tifffile.imread(path, key=image.tell()))
+            turned = Image.fromarray(stored).transpose(how)
+            turned.info.update({k: v for k, v in image.info.items() if k == "dpi"})
+            return turned
+    image.load()
+    return image
 
 
 def grey_of(picture: Image.Image) -> GreyImage:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rvsm.errors import DataError, first_line
-from rvsm.handwriting.images import MAX_PIXELS, MAX_SIDE, check_pixels, sentences
+from rvsm.handwriting.images import MAX_PIXELS, MAX_SIDE, check_pixels, loaded, sentences
 from rvsm.handwriting.scans.normalise import scale_of
 
 PDF_DPI = 200.0
@@ -94,8 +94,7 @@ def _images(file: Path, dpi: float | None) -> Iterator[Page]:
         with sentences(file), Image.open(file) as image:
             image.seek(number)
             check_pixels(file, image.size)
-            image.load()
-            picture = ImageOps.exif_transpose(image)
+            picture = ImageOps.exif_transpose(loaded(image, file))
         scale = scale_of(picture) if dpi is None else dpi / 25.4
         yield Page(file, number + 1, count, picture, scale)
 
@@ -104,8 +103,6 @@ def _pdf(file: Path, dpi: float) -> Iterator[Page]:
     document = _opened(file)
     try:
         count = len(document)
-        if not count:
-            raise DataError(f"{file} has no pages: scan it again.")
         for number in range(count):
             yield Page(file, number + 1, count, _drawn(file, document, number, dpi), dpi / 25.4)
     finally:
@@ -123,7 +120,7 @@ def _opened(file: Path) -> Any:
                 f"{file} is encrypted: save it without a password, with the program that opens it."
             ) from None
         raise DataError(
-            f"{file} is a damaged PDF ({first_line(error)}): scan or export it again."
+            f"{file} is a damaged PDF, or one without pages ({first_line(error)}): export it again."
         ) from None
 
 

@@ -101,18 +101,20 @@ def ink_mask(dark: Array) -> Mask:
     ndarray of bool, shape (h, w)
         Specks of fewer than 4 pixels are left out.
     """
-    if _noise(dark) > _GRAINY:
-        # Grain is of single pixels and strokes are not: smoothing costs it most of its contrast.
-        dark = ndimage.gaussian_filter(dark, _SOFTER)
-    floor, strong = levels(dark)
-    labels, count = ndimage.label(dark > floor, structure=np.ones((3, 3)))
+    # Grain is of single pixels and strokes are not: smoothing costs it most of its contrast.
+    grainy = _noise(dark) > _GRAINY
+    seen = ndimage.gaussian_filter(dark, _SOFTER) if grainy else dark
+    floor, strong = levels(seen)
+    labels, count = ndimage.label(seen > floor, structure=np.ones((3, 3)))
     if not count:
         return np.zeros(dark.shape, dtype=np.bool_)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sure = np.bincount(labels[dark > strong], minlength=count + 1)
+    sure = np.bincount(labels[seen > strong], minlength=count + 1)
     keep = (sizes >= _SPECK) & (sure >= 1)
     keep[0] = False
-    return np.asarray(keep[labels], dtype=np.bool_)
+    ink = np.asarray(keep[labels], dtype=np.bool_)
+    # Smoothing also widens strokes: back to what is itself darker than paper.
+    return ink & (dark > floor) if grainy else ink
 
 
 def levels(dark: Array) -> tuple[float, float]:

@@ -16,7 +16,7 @@ LEAST_INK = 30
 MOST_UNREST = 0.2
 MOST_INK = 0.4
 MOST_WIDTH_RATIO = 3.2
-MOST_WIDTH = 0.15
+MOST_WIDTH = 0.12
 LEAST_STROKES = 0.5
 _STROKE = 8
 
@@ -39,7 +39,7 @@ def judge(found: Normalised) -> Verdict:
 
     - blank: less than 30 pixels of ink;
     - photo: over 20 % of what is not ink is darker than paper, or over 40 % is ink, or strokes are
-      of uneven width (95th percentile over 3.2 times the median) or thicker than 30 % of the
+      of uneven width (95th percentile over 3.2 times the median) or thicker than 24 % of the
       picture's short side, measured by the distance of ink to its rim;
     - noise: half of the ink or more lies in specks of less than 8 pixels.
 
