@@ -84,10 +84,11 @@ def test_dhsd(tmp_path: Path) -> None:
 
 def test_copies(tmp_path: Path) -> None:
     """A picture saved again in another file format, size and tint is a copy; others are not."""
+    size = (300, 250)
     for i in range(12):
-        save(drawing(i), tmp_path / ("healthy" if i % 2 else "parkinson") / f"{i}.png")
-    save(drawing(1), tmp_path / "healthy" / "again.png")
-    scaled = drawing(2).resize((90, 75), Image.Resampling.BICUBIC)
+        save(drawing(i, size=size), tmp_path / ("healthy" if i % 2 else "parkinson") / f"{i}.png")
+    save(drawing(1, size=size), tmp_path / "healthy" / "again.png")
+    scaled = drawing(2, size=size).resize((225, 188), Image.Resampling.BICUBIC)
     save(Image.fromarray((np.asarray(scaled) * 0.8).astype(np.uint8)), tmp_path / "healthy/2.jpg")
     report = check_collection(read(tmp_path))
     equal, near = finding(report, "equal pictures"), finding(report, "near copies")
@@ -100,9 +101,10 @@ def test_copies(tmp_path: Path) -> None:
 def test_own_folder_with_a_near_copy(tmp_path: Path) -> None:
     for label in ("regular", "shaky"):
         for i in range(4):
-            save(drawing(i + 10 * (label == "shaky")), tmp_path / label / f"{i}.png")
+            picture = drawing(i + 10 * (label == "shaky"), size=(300, 250))
+            save(picture, tmp_path / label / f"{i}.png")
     assert finding(check(tmp_path), "near copies").level == "fine"
-    save(drawing(0).resize((180, 150)), tmp_path / "shaky" / "copy.png")
+    save(drawing(0, size=(300, 250)).resize((450, 375)), tmp_path / "shaky" / "copy.png")
     near = finding(check(tmp_path), "near copies")
     assert near.level == "warning"
     assert "regular/0.png = shaky/copy.png" in near.text

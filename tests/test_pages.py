@@ -79,6 +79,7 @@ def minimal_pdf(*objects: str, trailer: str = "") -> bytes:
 
 CATALOG = "<</Type/Catalog/Pages 2 0 R>>"
 PAGES = "<</Type/Pages/Kids[3 0 R]/Count 1>>"
+NO_PAGES = "<</Type/Pages/Kids[]/Count 0>>"
 LARGE = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 14400 14400]>>"
 LOCK = "<</Filter/Standard/V 1/R 2/P -44/O<" + "41" * 32 + ">/U<" + "42" * 32 + ">>>"
 IDS = "/Encrypt 4 0 R/ID[<" + "43" * 16 + "><" + "43" * 16 + ">]"

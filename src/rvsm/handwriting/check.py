@@ -17,7 +17,7 @@ from rvsm.errors import DataError, RvsmError
 from rvsm.handwriting.differences import Difference, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES, global_features
-from rvsm.handwriting.images import describe, read_grey
+from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
     WITHIN,
@@ -211,7 +211,6 @@ class _Image:
     mode: str
     size: str
     features: Array
-    thumbnail: Array
 
 
 def check(
@@ -277,7 +276,7 @@ def check(
         *_overlaps(sound),
         _carrier_cue(sound),
         _duplicates(images),
-        *_near_copies(images),
+        *_near_copies(root, images),
         cue("colour mode", [(i.mode, i.row.label) for i in images]),
         cue("image size", [(i.size, i.row.label) for i in images]),
         _linear_finding(linear, small),
@@ -306,12 +305,11 @@ def _read(
         try:
             if row.error:
                 raise DataError(row.error)
-            grey = read_grey(file)
-            features = global_features(grey)
+            features = global_features(read_grey(file))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
             size = f"{width}x{height}"
-            images.append(_Image(row, digest, mode, size, features, thumbnail(grey)))
+            images.append(_Image(row, digest, mode, size, features))
         except DataError as error:
             # Without the folder: the reason is kept in it, and folders are moved.
             unreadable[row.file] = str(error).replace(str(file), row.file)
@@ -434,14 +432,16 @@ def _duplicates(images: Iterable[_Image]) -> Finding:
     return Finding("equal files", "fault" if worst else "warning", text)
 
 
-def _near_copies(images: Sequence[_Image]) -> list[Finding]:
+def _near_copies(root: Path, images: Sequence[_Image]) -> list[Finding]:
     """Pictures scanned or saved twice; not asked of made sets, nor of very large ones."""
     made = any(image.row.tremor_amplitude_mm is not None for image in images)
     if made or len(images) > MOST:
         return []
     pairs = [
         (images[a].row, images[b].row)
-        for a, b in near_identical([image.thumbnail for image in images])
+        for a, b in near_identical(
+            [thumbnail(grey_of(read_picture(root / image.row.file))) for image in images]
+        )
         if images[a].digest != images[b].digest
     ]
     if not pairs:

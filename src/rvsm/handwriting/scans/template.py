@@ -64,8 +64,9 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
     """Strokes of each drawing without what the drawings of different people have in common.
 
     Drawings are aligned by whole pixels (phase correlation). A place that has ink in three
-    quarters of the people's drawings is template, and so are its neighbours. A pen that lies exactly on
-    the template cannot be told from it and goes with it; gaps no wider than the print are closed.
+    quarters of the people's drawings is template, and so are its neighbours. A pen that lies
+    exactly on the template cannot be told from it and goes with it; gaps no wider than the print
+    are closed.
 
     Parameters
     ----------
