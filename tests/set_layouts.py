@@ -18,7 +18,10 @@ def drawing(seed: int, mode: str = "RGB", size: tuple[int, int] = (120, 100)) ->
     paper = np.clip(rng.normal(235, 3, (size[1], size[0])), 0, 255).astype(np.uint8)
     picture = Image.fromarray(paper)
     angle = np.linspace(0, 4 * np.pi, 200)
-    radius = np.linspace(5, 40, 200) + rng.normal(0, 2) + 6 * np.sin(rng.integers(2, 9) * angle)
+    radius = np.linspace(5, 35, 200) + rng.normal(0, 2)
+    for lobes in rng.choice(np.arange(1, 9), 2, replace=False):
+        radius += 5 * np.sin(lobes * angle / 2 + 6 * rng.random())
+    radius *= min(size) / 100
     x = size[0] / 2 + radius * np.cos(angle + rng.random())
     y = size[1] / 2 + radius * np.sin(angle + rng.random())
     ImageDraw.Draw(picture).line(list(zip(x, y, strict=True)), fill=90, width=2)
