@@ -24,7 +24,9 @@ def drawing(seed: int, mode: str = "RGB", size: tuple[int, int] = (120, 100)) ->
     radius *= min(size) / 100
     x = size[0] / 2 + radius * np.cos(angle + rng.random())
     y = size[1] / 2 + radius * np.sin(angle + rng.random())
-    ImageDraw.Draw(picture).line(list(zip(x, y, strict=True)), fill=90, width=2)
+    ImageDraw.Draw(picture).line(
+        list(zip(x, y, strict=True)), fill=90, width=max(2, min(size) // 60)
+    )
     if mode == "RGBA":
         picture = picture.convert("RGBA")
         picture.putalpha(255)

@@ -64,9 +64,8 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
     """Strokes of each drawing without what the drawings of different people have in common.
 
     Drawings are aligned by whole pixels (phase correlation). A place that has ink in three
-    quarters of the people's drawings is template, and so are its neighbours. A pen that lies
-    exactly on the template cannot be told from it and goes with it; gaps no wider than the print
-    are closed.
+    quarters of the people's drawings is template. A pen that lies exactly on the template cannot
+    be told from it and goes with it; gaps no wider than the print are closed.
 
     Parameters
     ----------
@@ -111,7 +110,7 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
         ndimage.shift(mask.astype(np.float64), s, order=0)
         for mask, s in zip(masks, shifts, strict=True)
     ]
-    template = ndimage.binary_dilation(_by_person(aligned, persons) >= _SHARED)
+    template = _by_person(aligned, persons) >= _SHARED
     out = []
     for drawing, mask, shift in zip(drawings, masks, shifts, strict=True):
         printed = ndimage.shift(template.astype(np.float64), -shift, order=0) > 0.5
