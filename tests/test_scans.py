@@ -16,6 +16,7 @@ from rvsm.handwriting.images import fit, read_grey, read_picture
 from rvsm.handwriting.readers import read
 from rvsm.handwriting.scans.normalise import Normalised, normalise, scale_of, to_network
 from rvsm.handwriting.scans.paper import darkness, ink_mask, light_on_dark
+from rvsm.handwriting.scans.sets import images_of
 from rvsm.handwriting.scans.sheet import Tile, contact_sheet, sheet_of
 from rvsm.handwriting.scans.skew import skew_deg, turned
 from rvsm.handwriting.scans.template import pen_by_colour, pen_by_registration
@@ -307,6 +308,19 @@ def test_real_ruled_lines_are_gone() -> None:
     after = sum(ruled(normalise(picture, crop=False, rules=True)) for picture in pictures)
     assert before >= 10
     assert after <= before // 10
+
+
+def test_images_of_a_set(tmp_path: Path) -> None:
+    collection = read(set_layouts.parkinsons_drawings(tmp_path))
+    (tmp_path / collection.rows[2].file).write_text("eggs")
+    loaded = images_of(collection, size=(48, 64))
+    assert loaded.images.shape == (35, 48, 64)
+    assert loaded.rows == tuple(row for i, row in enumerate(collection.rows) if i != 2)
+    assert [row.file for row in loaded.skipped] == [collection.rows[2].file]
+    assert "is not an image" in loaded.skipped[0].error
+    assert (loaded.images.min(axis=(1, 2)) < 60).all()
+    with pytest.raises(DataError, match="it has no rows"):
+        images_of(collection.chosen(lambda row: False))
 
 
 def test_contact_sheet(tmp_path: Path) -> None:

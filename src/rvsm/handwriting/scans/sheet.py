@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, grey_of
-from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import Collection
-from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.sets import normalised
 from rvsm.handwriting.scans.verdict import judge
 
 _GAP, _LINE = 6, 14
@@ -30,21 +29,6 @@ class Tile:
     before: Image.Image | None
     after: GreyImage | None
     caption: str
-
-
-def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
-    """The picture of a row, and normalised as its task wants it.
-
-    Words are turned level and lose ruled lines; drawings are left as they lie.
-
-    Raises
-    ------
-    DataError
-        The picture cannot be read.
-    """
-    picture = collection.picture(row)
-    word = row.task in {"", "word"}
-    return picture, normalise(picture, deskew=word, rules=word)
 
 
 def sheet_of(
