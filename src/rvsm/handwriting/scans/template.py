@@ -10,7 +10,8 @@ from PIL import Image
 from scipy import ndimage
 
 from rvsm.errors import DataError
-from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask
+from rvsm.handwriting.images import grey_of
+from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask, light_on_dark
 
 _COLOURED = 0.3
 _CHROMA, _LEAST_COLOUR = 40, 0.0005
@@ -45,6 +46,8 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
     bands = np.asarray(Image.alpha_composite(paper, rgba).convert("RGB"))
     if np.mean(np.ptp(bands, axis=2) > _CHROMA) < _LEAST_COLOUR:
         return None  # grey but for a tint, which each channel's own paper would take away
+    if light_on_dark(grey_of(picture)):
+        return None  # print is dark; coloured chalk is not a pen on it
     channels = np.stack([darkness(np.ascontiguousarray(bands[..., i]))[0] for i in range(3)])
     highest, lowest = channels.max(axis=0), channels.min(axis=0)
     every = ink_mask(highest)
