@@ -1,4 +1,4 @@
-"""`rvsm data`: make a data set, check one."""
+"""`rvsm data`: make a data set; list, look at and check any."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from typing import Annotated
 
 import typer
 
+from rvsm.atomic import atomic_write
 from rvsm.cli.guard import Bars, guarded
 
 app = typer.Typer(
-    help="Make images of shaky and regular writing; check a set for short cuts.\n\n"
+    help="Make images of shaky and regular writing; list, look at and check sets.\n\n"
     "\b\n"
     "Examples:\n"
     "  rvsm data make data/pen --task pen\n"
-    "  rvsm data check data/pen"
+    "  rvsm data check data/pen\n"
+    "  rvsm data list parkinsons-drawings\n"
+    "  rvsm data sheet parkinsons-drawings"
 )
 
 
 _LABELS = ("regular", "shaky")
+Layouts = Annotated[
+    str | None,
+    typer.Option("--layout", metavar="NAME", help="Read it so; `rvsm data list` names all."),
+]
+Person = Annotated[
+    str | None,
+    typer.Option(
+        "--person", metavar="REGEX", help="Its one group finds the person in each file's path."
+    ),
+]
 
 
 class Task(StrEnum):
@@ -181,31 +194,117 @@ def check(
         Path, typer.Argument(metavar="DIR", help="A folder of images, ours or another's.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    layout: Layouts = None,
+    person: Person = None,
 ) -> None:
     """Check a data set: class balance, unreadable files, overlap of splits, short cuts.
 
     A linear model on ink amount, size, position, stroke width and component count must stay near
     chance: what it can tell, a network could tell without seeing tremor. How the classes differ in
     every column of the manifest is shown for information. Files that cannot be read are named, and
-    noted in the manifest's column error. The exit code is 1 where a fault was found.
+    noted in the manifest's column error.
+
+    Sets of others, in any layout that `rvsm data list` knows, are checked for people who are in two
+    splits, pictures that are copies or nearly so, and colour modes or sizes that give the class
+    away. Nothing is written there. The exit code is 1 where a fault was found.
 
     \b
     Examples:
       rvsm data check data/pen
       rvsm data check ~/scans
+      rvsm data check parkinsons-drawings
+      rvsm data check ~/scans --person '/(P[0-9]+)_'
     """
     from rich.console import Console
 
     from rvsm.handwriting.check import check as examine
+    from rvsm.handwriting.leaks import check_collection
+    from rvsm.handwriting.readers import is_own, read
 
     with Bars() as bars:
-        found = examine(folder, note=True, progress=bars.named("reading"))
+        if layout is None and person is None and is_own(folder):
+            found = examine(folder, note=True, progress=bars.named("reading"))
+        else:
+            collection = read(folder, layout, person)
+            found = check_collection(collection, progress=bars.named("reading"))
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         Console().print(found)
     if not found.ok:
         raise typer.Exit(1)
+
+
+@app.command("list")
+@guarded
+def list_(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="A set; none lists the layouts.")
+    ] = None,
+    layout: Layouts = None,
+    person: Person = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every row as CSV.")] = False,
+) -> None:
+    """List what a set of handwriting or drawings holds: tasks, labels, splits, people.
+
+    Sets are read where they lie and in the layout that they are published in; without DIR the
+    known layouts are listed.
+
+    \b
+    Examples:
+      rvsm data list
+      rvsm data list parkinsons-drawings
+      rvsm data list uci-pd-spirals --csv
+      rvsm data list ~/scans --person '([A-Z]+)-[0-9]+[.]png'
+    """
+    from rvsm.handwriting.manifest import manifest_text
+    from rvsm.handwriting.readers import LAYOUTS, read
+
+    if folder is None:
+        wide = max(map(len, LAYOUTS))
+        typer.echo("\n".join(f"{name:{wide}}  {LAYOUTS[name].about}" for name in LAYOUTS))
+        return
+    collection = read(folder, layout, person)
+    if as_csv:
+        typer.echo(manifest_text(collection.rows), nl=False)
+    else:
+        typer.echo("\n".join(collection.summary()))
+
+
+@app.command()
+@guarded
+def sheet(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A set in any layout of `rvsm data list`.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path(
+        "sheet.png"
+    ),
+    count: Annotated[int, typer.Option(min=1, max=400, help="Pictures on it.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures are drawn.")] = 0,
+    layout: Layouts = None,
+    person: Person = None,
+) -> None:
+    """Draw a contact sheet: pictures of a set before and after normalising, to look at.
+
+    Paper is whitened, ink blackened, margins are cropped; words are also turned level and lose
+    ruled lines; a coloured pen is told from a black template. What is no writing says so.
+
+    \b
+    Examples:
+      rvsm data sheet parkinsons-drawings
+      rvsm data sheet DHSD --out words.png --count 60 --seed 1
+    """
+    from rvsm.handwriting.readers import read
+    from rvsm.handwriting.scans.sheet import sheet_of
+
+    with Bars() as bars:
+        drawn = sheet_of(
+            read(folder, layout, person), count=count, seed=seed, progress=bars.named("drawing")
+        )
+    with atomic_write(out) as stream:
+        drawn.save(stream, format="PNG")
+    typer.echo(f"The contact sheet is in {out}")
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:

@@ -25,11 +25,13 @@ _EXTRA = {
     "matplotlib",
     "pandas",
     "pydantic",
+    "pypdfium2",
     "pytorch_optimizer",
     "scipy",
     "skimage",
     "sklearn",
     "tensorboard",
+    "tifffile",
     "tomli_w",
 }
 

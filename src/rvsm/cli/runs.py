@@ -150,17 +150,46 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files or folders.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    pages: Annotated[
+        bool, typer.Option("--pages", help="Scans of pages, PDF among them: cut into words.")
+    ] = False,
+    dpi: Annotated[
+        float | None, typer.Option(help="Of the scans, with --pages; else what files state.")
+    ] = None,
+    person: Annotated[
+        str | None,
+        typer.Option(
+            "--person", metavar="REGEX", help="With --pages: its group finds the person in a path."
+        ),
+    ] = None,
+    unsure: Annotated[
+        str | None,
+        typer.Option(metavar="LOW-HIGH", help="With --pages: probabilities of no clear answer."),
+    ] = None,
 ) -> None:
     """Tell shaky from regular writing in images of any size and colour mode.
 
     One line per file: the answer, the probability of shaky, the file. A file that cannot be read
     is named on standard error; the exit code is then 1.
 
+    With --pages each file is a scan of one or more pages, which are turned level, cleaned and cut
+    into words: one line per page, and per person where --person finds them. Answers near a half
+    are unsure (0.35-0.65 by default), and a blank page or a photograph gets none.
+
     \b
     Examples:
       rvsm predict runs/l0 letter.png
       rvsm predict runs/l0 scans/ --json
+      rvsm predict runs/l0 letters.pdf --pages
+      rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_'
     """
+    if pages:
+        from rvsm.cli.scans import predict_pages
+
+        predict_pages(run, images, dpi, person, unsure, as_json)
+        return
+    if dpi is not None or person is not None or unsure is not None:
+        raise typer.BadParameter("--dpi, --person and --unsure are for scans: add --pages.")
     from rvsm.experiments.predict import predict as classify
 
     predictions = classify(run, images)

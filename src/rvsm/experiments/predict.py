@@ -64,7 +64,7 @@ def predict(run_dir: Path, images: Iterable[Path]) -> list[Prediction]:
     size = config.network.size
     predictions = []
     with torch.inference_mode():
-        for file in _files(images):
+        for file in files_in(images):
             try:
                 image = torch.from_numpy(reduce_image(read_grey(file), size))
             except DataError as error:
@@ -78,7 +78,8 @@ def predict(run_dir: Path, images: Iterable[Path]) -> list[Prediction]:
     return predictions
 
 
-def _files(images: Iterable[Path]) -> Iterable[Path]:
+def files_in(images: Iterable[Path]) -> Iterable[Path]:
+    """Files given, and all in the folders given and below, hidden ones left out."""
     for path in map(Path, images):
         if path.is_dir():
             inside = (entry for entry in path.rglob("*") if entry.is_file())

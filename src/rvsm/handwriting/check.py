@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from rvsm.errors import DataError, RvsmError
 from rvsm.handwriting.differences import Difference, differences
+from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES, global_features
-from rvsm.handwriting.images import describe, read_grey
+from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
     WITHIN,
@@ -113,9 +114,11 @@ class CheckReport:
         from rich.markup import escape
         from rich.table import Table
 
-        counts = Table("split", *LABELS, title=f"Images in {escape(str(self.path))}")
+        labels = [*LABELS, *([""] if any("" in by for by in self.images.values()) else [])]
+        names = (label or "no label" for label in labels)
+        counts = Table("split", *names, title=f"Images in {escape(str(self.path))}")
         for split, by_label in self.images.items():
-            counts.add_row(split, *(str(by_label.get(label, 0)) for label in LABELS))
+            counts.add_row(split, *(str(by_label.get(label, 0)) for label in labels))
         told = Table("looked at", "", "found", title="Findings")
         for f in self.findings:
             told.add_row(f.name, _coloured(f.level, f.level), escape(f.text))
@@ -273,8 +276,9 @@ def check(
         *_overlaps(sound),
         _carrier_cue(sound),
         _duplicates(images),
-        _cue("colour mode", [(i.mode, i.row.label) for i in images]),
-        _cue("image size", [(i.size, i.row.label) for i in images]),
+        *_near_copies(root, images),
+        cue("colour mode", [(i.mode, i.row.label) for i in images]),
+        cue("image size", [(i.size, i.row.label) for i in images]),
         _linear_finding(linear, small),
     ]
     return CheckReport(root, counts, unreadable, findings, linear, small, differences(sound), noted)
@@ -304,7 +308,8 @@ def _read(
             features = global_features(read_grey(file))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
-            images.append(_Image(row, digest, mode, f"{width}x{height}", features))
+            size = f"{width}x{height}"
+            images.append(_Image(row, digest, mode, size, features))
         except DataError as error:
             # Without the folder: the reason is kept in it, and folders are moved.
             unreadable[row.file] = str(error).replace(str(file), row.file)
@@ -334,14 +339,14 @@ def _unreadable(unreadable: dict[str, str], total: int) -> Finding:
     return Finding(
         "readable files",
         "warning",
-        f"{len(unreadable)} of {total} files cannot be read and are skipped: {_some(unreadable)}",
+        f"{len(unreadable)} of {total} files cannot be read and are skipped: {some(unreadable)}",
     )
 
 
 def _unlisted(files: Sequence[str]) -> Finding:
     if not files:
         return Finding("listed files", "fine", "no image lies beside the manifest")
-    text = f"{len(files)} images are not in {MANIFEST} and are left out: {_some(files)}"
+    text = f"{len(files)} images are not in {MANIFEST} and are left out: {some(files)}"
     return Finding("listed files", "warning", text)
 
 
@@ -423,11 +428,32 @@ def _duplicates(images: Iterable[_Image]) -> Finding:
     shown = worst or groups
     pairs = [f"{rows[0].file} = {rows[1].file}" for rows in shown]
     where = "in different splits or classes" if worst else "within one class of one split"
-    text = f"{len(shown)} files occur more than once {where}: {_some(pairs)}"
+    text = f"{len(shown)} files occur more than once {where}: {some(pairs)}"
     return Finding("equal files", "fault" if worst else "warning", text)
 
 
-def _cue(name: str, pairs: Sequence[tuple[str, str]]) -> Finding:
+def _near_copies(root: Path, images: Sequence[_Image]) -> list[Finding]:
+    """Pictures scanned or saved twice; not asked of made sets, nor of very large ones."""
+    made = any(image.row.tremor_amplitude_mm is not None for image in images)
+    if made or len(images) > MOST:
+        return []
+    pairs = [
+        (images[a].row, images[b].row)
+        for a, b in near_identical(
+            [thumbnail(grey_of(read_picture(root / image.row.file))) for image in images]
+        )
+        if images[a].digest != images[b].digest
+    ]
+    if not pairs:
+        return [Finding("near copies", "fine", "no two images are nearly the same")]
+    crossing = [(a, b) for a, b in pairs if (a.split, a.label) != (b.split, b.label)]
+    shown = crossing or pairs
+    where = "in different splits or classes" if crossing else "within one class of one split"
+    names = some(f"{a.file} = {b.file}" for a, b in shown)
+    return [Finding("near copies", "warning", f"{len(shown)} pairs {where}: {names}")]
+
+
+def cue(name: str, pairs: Sequence[tuple[str, str]]) -> Finding:
     """Whether some value of a property goes with one class more than chance would have it."""
     from scipy.stats import binomtest
 
@@ -440,7 +466,7 @@ def _cue(name: str, pairs: Sequence[tuple[str, str]]) -> Finding:
         if len(values) > 1 and binomtest(shaky[value], n, share).pvalue < _CUE_CHANCE / len(values)
     ]
     if telling:
-        return Finding(name, "warning", f"goes with the class: {_some(telling)}")
+        return Finding(name, "warning", f"goes with the class: {some(telling)}")
     return Finding(name, "fine", f"{len(values)} found, alike in both classes")
 
 
@@ -459,11 +485,11 @@ def _linear_finding(scores: Sequence[LinearScore], small: Sequence[SmallBand]) -
     undecided = [s.place for s in scores if not s.decided]
     undecided += [f"{s.split} at {band_name(s.band_mm)} mm ({s.shaky} images)" for s in small]
     if undecided:
-        text += f"; {_UNDECIDED}: {_some(undecided)}"
+        text += f"; {_UNDECIDED}: {some(undecided)}"
     return Finding(name, worst.verdict, text)
 
 
-def _some(items: Iterable[str]) -> str:
+def some(items: Iterable[str]) -> str:
     listed = list(items)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more

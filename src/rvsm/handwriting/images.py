@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,13 @@ MAX_SIDE = 20_000
 MIN_FITTED_SIDE = 4
 
 _OPAQUE = {"L", "RGB"}
+_ORIENTATION = 0x0112
+_QUARTER_TURNS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,14 +63,68 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
         fitting would leave less than 4 pixels of it.
     """
     path = Path(path)
+    with sentences(path), Image.open(path) as image:
+        _check_size(path, image.size, size)
+        grey = _to_grey(loaded(image, path))
+    return fit(_dark_on_light(grey), size)
+
+
+def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image file as stored: its own colour mode and size, rotation tag obeyed.
+
+    Parameters
+    ----------
+    path : path-like
+        The image file; of one with several pages the first is read.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Decoded, with its metadata in ``info``.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not an image, truncated, empty or too large.
+    """
+    path = Path(path)
+    with sentences(path), Image.open(path) as image:
+        check_pixels(path, image.size)
+        return ImageOps.exif_transpose(loaded(image, path))
+
+
+def loaded(image: Image.Image, path: Path) -> Image.Image:
+    """Decode an opened image, at the page that it stands on.
+
+    Pillow 13 reads uncompressed TIFF files with a tag for a quarter turn in rows of the wrong
+    length; tifffile reads those.
+    """
+    if image.format == "TIFF" and image.info.get("compression") == "raw":
+        how = _QUARTER_TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        if how is not None:
+            import tifffile
+
+            stored = np.asarray(tifffile.imread(path, key=image.tell()))
+            turned = Image.fromarray(stored).transpose(how)
+            turned.info.update({k: v for k, v in image.info.items() if k == "dpi"})
+            return turned
+    image.load()
+    return image
+
+
+def grey_of(picture: Image.Image) -> GreyImage:
+    """Any colour mode as 8-bit grey: transparency on white, 16-bit and float values scaled."""
+    return _to_grey(picture)
+
+
+@contextlib.contextmanager
+def sentences(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises about a file into a DataError of one sentence."""
     with warnings.catch_warnings():
         # Pillow warns about bombs, odd metadata and palettes; what matters is raised below.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path) as image:
-                _check_size(path, image.size, size)
-                image.load()
-                grey = _to_grey(image)
+            yield
         except DataError:
             raise
         except FileNotFoundError:
@@ -79,7 +142,6 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
             raise DataError(
                 f"{path} is damaged or cut short ({error}): replace it or take it out."
             ) from None
-    return fit(_dark_on_light(grey), size)
 
 
 def describe(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int]]:
@@ -157,13 +219,20 @@ def encode_png(grey: GreyImage) -> bytes:
     )
 
 
-def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+def check_pixels(path: Path, found: tuple[int, int]) -> None:
+    """Raise DataError where a picture (width, height) is empty or beyond the limits."""
     width, height = found
     what = f"{width}x{height} pixels"
     if width < 1 or height < 1:
         raise DataError(f"{path} is an empty image ({what}): take it out of the folder.")
     if width * height > MAX_PIXELS or max(found) > MAX_SIDE:
         raise DataError(_too_large(path, what))
+
+
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+    check_pixels(path, found)
+    width, height = found
+    what = f"{width}x{height} pixels"
     scale = min(size[0] / height, size[1] / width)
     if scale < 1 and min(found) * scale < MIN_FITTED_SIDE:
         raise DataError(

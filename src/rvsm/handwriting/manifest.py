@@ -20,8 +20,8 @@ LABELS = ("regular", "shaky")
 UNSPLIT = "all"
 """The split of images in a folder that is not cut into splits."""
 
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
-_SUFFIXES = frozenset(
+SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+SUFFIXES = frozenset(
     [
         ".png",
         ".jpg",
@@ -65,6 +65,9 @@ class Row:
         Of the writing.
     error : str
         Why the file cannot be read; empty for a sound image.
+    task, repetition : str
+        What was asked for (``word``, ``spiral``, ``wave``, ...), and which of the person's tries
+        it is; empty where unknown.
     """
 
     file: str
@@ -81,9 +84,12 @@ class Row:
     speed_mm_s: float | None = None
     slant_deg: float | None = None
     error: str = ""
+    task: str = ""
+    repetition: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_WHERE_KNOWN = frozenset(["task", "repetition"])
 NUMBERS = tuple(name for name in COLUMNS if name.endswith(("_hz", "_mm", "_mm_s", "_deg")))
 
 
@@ -96,11 +102,20 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         The file to write; the caller sees to it that it appears whole (see `datasets.make`).
     rows : iterable of Row
     """
-    Path(path).write_text(_csv_text(_table(rows)), encoding="utf-8", newline="")
+    Path(path).write_text(manifest_text(rows), encoding="utf-8", newline="")
+
+
+def manifest_text(rows: Iterable[Row]) -> str:
+    """Rows as the text of a CSV file with a header."""
+    return _csv_text(_table(rows))
 
 
 def _table(rows: Iterable[Row]) -> list[list[str]]:
-    return [list(COLUMNS), *([_cell(getattr(row, name)) for name in COLUMNS] for row in rows)]
+    listed = list(rows)
+    # Sets that know no tasks keep the manifest they have always had, byte for byte.
+    known = {name for name in _WHERE_KNOWN if any(getattr(row, name) for row in listed)}
+    columns = [name for name in COLUMNS if name not in _WHERE_KNOWN or name in known]
+    return [columns, *([_cell(getattr(row, name)) for name in columns] for row in listed)]
 
 
 def _cell(value: str | float | None) -> str:
@@ -243,8 +258,8 @@ def _walk(root: Path) -> list[Row]:
         depth = next((i for i, part in enumerate(parts[:-1]) if part.lower() in LABELS), None)
         if depth is None or depth > 1:
             continue
-        split = _SPLIT_NAMES.get(parts[0].lower(), parts[0]) if depth else UNSPLIT
-        known = path.suffix.lower() in _SUFFIXES
+        split = SPLIT_NAMES.get(parts[0].lower(), parts[0]) if depth else UNSPLIT
+        known = path.suffix.lower() in SUFFIXES
         error = "" if known else f"{path.name} is no image file: take it out of the folder."
         rows.append(Row("/".join(parts), split, parts[depth].lower(), error=error))
     return rows

@@ -21,7 +21,12 @@ _CLOSE, _LINE, _MOVE = 79, 2, 1
 _SIMPLIFY_PX = 1 / 9
 
 
-def draw_strokes(points: Array, stroke: NDArray[np.intp], pen: float) -> NDArray[np.uint8]:
+def draw_strokes(
+    points: Array,
+    stroke: NDArray[np.intp],
+    pen: float,
+    shape: tuple[int, int] = (HEIGHT, WIDTH),
+) -> NDArray[np.uint8]:
     """Draw polylines with a round pen.
 
     Parameters
@@ -29,14 +34,15 @@ def draw_strokes(points: Array, stroke: NDArray[np.intp], pen: float) -> NDArray
     points : (n, 2) pixels.
     stroke : (n,) number of the stroke of each point, not decreasing.
     pen : width of the pen, pixels.
+    shape : height and width of the image, pixels.
 
     Returns
     -------
-    (64, 256) grey image, ink 0 on white 255, anti-aliased.
+    grey image of that shape, ink 0 on white 255, anti-aliased.
     """
     codes = np.full(len(points), _LINE, dtype=np.uint8)
     codes[_starts(stroke)] = _MOVE
-    return 255 - _agg((HEIGHT, WIDTH)).draw(points, codes, pen)
+    return 255 - _agg(shape).draw(points, codes, pen)
 
 
 def draw_outline(points: Array, contour: NDArray[np.intp], grow: float = 0.0) -> NDArray[np.uint8]:

@@ -1,0 +1,175 @@
+"""Ask a trained network about scans: whole pages cut into words, or pictures of one word each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rvsm.errors import DataError
+from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.gather import UNSURE, WordAnswer, answer_of, check_band
+from rvsm.experiments.predict import files_in
+from rvsm.experiments.runs import load_run
+from rvsm.handwriting.images import GreyImage
+from rvsm.handwriting.readers import person_in, person_pattern
+from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
+from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.handwriting.scans.segment import Segments, segment
+from rvsm.handwriting.scans.verdict import judge
+from rvsm.handwriting.views import view_logits
+
+_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class ScannedWord:
+    """One word cut out of a page, at the size a network reads; `reason` says why there is none."""
+
+    box: tuple[int, int, int, int] | None
+    line: int
+    place: int
+    image: GreyImage | None
+    reason: str = ""
+
+
+def words_of(page: Page, *, whole: bool = False) -> list[ScannedWord]:
+    """Normalise a page and cut it into words.
+
+    Parameters
+    ----------
+    page : Page
+    whole : bool
+        Take the picture for one word or drawing, and cut nothing.
+
+    Returns
+    -------
+    list of ScannedWord
+        In reading order; one without an image where the page holds no writing.
+    """
+    found = normalise(
+        page.picture, deskew=True, rules=True, crop=whole, pixels_per_mm=page.pixels_per_mm
+    )
+    verdict = judge(found)
+    if not verdict.writing:
+        return [ScannedWord(None, 0, 0, None, verdict.reason)]
+    if whole:
+        return [ScannedWord(found.box, 0, 0, to_network(found))]
+    segments = segment(found.ink)
+    if not segments.words:
+        return [ScannedWord(None, 0, 0, None, "there is nothing of the form of words")]
+    return [
+        ScannedWord(word.box, word.line, word.place, _cut(found, segments, word.box))
+        for word in segments.words
+    ]
+
+
+def _cut(found: Normalised, segments: Segments, box: tuple[int, int, int, int]) -> GreyImage:
+    height, width = found.grey.shape
+    left, top, right, bottom = box
+    rows = slice(max(0, top - _MARGIN), min(height, bottom + _MARGIN))
+    columns = slice(max(0, left - _MARGIN), min(width, right + _MARGIN))
+    part = Normalised(
+        found.grey[rows, columns],
+        found.ink[rows, columns],
+        box,
+        found.turned_deg,
+        found.inverted,
+        found.isolated,
+        found.ink_share,
+        found.unrest,
+        found.pixels_per_mm,
+    )
+    return to_network(part, x_height=segments.x_height)
+
+
+def predict_scans(
+    run_dir: Path,
+    scans: Iterable[Path],
+    *,
+    dpi: float | None = None,
+    person: str | None = None,
+    band: tuple[float, float] = UNSURE,
+    whole: bool = False,
+) -> Iterator[WordAnswer]:
+    """Ask the network of a run about every word of scans, page by page.
+
+    Parameters
+    ----------
+    run_dir : Path
+        A finished run.
+    scans : iterable of Path
+        PDFs, TIFFs of several pages, pictures; a folder stands for all files in it.
+    dpi : float, optional
+        Pixels per inch; without it the files' own, and else letters' heights give the scale.
+    person : str, optional
+        Regular expression with one group that finds the person in a file's path.
+    band : (float, float)
+        Probabilities that count as unsure.
+    whole : bool
+        Each page is one word or drawing.
+
+    Yields
+    ------
+    WordAnswer
+        A page that cannot be read, or holds no writing, is one answer that says why.
+
+    Raises
+    ------
+    RunError, DataError
+        No finished run, no file to look at, or options that cannot work.
+    """
+    check_band(band)
+    pattern = None if person is None else person_pattern(person)
+    config, net = load_run(run_dir)
+    size = config.network.size
+    count = named = 0
+    for file in files_in(scans):
+        count += 1
+        who = "" if pattern is None else person_in(pattern, file.as_posix())
+        named += bool(who)
+        pages = read_pages(file, dpi)
+        while True:
+            try:
+                page = next(pages, None)
+            except DataError as error:
+                yield WordAnswer(str(file), who, None, 0, 0, None, "unreadable", str(error))
+                break
+            if page is None:
+                break
+            yield from _answers(net, size, page, words_of(page, whole=whole), who, band)
+    if not count:
+        raise DataError("There is no scan to look at; name files or a folder of them.")
+    if pattern is not None and not named:
+        raise DataError(f"--person {person!r} is found in none of {count} paths: correct it.")
+
+
+def _answers(
+    net: torch.nn.Module,
+    size: tuple[int, int],
+    page: Page,
+    words: list[ScannedWord],
+    person: str,
+    band: tuple[float, float],
+) -> list[WordAnswer]:
+    images = [reduce_image(word.image, size) for word in words if word.image is not None]
+    probabilities = iter(_probabilities(net, images))
+    out = []
+    for word in words:
+        probability = None if word.image is None else next(probabilities)
+        answer = answer_of(probability, band)
+        place = (word.box, word.line, word.place)
+        out.append(WordAnswer(page.name, person, *place, probability, answer, word.reason))
+    return out
+
+
+def _probabilities(net: torch.nn.Module, images: list[GreyImage]) -> list[float]:
+    if not images:
+        return []
+    with torch.inference_mode():
+        batch = to_float(torch.from_numpy(np.stack(images)))
+        shaky = view_logits(net, batch).double().mean(0).softmax(1)[:, 1]
+    return [float(value) for value in shaky]

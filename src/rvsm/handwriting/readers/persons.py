@@ -1,0 +1,72 @@
+"""Who wrote an image, where only its name tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from rvsm.errors import DataError
+from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.readers.base import PERSON
+
+
+def person_pattern(text: str) -> re.Pattern[str]:
+    """Compile the pattern of ``--person``.
+
+    Raises
+    ------
+    DataError
+        It is no regular expression, or has not exactly one group.
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise DataError(f"--person {text!r} is not a regular expression: {error}.") from None
+    if pattern.groups != 1:
+        raise DataError(
+            f"--person {text!r} has {pattern.groups} groups: put the part that names the person, "
+            r"and only that, into parentheses, like '(V\d+H)'."
+        )
+    return pattern
+
+
+def person_in(pattern: re.Pattern[str], file: str) -> str:
+    """The person that a path names, empty where the pattern is not in it."""
+    found = pattern.search(file)
+    return (found[1] or "") if found else ""
+
+
+def with_persons(rows: Iterable[Row], text: str) -> tuple[Row, ...]:
+    """Take the person of every row from its path.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+    text : str
+        A regular expression with one group, looked for anywhere in `Row.file`.
+
+    Returns
+    -------
+    tuple of Row
+
+    Raises
+    ------
+    DataError
+        As `person_pattern`, or a path in which it is not found: a picture whose person is unknown
+        might stand on both sides of a split.
+    """
+    pattern = person_pattern(text)
+    listed = tuple(rows)
+    persons = [person_in(pattern, row.file) for row in listed]
+    missing = [row.file for row, person in zip(listed, persons, strict=True) if not person]
+    if missing:
+        share = "none" if len(missing) == len(listed) else len(listed) - len(missing)
+        raise DataError(
+            f"--person {text!r} is found in {share} of {len(listed)} paths, not in {missing[0]}: "
+            "correct the pattern."
+        )
+    return tuple(
+        replace(row, carrier=person, carrier_kind=PERSON)
+        for row, person in zip(listed, persons, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Scans: pictures and pages of writing as networks need them."""

@@ -1,0 +1,144 @@
+"""The pages of a scan: PDF, TIFF of several pages, or a picture, each with its scale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rvsm.errors import DataError, first_line
+from rvsm.handwriting.images import MAX_PIXELS, MAX_SIDE, check_pixels, loaded, sentences
+from rvsm.handwriting.scans.normalise import scale_of
+
+PDF_DPI = 200.0
+"""Resolution that pages of a PDF are drawn at where none is given."""
+
+_POINTS_PER_INCH = 72.0
+_PDF_ENCRYPTED = 4  # FPDF_ERR_PASSWORD
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a file.
+
+    Attributes
+    ----------
+    file : Path
+    number : int
+        From 1.
+    of : int
+        Pages of the file.
+    picture : PIL.Image.Image
+        Its rotation tag obeyed.
+    pixels_per_mm : float or None
+        None where neither the file nor the user tells.
+    """
+
+    file: Path
+    number: int
+    of: int
+    picture: Image.Image
+    pixels_per_mm: float | None
+
+    @property
+    def name(self) -> str:
+        """File, and the page where there are several."""
+        return str(self.file) if self.of == 1 else f"{self.file} page {self.number}"
+
+
+def read_pages(path: str | os.PathLike[str], dpi: float | None = None) -> Iterator[Page]:
+    """Read the pages of a file one after the other.
+
+    Parameters
+    ----------
+    path : path-like
+        A PDF (by its first bytes, whatever its name) or any image file.
+    dpi : float, optional
+        Pixels per inch of the scan. A PDF is drawn at it (200 by default) and knows its scale; of
+        an image it replaces what the file states.
+
+    Yields
+    ------
+    Page
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, encrypted, without pages or too large, or `dpi` no sensible
+        number.
+    """
+    file = Path(path)
+    if dpi is not None and not 20 <= dpi <= 4800:
+        raise DataError(f"A scan of {dpi:g} dots per inch is not one: give --dpi from 20 to 4800.")
+    yield from _pdf(file, dpi or PDF_DPI) if _is_pdf(file) else _images(file, dpi)
+
+
+def _is_pdf(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return b"%PDF-" in stream.read(1024)
+    except OSError:
+        return False  # what is wrong is said when it is opened as a picture
+
+
+def _images(file: Path, dpi: float | None) -> Iterator[Page]:
+    with sentences(file), Image.open(file) as image:
+        # The frames of an animation are one picture that moves, not pages.
+        count = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    for number in range(count):
+        with sentences(file), Image.open(file) as image:
+            image.seek(number)
+            check_pixels(file, image.size)
+            picture = ImageOps.exif_transpose(loaded(image, file))
+        scale = scale_of(picture) if dpi is None else dpi / 25.4
+        yield Page(file, number + 1, count, picture, scale)
+
+
+def _pdf(file: Path, dpi: float) -> Iterator[Page]:
+    document = _opened(file)
+    try:
+        count = len(document)
+        for number in range(count):
+            yield Page(file, number + 1, count, _drawn(file, document, number, dpi), dpi / 25.4)
+    finally:
+        document.close()
+
+
+def _opened(file: Path) -> Any:
+    import pypdfium2
+
+    try:
+        return pypdfium2.PdfDocument(file)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) == _PDF_ENCRYPTED or "password" in str(error).lower():
+            raise DataError(
+                f"{file} is encrypted: save it without a password, with the program that opens it."
+            ) from None
+        raise DataError(
+            f"{file} is a damaged PDF, or one without pages ({first_line(error)}): export it again."
+        ) from None
+
+
+def _drawn(file: Path, document: Any, number: int, dpi: float) -> Image.Image:
+    import pypdfium2
+
+    try:
+        page = document[number]
+        width, height = (side * dpi / _POINTS_PER_INCH for side in page.get_size())
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise DataError(
+                f"Page {number + 1} of {file} is {width:.0f}x{height:.0f} pixels at {dpi:g} dots "
+                f"per inch, beyond {MAX_PIXELS // 1_000_000} million: give a smaller --dpi."
+            )
+        picture = page.render(scale=dpi / _POINTS_PER_INCH).to_pil()
+        page.close()
+    except pypdfium2.PdfiumError as error:
+        raise DataError(
+            f"Page {number + 1} of {file} cannot be drawn ({first_line(error)}): export it again."
+        ) from None
+    return Image.fromarray(np.asarray(picture.convert("RGB")))

@@ -1,0 +1,181 @@
+"""Ink apart from its paper: which of the two is dark, how bright the paper is where, how much ink.
+
+All functions take 8-bit grey of any size and work on it as a whole; none knows what is written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from rvsm.handwriting.images import GreyImage
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_COARSE = 128  # longest side of the map of the paper's brightness
+_WINDOW = 15  # of that map: what is narrower than an eighth of the picture is not paper
+_FINE, _ROUGH = 512, 48
+_LEAST_CONTRAST = 0.08
+_NOISE_LEVELS = 4.0
+_GRAINY, _SOFTER = 0.01, 0.8
+_SPECK = 4
+
+
+def darkness(grey: GreyImage) -> tuple[Array, bool]:
+    """How dark each place is against the paper around it.
+
+    The paper's brightness is the closing of a coarse copy (the brightest within an eighth of the
+    picture, nearly), smoothed; so shadows and tints vanish and strokes stay. Light writing on a
+    dark ground is turned over first.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (h, w)
+
+    Returns
+    -------
+    ndarray of float, shape (h, w)
+        0 is paper, 1 black on white paper: 1 - grey / paper.
+    bool
+        Whether the picture was light on dark.
+    """
+    inverted = light_on_dark(grey)
+    positive = 255 - grey if inverted else grey
+    paper = np.maximum(brightness(positive), 1.0)
+    return np.clip(1.0 - positive / paper, 0.0, 1.0), inverted
+
+
+def light_on_dark(grey: GreyImage) -> bool:
+    """Whether the writing is lighter than its ground.
+
+    Against a local median, which follows shadows, strokes stick out to one side; the ground must
+    also be darker than medium grey, since white lines are rarely drawn on light paper.
+    """
+    coarse = _shrunk(grey, _FINE)
+    middle = float(np.median(coarse))
+    if middle >= 128:
+        return False
+    rough = _shrunk(grey, _ROUGH)
+    size = max(3, min(9, min(rough.shape) // 4 * 2 + 1))
+    ground = _grown(ndimage.median_filter(rough, size=size), coarse.shape)
+    beyond = coarse - ground
+    dark, light = -np.quantile(beyond, 0.005), np.quantile(beyond, 0.995)
+    return bool(light > 1.5 * dark)
+
+
+def brightness(grey: GreyImage) -> Array:
+    """Brightness of the paper at every place, strokes closed over.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (h, w)
+        Dark on light.
+
+    Returns
+    -------
+    ndarray of float, shape (h, w)
+    """
+    coarse = _shrunk(grey, _COARSE, bright=True)
+    size = max(3, min(_WINDOW, min(coarse.shape)))
+    paper = ndimage.grey_closing(np.pad(coarse, size, mode="edge"), size=(size, size))
+    paper = ndimage.gaussian_filter(paper, size / 4)[size:-size, size:-size]
+    return _grown(paper, grey.shape)
+
+
+def ink_mask(dark: Array) -> Mask:
+    """Where there is ink: pieces darker than the paper's texture that are somewhere truly dark.
+
+    A piece of ink is above the first of the `levels` throughout and above the second somewhere, so
+    that a stroke is followed to where it fades (hysteresis, Canny 1986).
+
+    Parameters
+    ----------
+    dark : ndarray of float, shape (h, w)
+        Of `darkness`.
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+        Specks of fewer than 4 pixels are left out.
+    """
+    # Grain is of single pixels and strokes are not: smoothing costs it most of its contrast.
+    grainy = _noise(dark) > _GRAINY
+    seen = ndimage.gaussian_filter(dark, _SOFTER) if grainy else dark
+    floor, strong = levels(seen)
+    labels, count = ndimage.label(seen > floor, structure=np.ones((3, 3)))
+    if not count:
+        return np.zeros(dark.shape, dtype=np.bool_)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sure = np.bincount(labels[seen > strong], minlength=count + 1)
+    keep = (sizes >= _SPECK) & (sure >= 1)
+    keep[0] = False
+    ink = np.asarray(keep[labels], dtype=np.bool_)
+    # Smoothing also widens strokes: back to what is itself darker than paper.
+    return ink & (dark > floor) if grainy else ink
+
+
+def levels(dark: Array) -> tuple[float, float]:
+    """Darkness that ink must have everywhere, and that it must have somewhere.
+
+    The first is 0.08, or 4 times the paper's noise, or 0.25 of strong ink, whichever is most; the
+    second 0.45 of strong ink (the 90th percentile of what is above paper), and no less than the
+    first.
+    """
+    floor = max(_LEAST_CONTRAST, float(np.median(dark)) + _NOISE_LEVELS * _noise(dark))
+    above = dark[dark > floor]
+    if not above.size:
+        return floor, floor
+    level = float(np.quantile(above, 0.9))
+    return max(floor, 0.25 * level), max(floor, 0.45 * level)
+
+
+def _noise(dark: Array) -> float:
+    """Standard deviation of the paper's texture, from the median absolute deviation."""
+    return 1.4826 * float(np.median(np.abs(dark - np.median(dark))))
+
+
+def cleaned(dark: Array, ink: Mask) -> GreyImage:
+    """Black ink on white paper, with soft edges and no texture of paper.
+
+    The strongest ink (the 90th percentile) becomes black, whatever pen and paper were; what is
+    farther than two pixels from ink becomes white.
+
+    Parameters
+    ----------
+    dark : ndarray of float, shape (h, w)
+    ink : ndarray of bool, shape (h, w)
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w)
+    """
+    if not ink.any():
+        return np.full(dark.shape, 255, dtype=np.uint8)
+    level = float(np.quantile(dark[ink], 0.9))
+    floor = 0.25 * level
+    near = ndimage.binary_dilation(ink, iterations=2)
+    share = np.clip((dark - floor) / (level - floor), 0.0, 1.0) * near
+    return np.asarray(np.rint(255.0 * (1.0 - share)), dtype=np.uint8)
+
+
+def _shrunk(grey: GreyImage, most: int, *, bright: bool = False) -> Array:
+    """Blocks of a grey image, so that no side is longer than `most`: their means, or brightest."""
+    step = -(-max(grey.shape) // most)
+    if step == 1:
+        return grey.astype(np.float64)
+    height, width = (-(-side // step) for side in grey.shape)
+    missing = ((0, height * step - grey.shape[0]), (0, width * step - grey.shape[1]))
+    blocks = np.pad(grey, missing, mode="edge").reshape(height, step, width, step)
+    if bright:
+        # Means of row maxima: paper shows between close lines, a glint hardly counts.
+        return np.asarray(blocks.max(axis=3).mean(axis=1), dtype=np.float64)
+    return np.asarray(blocks.mean(axis=(1, 3)), dtype=np.float64)
+
+
+def _grown(values: Array, shape: tuple[int, int]) -> Array:
+    picture = Image.fromarray(values.astype(np.float32))
+    grown = picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(grown, dtype=np.float64)

@@ -1,0 +1,94 @@
+"""The pictures of a set, each normalised as its task wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from rvsm.errors import DataError
+from rvsm.handwriting.images import SIZE, fit
+from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.readers import Collection
+from rvsm.handwriting.scans.normalise import Normalised, normalise
+
+_TEXTS = {"", "word"}
+
+
+@dataclass(frozen=True)
+class SetImages:
+    """Normalised pictures of a set in memory.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (n, h, w)
+        0 is ink, 255 paper.
+    rows : tuple of Row
+        In the same order.
+    skipped : tuple of Row
+        What could not be read, the reason in `Row.error`.
+    """
+
+    images: npt.NDArray[np.uint8]
+    rows: tuple[Row, ...]
+    skipped: tuple[Row, ...]
+
+
+def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
+    """The picture of a row, and normalised as its task wants it.
+
+    Words are turned level and lose ruled lines; drawings are left as they lie.
+
+    Raises
+    ------
+    DataError
+        The picture cannot be read.
+    """
+    picture = collection.picture(row)
+    text = row.task in _TEXTS
+    return picture, normalise(picture, deskew=text, rules=text)
+
+
+def images_of(
+    collection: Collection,
+    size: tuple[int, int] = SIZE,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> SetImages:
+    """Normalise all pictures of a set and fit them into one size, their proportions kept.
+
+    Nothing is written: sets whose terms allow no copies stay where they are.
+
+    Parameters
+    ----------
+    collection : Collection
+    size : (int, int)
+        Height and width.
+    progress : callable, optional
+        Called as ``progress(done, total)``.
+
+    Returns
+    -------
+    SetImages
+
+    Raises
+    ------
+    DataError
+        None of the pictures can be read.
+    """
+    images, rows, skipped = [], [], []
+    for done, row in enumerate(collection.rows, start=1):
+        try:
+            images.append(fit(normalised(collection, row)[1].grey, size))
+            rows.append(row)
+        except DataError as error:
+            skipped.append(replace(row, error=str(error)))
+        if progress is not None and (done % 100 == 0 or done == len(collection.rows)):
+            progress(done, len(collection.rows))
+    if not images:
+        why = f", {skipped[0].file} first: {skipped[0].error}" if skipped else ": it has no rows."
+        raise DataError(f"None of the pictures of {collection.root} can be read{why}")
+    return SetImages(np.stack(images), tuple(rows), tuple(skipped))

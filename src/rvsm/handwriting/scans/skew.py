@@ -1,0 +1,74 @@
+"""How far the lines of a text are turned, from where its ink lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from rvsm.handwriting.images import GreyImage
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_MOST_DEG = 15.0
+_POINTS = 20_000
+_WIDE = 600
+
+
+def skew_deg(ink: Mask, most: float = _MOST_DEG) -> float:
+    """Angle by which lines of writing rise to the right, in degrees.
+
+    Seen along the lines, ink crowds into rows: of all angles within `most`, the one where the
+    squares of the ink in each row sum to the most (Postl 1986), first to a degree (half a degree
+    on pages), then to 0.05. An angle that crowds the ink less than 5 % more than none is taken for
+    none.
+
+    Parameters
+    ----------
+    ink : ndarray of bool, shape (h, w)
+    most : float
+        Largest angle looked at, degrees.
+
+    Returns
+    -------
+    float
+    """
+    y, x = np.nonzero(ink)
+    if len(x) < 50:
+        return 0.0
+    if len(x) > _POINTS:
+        chosen = np.random.default_rng(0).permutation(len(x))[:_POINTS]
+        y, x = y[chosen], x[chosen]
+    bin_size = max(1.0, max(ink.shape) / 1500)
+    step = 0.5 if max(ink.shape) > _WIDE else 1.0
+    tried = np.arange(-most, most + step / 2, step)
+    scores = [_crowding(x, y, angle, bin_size) for angle in tried]
+    for finer in (step / 4, 0.05):
+        best = tried[int(np.argmax(scores))]
+        tried = best + finer * np.arange(-4, 5)
+        scores = [_crowding(x, y, angle, bin_size) for angle in tried]
+    if max(scores) < 1.05 * _crowding(x, y, 0.0, bin_size):
+        return 0.0
+    return float(tried[int(np.argmax(scores))])
+
+
+def _crowding(
+    x: npt.NDArray[np.intp], y: npt.NDArray[np.intp], degrees: float, bin_size: float
+) -> float:
+    angle = np.deg2rad(degrees)
+    across = (y * np.cos(angle) + x * np.sin(angle)) / bin_size
+    counts = np.bincount((across - across.min()).astype(np.intp))
+    return float((counts.astype(np.float64) ** 2).sum())
+
+
+def turned(grey: GreyImage, degrees: float) -> GreyImage:
+    """Turn a picture clockwise, so that lines that rose by `degrees` lie level; corners are white.
+
+    The picture grows to hold all of it.
+    """
+    if not degrees:
+        return grey
+    picture = Image.fromarray(grey)
+    how = Image.Resampling.BICUBIC
+    return np.asarray(picture.rotate(-degrees, how, expand=True, fillcolor=255))

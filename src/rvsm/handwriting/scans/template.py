@@ -1,0 +1,144 @@
+"""The pen's strokes apart from a printed template: by colour, or by what all people share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from rvsm.errors import DataError
+from rvsm.handwriting.images import grey_of
+from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask, light_on_dark
+
+_COLOURED = 0.3
+_CHROMA, _LEAST_COLOUR = 40, 0.0005
+_LEAST_SHARE = 0.05
+_LEAST_PEOPLE = 3
+_SHARED = 0.75
+
+
+def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
+    """Strokes of a coloured pen on a black template.
+
+    In each colour channel the paper is evened out by itself. Black print darkens all channels
+    alike; a pen darkens one (blue ink: red) far more than another. Ink is the pen's where the
+    channels differ by more than 0.3 of the darkest. Where the pen crosses the print it is not to be
+    told from it, so gaps no wider than the print are closed along the pen's path.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        Any mode; grey ones have no colour.
+
+    Returns
+    -------
+    (ndarray of float, ndarray of bool) or None
+        Darkness and ink of the pen alone, shapes (h, w). None where the ink has no two colours:
+        less than 5 % of it is coloured, or less than 5 % black.
+    """
+    if picture.mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB", "HSV", "PA"}:
+        return None
+    rgba = picture.convert("RGBA")
+    paper = Image.new("RGBA", rgba.size, "white")
+    bands = np.asarray(Image.alpha_composite(paper, rgba).convert("RGB"))
+    if np.mean(np.ptp(bands, axis=2) > _CHROMA) < _LEAST_COLOUR:
+        return None  # grey but for a tint, which each channel's own paper would take away
+    if light_on_dark(grey_of(picture)):
+        return None  # print is dark; coloured chalk is not a pen on it
+    channels = np.stack([darkness(np.ascontiguousarray(bands[..., i]))[0] for i in range(3)])
+    highest, lowest = channels.max(axis=0), channels.min(axis=0)
+    every = ink_mask(highest)
+    if not every.any():
+        return None
+    coloured = every & (highest - lowest > _COLOURED * highest)
+    # The soft rim of black print picks up colour where a lossy file halves its chroma.
+    coloured &= ndimage.binary_dilation(ndimage.binary_opening(coloured, np.ones((2, 2))))
+    share = coloured.sum() / every.sum()
+    if not _LEAST_SHARE < share < 1 - _LEAST_SHARE:
+        return None
+    ink = _bridged(coloured, every & ~coloured)
+    return np.where(ndimage.binary_dilation(ink), highest, 0.0), ink
+
+
+def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> list[Array]:
+    """Strokes of each drawing without what the drawings of different people have in common.
+
+    Drawings are aligned by whole pixels (phase correlation). A place that has ink in three
+    quarters of the people's drawings is template. A pen that lies exactly on the template cannot
+    be told from it and goes with it; gaps no wider than the print are closed.
+
+    Parameters
+    ----------
+    drawings : sequence of ndarray of float, all of one shape (h, w)
+        Darkness, of `paper.darkness`.
+    persons : sequence of str
+        Who drew each; every person counts once.
+
+    Returns
+    -------
+    list of ndarray of float, shapes (h, w)
+        Darkness of the pen, in the place it had.
+
+    Raises
+    ------
+    DataError
+        Fewer than 3 people, or pictures of different sizes.
+    """
+    from skimage.registration import phase_cross_correlation
+
+    align: Any = phase_cross_correlation
+    if len(set(persons)) < _LEAST_PEOPLE:
+        raise DataError(
+            f"A printed template is found from what different people's drawings share, and there "
+            f"are {len(set(persons))} people: give at least {_LEAST_PEOPLE}, or a coloured pen."
+        )
+    if len({drawing.shape for drawing in drawings}) > 1:
+        raise DataError(
+            "The drawings are of different sizes, so that a printed template cannot be found: "
+            "scale them to one size."
+        )
+    masks = [ink_mask(drawing) for drawing in drawings]
+    soft = [ndimage.gaussian_filter(mask.astype(np.float64), 2.0) for mask in masks]
+    middle = soft[int(np.argmax([mask.sum() for mask in masks]))]
+    shifts = np.zeros((len(masks), 2))
+    for _ in range(2):  # the second round aligns to what the first found in common
+        for number, blurred in enumerate(soft):
+            shifts[number] = align(middle, blurred)[0]
+        moved = [ndimage.shift(m, s, order=1) for m, s in zip(soft, shifts, strict=True)]
+        middle = _by_person(moved, persons)
+    aligned = [
+        ndimage.shift(mask.astype(np.float64), s, order=0)
+        for mask, s in zip(masks, shifts, strict=True)
+    ]
+    template = _by_person(aligned, persons) >= _SHARED
+    out = []
+    for drawing, mask, shift in zip(drawings, masks, shifts, strict=True):
+        printed = ndimage.shift(template.astype(np.float64), -shift, order=0) > 0.5
+        pen = _bridged(mask & ~printed, mask & printed)
+        out.append(np.where(pen, drawing, 0.0))
+    return out
+
+
+def _by_person(values: Sequence[Array], persons: Sequence[str]) -> Array:
+    """Mean over people of the mean over each one's drawings."""
+    names = list(dict.fromkeys(persons))
+    means = [
+        np.mean([value for value, person in zip(values, persons, strict=True) if person == name], 0)
+        for name in names
+    ]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def _bridged(pen: Mask, printed: Mask) -> Mask:
+    """The pen with its gaps over print closed: by closing, and only on print."""
+    if not printed.any():
+        return pen
+    # The median distance to the rim is a quarter of a line's width.
+    steps = max(1, round(2 * float(np.median(ndimage.distance_transform_edt(printed)[printed]))))
+    closed = ndimage.binary_closing(
+        np.pad(pen, steps), structure=np.ones((3, 3)), iterations=steps
+    )[steps:-steps, steps:-steps]
+    return np.asarray(pen | (closed & printed), dtype=np.bool_)

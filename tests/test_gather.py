@@ -1,0 +1,173 @@
+"""Answers about scans: unsure, no writing, by page and by person; the command that prints them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from drawings import make_folder
+from rvsm.cli import app
+from rvsm.errors import DataError
+from rvsm.experiments.config import make_config
+from rvsm.experiments.gather import (
+    WordAnswer,
+    answer_of,
+    check_band,
+    gather,
+    mean_probability,
+    unsure,
+)
+from rvsm.experiments.predict import predict
+from rvsm.experiments.scans import predict_scans
+from rvsm.experiments.train import train
+from rvsm.handwriting.scans.pages import read_pages
+from scan_pages import make_page
+
+
+def word(page: str, person: str, probability: float | None) -> WordAnswer:
+    return WordAnswer(page, person, None, 0, 0, probability, answer_of(probability))
+
+
+def test_unsure() -> None:
+    assert [answer_of(p) for p in (0.0, 0.34, 0.35, 0.5, 0.65, 0.66, 1.0)] == [
+        "regular",
+        "regular",
+        "unsure",
+        "unsure",
+        "unsure",
+        "shaky",
+        "shaky",
+    ]
+    assert answer_of(None) == "no writing here"
+    assert not unsure(0.51, (0.5, 0.5))
+    for band in ((0.6, 0.7), (0.2, 0.4), (-0.1, 0.5), (0.5, 1.1), (0.7, 0.3)):
+        with pytest.raises(DataError, match="band of unsure answers"):
+            check_band(band)
+
+
+def test_mean_in_log_odds() -> None:
+    assert mean_probability([]) is None
+    assert mean_probability([0.3]) == pytest.approx(0.3)
+    assert mean_probability([0.9, 0.1]) == pytest.approx(0.5)
+    odds = np.log([0.9 / 0.1, 0.6 / 0.4, 0.2 / 0.8]).mean()
+    assert mean_probability([0.9, 0.6, 0.2]) == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert mean_probability([1.0, 0.0]) == pytest.approx(0.5)
+
+
+def test_gathered() -> None:
+    words = [
+        word("p1", "anna", 0.9),
+        word("p1", "anna", 0.8),
+        word("p2", "anna", 0.1),
+        word("p2", "anna", None),
+        word("p3", "bert", None),
+        WordAnswer("p4", "", None, 0, 0, None, "unreadable", "it is cut short"),
+    ]
+    pages = gather(words, lambda w: w.page)
+    assert [(p.name, p.answer, p.words, p.answered, p.shaky) for p in pages] == [
+        ("p1", "shaky", 2, 2, 2),
+        ("p2", "regular", 2, 1, 0),
+        ("p3", "no writing here", 1, 0, 0),
+        ("p4", "unreadable", 1, 0, 0),
+    ]
+    people = gather(words, lambda w: w.person)
+    assert [(p.name, p.answer) for p in people] == [("anna", "unsure"), ("bert", "no writing here")]
+    assert people[0].probability == mean_probability([0.9, 0.8, 0.1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_folder(tmp_path_factory.mktemp("drawn"))
+    config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
+    return train(config, tmp_path_factory.mktemp("runs") / "dense").run_dir
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    first, second = (make_page(rng, lines=2, skew_deg=2.0).picture for _ in range(2))
+    first.save(folder / "anna_1.pdf", save_all=True, append_images=[second], resolution=203.2)
+    second.save(folder / "anna_2.png")
+    Image.new("L", (300, 200), 240).save(folder / "bert_1.png")
+    (folder / "bert_2.png").write_text("Dear Sir")
+    return folder
+
+
+def test_predicted_scans(run: Path, scans: Path) -> None:
+    words = list(predict_scans(run, [scans], person="/([a-z]+)_"))
+    pages = {page.name: page for page in gather(words, lambda w: w.page)}
+    names = [str(scans / name) for name in ("anna_1.pdf", "anna_2.png", "bert_1.png", "bert_2.png")]
+    assert list(pages) == [f"{names[0]} page 1", f"{names[0]} page 2", *names[1:]]
+    assert pages[names[1]].words == 10
+    assert pages[names[1]].answered == 10
+    assert pages[names[2]].answer == "no writing here"
+    assert pages[names[3]].answer == "unreadable"
+    assert {w.person for w in words} == {"anna", "bert"}
+    places = [(w.line, w.place) for w in words if w.page == names[1]]
+    assert places == sorted(places)
+
+
+def test_whole_pictures_agree_with_predict(run: Path, scans: Path, tmp_path: Path) -> None:
+    """A clean word at the training scale is answered as `predict` answers it."""
+    rng = np.random.default_rng(3)
+    image = np.full((64, 256), 255, dtype=np.uint8)
+    page = np.asarray(make_page(rng, lines=1).picture.convert("L"))
+    from rvsm.handwriting.scans.normalise import normalise, to_network
+
+    found = normalise(Image.fromarray(page[20:84, 30:280]))
+    image = to_network(found)
+    Image.fromarray(image).save(tmp_path / "word.png", dpi=(203.2, 203.2))
+    (answer,) = predict_scans(run, [tmp_path / "word.png"], whole=True)
+    (plain,) = predict(run, [tmp_path / "word.png"])
+    assert answer.probability == pytest.approx(plain.probability, abs=0.05)
+    (page_read,) = read_pages(tmp_path / "word.png")
+    assert page_read.pixels_per_mm == pytest.approx(8.0, rel=1e-3)
+
+
+def test_bad_options(run: Path, scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 0 groups"):
+        list(predict_scans(run, [scans], person="anna"))
+    with pytest.raises(DataError, match="is found in none of 4 paths"):
+        list(predict_scans(run, [scans], person="(carla)"))
+    with pytest.raises(DataError, match="There is no scan to look at"):
+        list(predict_scans(run, [tmp_path]))
+
+
+def test_command(run: Path, scans: Path) -> None:
+    runner = CliRunner()
+    given = ["predict", str(run), str(scans), "--pages", "--person", "/([a-z]+)_"]
+    result = runner.invoke(app, given)
+    assert result.exit_code == 1  # one file cannot be read
+    lines = result.stdout.splitlines()
+    assert len(lines) == 6
+    assert "page 1" in lines[0]
+    assert lines[3].startswith("no writing here")
+    assert "person anna" in lines[4]
+    assert "not a diagnosis" in result.stderr
+    assert "bert_2.png is not an image" in result.stderr
+    told = json.loads(runner.invoke(app, [*given, "--json"]).stdout)
+    assert [person["name"] for person in told["people"]] == ["anna", "bert"]
+    assert len(told["words"]) == sum(page["words"] for page in told["pages"])
+    assert "not a diagnosis" in told["notice"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--dpi", "300"], "add --pages"),
+        (["--pages", "--unsure", "half"], "write it like --unsure"),
+        (["--pages", "--unsure", "0.6-0.9"], "band of unsure answers"),
+        (["--pages", "--dpi", "3"], "give --dpi from 20 to 4800"),
+    ],
+)
+def test_wrong_usage(run: Path, scans: Path, options: list[str], sentence: str) -> None:
+    file = str(scans / "anna_2.png")
+    result = CliRunner().invoke(app, ["predict", str(run), file, *options])
+    assert result.exit_code != 0
+    assert sentence in " ".join(result.output.split())
