@@ -36,13 +36,17 @@ class Plan:
     full
         Which recipes.
     counts
-        Images of each split.
+        Images of each split, in place of those of the recipes.
     accelerator
         What trains.
     """
 
     def __init__(
-        self, out: Path, full: bool, counts: dict[str, int], accelerator: Accelerator = "cpu"
+        self,
+        out: Path,
+        full: bool,
+        counts: dict[str, int] | None = None,
+        accelerator: Accelerator = "cpu",
     ) -> None:
         self.out = out
         self.full = full
@@ -62,7 +66,8 @@ class Plan:
         """Plan a data set and its check."""
         self._know(task, set_name)
         path = str(self.data(task, set_name))
-        options = {**options, "task": task, "set": set_name, "counts": self.counts}
+        counts = self.counts or recipes.counts(task, full=self.full)
+        options = {**options, "task": task, "set": set_name, "counts": counts}
         name = f"data/{task}-{set_name}"
         self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}))
         order = {"kind": "check", "path": path, "most": CHECKED_IMAGES}
@@ -187,7 +192,8 @@ class Plan:
         data, start = str(self.data(task, set_name)), str(self.out / before) if before else ""
         if kind:
             return self._here(recipes.maps_recipe(data=data, seed=seed, start=start))
-        return self._here(recipes.recipe(method, full=self.full, data=data, seed=seed, start=start))
+        found = recipes.recipe(method, task=task, full=self.full, data=data, seed=seed, start=start)
+        return self._here(found)
 
     def _here(self, config: TrainConfig) -> TrainConfig:
         return config.model_copy(update={"accelerator": self.accelerator})

@@ -106,8 +106,7 @@ def reproduce(
             if unknown
             else "There are no seeds; give at least one, such as 0."
         )
-    counts = dict(counts or (recipes.FULL_COUNTS if full else recipes.QUICK_COUNTS))
-    plan = Plan(out, full, counts, accelerator)
+    plan = Plan(out, full, dict(counts) if counts else None, accelerator)
     share = max(1, workers // (len(sets) * len(tasks)))
     for name in sets:
         for task in tasks:
