@@ -2,6 +2,7 @@
 
 python benchmarks/inference/kernels.py [--quick] [--again] [--only TEXT] [--flags "-march=haswell"]
                                        [--run NAME=FOLDER]
+python benchmarks/inference/kernels.py --table
 
 Writes kernels.json beside this file, one row per layer, share of zeros and batch as it is
 measured; rows that are there are kept unless --again is given. --run adds the convolutions of a
@@ -167,7 +168,7 @@ def medians(sides: list[Callable[[int], object]], seconds: float) -> list[float]
             start = time.thread_time()
             side(1)
             best = min(best, time.thread_time() - start)
-        repeats.append(max(1, int(2e-4 / best)))
+        repeats.append(max(1, int(1e-3 / best)))
     end = time.thread_time() + seconds
     while time.thread_time() < end or len(times[0]) < 9:
         for side, repeat, found in zip(sides, repeats, times, strict=True):
@@ -351,8 +352,12 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--run", metavar="NAME=FOLDER", help="a trained network's layers, too")
+    parser.add_argument("--table", action="store_true", help="print Markdown of what was measured")
     parser.add_argument("--flags", default="-march=native", help="for gcc, beside -O3")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(RESULTS.read_text()), options.flags))
+        return
     torch.set_num_threads(1)
     flags = options.flags.split()
     seconds = 0.3 if options.quick else 1.0
@@ -388,6 +393,33 @@ def main() -> None:
     for name, measure in wanted.items():
         if options.only in name:
             record(report, rows, name, options.again, measure)
+
+
+def table(report: dict[str, Any], flags: str = "-march=native") -> str:
+    """Return Markdown: a row for each layer, how many times as fast by share of zeros and batch."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, row in report[flags]["rows"].items():
+        layer, zeros, batch = name.rsplit(", ", 2)
+        found.setdefault(layer, {})[f"{zeros}, {batch}"] = row
+    columns = [
+        f"{zeros} zeros, batch {batch}" for batch in (1, 64) for zeros in ("85%", "95%", "99%")
+    ]
+    lines = ["| layer | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for layer, cells in found.items():
+        if layer.startswith(("conv", "linear")):
+            texts = [
+                f"{cells[c]['ratio']:.1f} ({cells[c]['useful_gmacs']:.0f})" if c in cells else ""
+                for c in columns
+            ]
+            lines.append(f"| {layer} | {' | '.join(texts)} |")
+    lines += ["", "| trained layer | zeros | batch 1 | batch 64 |", "|---|---|---|---|"]
+    for layer, cells in found.items():
+        if not layer.startswith(("conv", "linear")):
+            one, many = cells.values()
+            zeros = next(iter(cells)).partition(" ")[0]
+            texts = [f"{row['ratio']:.1f} ({row['useful_gmacs']:.0f})" for row in (one, many)]
+            lines.append(f"| {layer} | {zeros} | {' | '.join(texts)} |")
+    return "\n".join(lines)
 
 
 def record(

@@ -26,6 +26,8 @@ LANES = 16
 for all of them."""
 LANES_OF_VECTORS = 32
 """The same where nothing is a convolution: linear layers gain by more."""
+THREAD_WORK = 1_500_000
+"""Multiply-adds that are worth a thread of their own: some 40 microseconds."""
 FEWEST = 8
 """Samples for which that is faster than one after the other."""
 
@@ -112,6 +114,9 @@ def write(
     shapes = program.shapes()
     writer = _Writer(name, variants or {})
     floats = _write_one(writer, program)
+    work = sum(
+        layer.taps.value.size * layer.size[0] * layer.size[1] for layer in writer.layers.values()
+    )
     run = _RUN_ONE
     if batched:
         maps = any(isinstance(step, steps.Conv) for step in program.steps)
@@ -131,6 +136,8 @@ def write(
         "input_shape": " x ".join(map(str, program.input_shape)),
         "output_shape": " x ".join(map(str, shapes[program.output])),
         "workspace": str(workspace),
+        "work": f"{work}.0",
+        "thread_work": f"{THREAD_WORK}.0",
         "scratch": f"w + {start}",
     }
     code = (
@@ -310,8 +317,11 @@ void @name@_run(const float *in, float *out, size_t n, void *workspace)
 void @name@_run_parallel(const float *in, float *out, size_t n, void *workspaces, int threads)
 {
 #ifdef _OPENMP
-    if (threads > 1 && n > 1) {
-        if ((size_t)threads > n) threads = (int)n;
+    /* to start a thread takes as long as many multiply-adds: each has enough of them, or is none */
+    const double most = (double)n * @work@ / @thread_work@;
+    if (threads > most) threads = (int)most;
+    if (threads > 1 && (size_t)threads > n) threads = (int)n;
+    if (threads > 1) {
 #pragma omp parallel num_threads(threads)
         {
             const size_t parts = (size_t)omp_get_num_threads();
