@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import stat
 import subprocess
@@ -194,6 +195,33 @@ def test_threads_share_a_batch_and_calls_do_not_meet(threads: int) -> None:
     with ThreadPoolExecutor(6) as pool:
         for got, right in zip(pool.map(fast, batches), wanted, strict=True):
             torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_a_process_that_is_forked_off_does_not_wait_for_threads() -> None:
+    model, example = network("lenet5")
+    fast = rvsm.compile(prune(model, 0.9), example, threads=2, tune=False)
+    images = torch.randn(64, 1, 28, 28)
+    wanted = fast(images)
+    result = np.empty((64, 10), dtype=np.float32)
+    bound = fast.bind(images.numpy(), result)
+    bound()
+
+    def child() -> None:
+        result[...] = 0
+        bound()
+        same = torch.equal(fast(images), wanted) and np.array_equal(result, wanted.numpy())
+        os._exit(0 if same else 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+    process.join(60)
+    hung = process.is_alive()
+    process.kill()
+    assert not hung
+    assert process.exitcode == 0
 
 
 def test_nan_and_infinity_go_through() -> None:

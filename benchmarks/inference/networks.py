@@ -4,7 +4,8 @@ python benchmarks/inference/networks.py [--again] [--only WORD] [--run NAME=FOLD
 python benchmarks/inference/networks.py --table
 
 Writes networks.json beside this file, one network after the other; networks that are there are
-kept unless --again is given. --run adds a network that `rvsm train` or `rvsm reproduce` made.
+kept unless --again is given. --run adds a network that `rvsm train` or `rvsm reproduce` made, or a
+file of one; train.py makes two for those of LeNet-5 with zeros at random places.
 Beside them are the machine's limits in billions of multiply-adds a second, for the useful
 multiply-adds of the rows, and what the compiler took for each network. --table prints Markdown.
 """

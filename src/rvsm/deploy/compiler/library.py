@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +48,14 @@ class Library:
     facts
         The library and its shapes.
     threads
-        Among how many threads a batch is divided.
+        Among how many threads a batch is divided; none but its own in a process that is forked off.
     """
 
     def __init__(self, facts: Facts, threads: int) -> None:
         self.facts = facts
         self.threads = threads
+        self._threads = ctypes.c_int(threads)  # shared with what `bind` returned
+        _loaded.add(self)
         self._local = threading.local()
         loaded = ctypes.CDLL(str(Path(facts.path)))
         self._run = getattr(loaded, f"{facts.name}_run_parallel")
@@ -72,7 +76,7 @@ class Library:
             result.ctypes.data,
             len(images),
             workspace.ctypes.data,
-            self.threads,
+            self._threads,
         )
 
     def bind(self, images: Floats, result: Floats) -> Callable[[], None]:
@@ -83,7 +87,7 @@ class Library:
             ctypes.c_void_p(result.ctypes.data),
             ctypes.c_size_t(len(images)),
             ctypes.c_void_p(workspace.ctypes.data),
-            ctypes.c_int(self.threads),
+            self._threads,
         )
         # addresses alone would let the arrays die
         held = (images, result, workspace)
@@ -99,3 +103,16 @@ class Library:
         for thread in range(self.threads):
             self._init(workspace.ctypes.data + thread * size)
         return workspace
+
+
+_loaded: weakref.WeakSet[Library] = weakref.WeakSet()
+
+
+def _alone() -> None:
+    """Keep libraries to one thread: OpenMP's others did not come along, and would be waited for."""
+    for library in _loaded:
+        library._threads.value = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)

@@ -38,7 +38,7 @@ def each(plane: Plane, statement: str, channels: int | None = None, inner: str =
         "x": plane.width,
         "l": plane.lanes,
     }
-    order = {"channels": "cyxl", "rows": "ycxl", "places": "yxcl"}[plane.order]
+    order = "cyxl" if plane.order == "channels" else "yxcl"
     heads = [
         f"for (int {index} = 0; {index} < {loops[index]}; {index}++)"
         for index in order

@@ -173,7 +173,7 @@ def _check_order(layer: Layer, variant: Variant) -> None:
     if images == 1 and (layer.source.column, layer.target.column) != (1, 1):
         raise RvsmError(
             "Maps of one image whose channels lie together at each place have no kernel; let the "
-            "order be rows or channels."
+            "order be channels."
         )
 
 

@@ -53,7 +53,7 @@ def choose(layer: Layer) -> Variant:
     together = max(_together(layer)) if layer.density > DENSE else 1
     strided = layer.stride[1] != 1
     narrow = width < ALIGN or (width < NARROW and width % ALIGN != 0)
-    tall = layer.stride[0] == 1 and layer.source.order == "channels"
+    tall = layer.stride[0] == 1
     blocks = _default_blocks(layer, per_output)
     if width == 1 or (layer.kernel == (1, 1) and not strided):
         return Variant("direct", narrow and tall and height > 1, together, blocks)
@@ -133,7 +133,7 @@ def _views(layer: Layer) -> list[tuple[Kernel, bool]]:
         found += [("shifted", True)] * (height > 1)
     if layer.stride[1] == 1 or width == 1:
         found.append(("direct", False))
-        tall = height > 1 and layer.stride[0] == 1 and layer.source.order == "channels"
+        tall = height > 1 and layer.stride[0] == 1
         if tall and width < NARROW:
             found.append(("direct", True))
     else:

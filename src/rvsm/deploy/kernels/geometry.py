@@ -13,7 +13,7 @@ from rvsm.errors import RvsmError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Pair = tuple[int, int]
-Order = Literal["channels", "rows", "places"]
+Order = Literal["channels", "places"]
 
 ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "sigmoid", "tanh")
 
@@ -33,8 +33,7 @@ class Plane:
     pitch : int
         Places of a row of one channel, at least left + width + right; 0 means exactly that.
     order : str
-        What lies together: all of a channel ("channels"), all channels of a row ("rows"), or all
-        channels of a place ("places").
+        What lies together: all of a channel ("channels") or all channels of a place ("places").
     lanes : int
         Images whose values of the same place lie together.
     """
@@ -68,8 +67,7 @@ class Plane:
     @property
     def plane(self) -> int:
         """Floats from channel to channel."""
-        places = {"channels": self.rows * self.pitch, "rows": self.pitch, "places": 1}
-        return places[self.order] * self.lanes
+        return self.lanes * (self.rows * self.pitch if self.order == "channels" else 1)
 
     @property
     def line(self) -> int:
