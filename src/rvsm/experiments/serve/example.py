@@ -10,7 +10,7 @@ from rvsm.handwriting.tremor import physiological, tremor
 
 TEXT = "handwriting"
 X_HEIGHT_MM = 6.0
-SPEED_MM_S = 30.0
+SPEED_MM_S = 20.0
 TREMOR_MM, TREMOR_HZ = 0.9, 6.0
 KINDS = ("steady", "shaky")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+
+
+UPLOAD_S = 60.0
+"""How long a drawing or a scan may take to arrive."""
 
 
 class Refused(Exception):
@@ -119,7 +124,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def body_of(request: Request, most: int, kind: str, what: str) -> bytes:
-    """Read the body of a request, no further than allowed.
+    """Read the body of a request, no further and no longer than allowed.
 
     Parameters
     ----------
@@ -134,8 +139,11 @@ async def body_of(request: Request, most: int, kind: str, what: str) -> bytes:
     Raises
     ------
     Refused
-        415 for another type, 413 for a larger one.
+        415 for another type, 413 for a larger one, 408 for one that does not end, 400 for one that
+        breaks off.
     """
+    from starlette.requests import ClientDisconnect
+
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != kind:
         raise Refused(415, f"{what} comes as {given or 'nothing'}: send it as {kind}.")
@@ -145,10 +153,15 @@ async def body_of(request: Request, most: int, kind: str, what: str) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > most:
         raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
+    try:
+        async with asyncio.timeout(UPLOAD_S):
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise too_large
+            return bytes(body)
+    except TimeoutError:
+        raise Refused(408, f"{what} did not arrive in {UPLOAD_S:g} seconds: try again.") from None
+    except ClientDisconnect:
+        raise Refused(400, f"{what} broke off: try again.") from None
