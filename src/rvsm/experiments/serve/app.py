@@ -85,8 +85,8 @@ def make_app(oracle: Oracle, worker: Worker, *, host: str, store: Store | None =
         kind = request.path_params["kind"]
         if kind not in KINDS:
             raise Refused(404, f"There is no example {kind[:40]!r}: ask for {' or '.join(KINDS)}.")
-        strokes = await worker.run(partial(example, kind, np.random.default_rng()))
-        return JSONResponse({"strokes": strokes})
+        strokes, line = await worker.run(partial(example, kind, np.random.default_rng()))
+        return JSONResponse({"strokes": strokes, "line": line})
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)

@@ -33,7 +33,6 @@ _FARTHEST_PX = 100_000.0
 _LONGEST_S = 3600.0
 _MARGIN_PX = 2.0
 _ROWS = 96
-_CORE = 0.5
 _FLATTEST = 0.3
 
 
@@ -202,17 +201,17 @@ def small_letters_mm(drawing: Drawing) -> float:
     low, height = float(y.min()), float(np.ptp(y))
     if height == 0:
         return 0.0
-    crossed = np.zeros(_ROWS + 1)
+    change = np.zeros(_ROWS + 1, dtype=np.intp)
     for path in drawing.paths:
-        rows = (path[:, 2] - low) / height * (_ROWS - 1)
+        rows = (path[:, 2] - low) / height * _ROWS - 0.5
+        # Half open: a point between two lines counts once, and a level line not at all.
         first = np.ceil(np.minimum(rows[:-1], rows[1:])).astype(np.intp)
-        last = np.floor(np.maximum(rows[:-1], rows[1:])).astype(np.intp)
-        some = last >= first
-        np.add.at(crossed, first[some], 1)
-        np.add.at(crossed, last[some] + 1, -1)
-    often = np.cumsum(crossed)[:-1]
-    smooth = np.convolve(np.pad(often, 2, mode="edge"), np.full(5, 0.2), mode="valid")
-    core = np.concatenate([[False], smooth >= _CORE * smooth.max(), [False]])
+        after = np.ceil(np.maximum(rows[:-1], rows[1:])).astype(np.intp)
+        np.add.at(change, first, 1)
+        np.add.at(change, after, -1)
+    crossed = np.cumsum(change)[:-1]
+    smooth = np.convolve(np.pad(crossed, 2, mode="edge"), np.ones(5, dtype=np.intp), mode="valid")
+    core = np.concatenate([[False], 2 * smooth >= smooth.max(), [False]])
     ends = np.flatnonzero(np.diff(core.astype(np.intp)))
     longest = float((ends[1::2] - ends[::2]).max()) / _ROWS
     return height * max(longest, _FLATTEST)

@@ -8,14 +8,14 @@ from rvsm.handwriting.kinematics import pen_times
 from rvsm.handwriting.strokes import HersheyCarrier
 from rvsm.handwriting.tremor import physiological, tremor
 
-TEXT = "handwriting"
+TEXT = "writing"
 X_HEIGHT_MM = 6.0
 SPEED_MM_S = 20.0
 TREMOR_MM, TREMOR_HZ = 0.9, 6.0
 KINDS = ("steady", "shaky")
 
 
-def example(kind: str, rng: np.random.Generator) -> list[list[list[float]]]:
+def example(kind: str, rng: np.random.Generator) -> tuple[list[list[list[float]]], float]:
     """Timed strokes of a word.
 
     Parameters
@@ -28,6 +28,8 @@ def example(kind: str, rng: np.random.Generator) -> list[list[list[float]]]:
     -------
     list
         Strokes of points [ms, x, y]: mm, y downwards, from the upper left corner of the word.
+    float
+        How far down the line is that the letters stand on, mm.
     """
     placed, strokes, x = [], [], 0.0
     for glyph in HersheyCarrier("scripts", "Hershey Script").glyphs(TEXT):
@@ -39,6 +41,7 @@ def example(kind: str, rng: np.random.Generator) -> list[list[list[float]]]:
     points = points + physiological(times, rng)
     if kind == "shaky":
         points = points + tremor(times, rng, TREMOR_MM, TREMOR_HZ)
-    points = (points - [points[:, 0].min(), points[:, 1].max()]) * [1.0, -1.0]
+    top = float(points[:, 1].max())
+    points = (points - [points[:, 0].min(), top]) * [1.0, -1.0]
     told = np.column_stack([1000.0 * times, points]).round(3)
-    return [told[strokes == number].tolist() for number in range(len(placed))]
+    return [told[strokes == number].tolist() for number in range(len(placed))], top

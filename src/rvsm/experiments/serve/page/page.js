@@ -5,6 +5,7 @@ const sheet = find("sheet");
 const pen = sheet.getContext("2d");
 const CSS_PX_PER_MM = 96 / 25.4;
 const PEN_PX = 2.5;
+const LINE = 0.66; // of the sheet's height, where style.css prints a line
 
 /** Strokes on the sheet: lists of [ms, x, y] in pixels of the style sheet, y downwards. */
 let strokes = [];
@@ -126,7 +127,9 @@ for (const button of document.querySelectorAll("[data-example]")) {
     const room = Math.min((sheet.clientWidth - 32) / right, (sheet.clientHeight - 32) / low);
     const scale = Math.min(pxPerMm, room);
     const left = (sheet.clientWidth - right * scale) / 2;
-    const top = (sheet.clientHeight - low * scale) / 2;
+    // On the printed line, unless the word would leave the sheet.
+    const free = sheet.clientHeight - low * scale;
+    const top = Math.min(Math.max(LINE * sheet.clientHeight - told.line * scale, 0), free);
     strokes = told.strokes.map((points) =>
       points.map(([ms, x, y]) => [ms, left + x * scale, top + y * scale]));
     redraw();
@@ -301,8 +304,12 @@ function showTremor(told) {
     note.push(`Measured over ${tremor.seconds.toFixed(1)} s of strokes at ${scaleNow()}.`);
     note.push("Letters written fast move the pen in this band too.");
   }
-  const times = told.scale.toFixed(2);
-  note.push(`Your small letters are about ${told.x_height_mm.toFixed(1)} mm high; the network reads the drawing at ${times} times its size, as it learned from letters of 2.5 mm.`);
+  const there = tremor.rms_mm === null ? ""
+    : `, where ${mm} become ${(tremor.rms_mm * told.scale).toFixed(2)}`;
+  note.push(
+    `Your small letters are about ${told.x_height_mm.toFixed(1)} mm high: the network, which ` +
+    `learned from letters of 2.5 mm, reads the drawing at ${told.scale.toFixed(2)} times its ` +
+    `size${there}.`);
   find("tremor-note").textContent = note.join(" ");
 }
 
