@@ -360,9 +360,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
 ) -> None:
     store = Store(tmp_path / "kept")
     store.folder.rmdir()
-    client = TestClient(
-        make_app(Oracle(run), worker, host="127.0.0.1", store=store), base_url=BASE
-    )
+    client = TestClient(make_app(Oracle(run), worker, host="127.0.0.1", store=store), base_url=BASE)
     refused(client.post("/drawing", content=word(), headers=JSON), 422, "Cannot write")
 
 

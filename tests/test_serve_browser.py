@@ -23,7 +23,9 @@ from rvsm.experiments.serve.example import example
 from test_serve_server import served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -91,10 +93,19 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.page.inner_text(selector))
 
-    def draw(self, strokes: list[list[list[float]]], px_per_mm: float, speed: float = 1.0) -> None:
-        """Move the mouse along strokes in mm, at their times divided by `speed`."""
-        box = self.page.locator("#sheet").bounding_box()
-        left, top, mouse = box["x"] + 40, box["y"] + 60, self.page.mouse
+    def draw(
+        self,
+        strokes: list[list[list[float]]],
+        px_per_mm: float = 96 / 25.4,
+        line: float = 20.0,
+        speed: float = 1.0,
+    ) -> None:
+        """Move the mouse along strokes in mm, at their times divided by `speed`.
+
+        What is `line` mm from their top comes to lie on the line of the sheet.
+        """
+        box, mouse = self.page.locator("#sheet").bounding_box(), self.page.mouse
+        left, top = box["x"] + 60, box["y"] + 0.66 * box["height"] - line * px_per_mm
         begun = time.monotonic()
         for stroke in strokes:
             for number, (ms, x, y) in enumerate(stroke):
@@ -146,8 +157,8 @@ def wave(hz: float, amplitude_mm: float) -> list[list[list[float]]]:
 
 
 def test_draw_a_word(page: Page, artefacts: Path) -> None:
-    strokes, _ = example("steady", np.random.default_rng(0))
-    page.draw(strokes, 3.78, speed=4)
+    strokes, line = example("steady", np.random.default_rng(0))
+    page.draw(strokes, line=line, speed=1.5)
     assert page.answered(drawing=True) in {"regular", "shaky", "unsure"}
     assert page.text("#tremor").count("mm") == 1
     assert "96 pixels an inch, assumed" in page.text("#tremor-note")
@@ -159,17 +170,17 @@ def test_draw_a_word(page: Page, artefacts: Path) -> None:
 
 
 def test_draw_it_shaky(page: Page, artefacts: Path) -> None:
-    strokes, _ = example("shaky", np.random.default_rng(1))
-    page.draw(strokes, 3.78)
+    strokes, line = example("shaky", np.random.default_rng(1))
+    page.draw(strokes, 4.5, line)
     page.answered(drawing=True)
     page.page.screenshot(path=artefacts / "drawn.png", full_page=True)
     frequency, amplitude = tremor_of(page)
     assert frequency == pytest.approx(6, abs=0.7)
-    assert amplitude == pytest.approx(0.9, rel=0.3)
+    assert amplitude == pytest.approx(0.9 * 4.5 / 3.78, rel=0.3)
 
 
 def test_a_wobble_of_6_hz_is_measured_in_mm(page: Page, artefacts: Path) -> None:
-    page.draw(wave(6, 0.8), 96 / 25.4)
+    page.draw(wave(6, 0.8))
     page.answered(drawing=True)
     frequency, amplitude = tremor_of(page)
     assert frequency == pytest.approx(6, abs=0.3)
@@ -196,7 +207,7 @@ def tremor_of(page: Page) -> tuple[float, float]:
 
 
 def test_a_dot_is_no_writing(page: Page, artefacts: Path) -> None:
-    page.draw([[[0, 30, 20]]], 3.78)
+    page.draw([[[0, 30, 20]]])
     page.page.wait_for_selector("#status .said", timeout=WAIT_MS)
     assert page.text("#status .said") == "No writing here"
     assert page.page.is_hidden("#answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,11 +139,7 @@ def test_small_letters_against_a_plain_count(strokes: list[list[tuple[float, flo
     # Rows as in the fast way, so that rounding decides the same way.
     rows = [(p[:, 2] - min(every)) / height * 96 - 0.5 for p in paths]
     crossed = [
-        sum(
-            min(a, b) <= row < max(a, b)
-            for part in rows
-            for a, b in zip(part[:-1], part[1:], strict=True)
-        )
+        sum(min(a, b) <= row < max(a, b) for part in rows for a, b in pairwise(part))
         for row in range(96)
     ]
     padded = crossed[:1] * 2 + crossed + crossed[-1:] * 2

@@ -147,7 +147,9 @@ def _dpi(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise Refused(422, "The dots per inch are no number: leave them empty, or 20-4800.") from None
+        raise Refused(
+            422, "The dots per inch are no number: leave them empty, or 20-4800."
+        ) from None
 
 
 def _key(options: Any) -> str:

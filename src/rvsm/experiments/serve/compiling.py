@@ -1,7 +1,7 @@
 """Compile a run's network beside the page: it answers with PyTorch until that is done.
 
 Tracing and timing a network takes seconds to a minute and would block the page; so a process of
-its own does it and tells where the library lies: ``python -m rvsm.experiments.serve.compiling RUN``.
+its own, ``python -m rvsm.experiments.serve.compiling RUN``, does it and tells where the library is.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Compiling:
             self._ready(called(json.loads(out)))
 
 
-def start(
-    run_dir: Path, ready: Callable[[Callable[[Tensor], Tensor]], None]
-) -> Compiling | None:
+def start(run_dir: Path, ready: Callable[[Callable[[Tensor], Tensor]], None]) -> Compiling | None:
     """Begin to compile; None where there is no C compiler."""
     return None if find_compiler() is None else Compiling(run_dir, ready)
 

@@ -129,13 +129,11 @@ def _paths(strokes: Any, px_per_mm: float) -> tuple[Array, ...]:
             "draw again."
         ) from None
     if any(array.ndim != 2 or array.shape[1] != 3 for array in arrays):
-        raise DataError(
-            "A point of the drawing is not [ms, x, y]: reload the page and draw again."
-        )
+        raise DataError("A point of the drawing is not [ms, x, y]: reload the page and draw again.")
     every = np.concatenate(arrays)
     if not np.isfinite(every).all() or np.abs(every[:, 1:]).max() > _FARTHEST_PX:
         raise DataError(
-            "The drawing has positions that are no numbers or on no screen: clear it and draw again."
+            "The drawing has positions that are no numbers or on no screen: clear it and draw anew."
         )
     time = (every[:, 0] - every[0, 0]) / 1000.0
     if (np.diff(time) < 0).any() or time[-1] > _LONGEST_S:

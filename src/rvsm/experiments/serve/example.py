@@ -31,7 +31,7 @@ def example(kind: str, rng: np.random.Generator) -> tuple[list[list[list[float]]
     float
         How far down the line is that the letters stand on, mm.
     """
-    placed, strokes, x = [], [], 0.0
+    placed, x = [], 0.0
     for glyph in HersheyCarrier("scripts", "Hershey Script").glyphs(TEXT):
         placed += [path * X_HEIGHT_MM + [x, 0.0] for path in glyph.strokes]
         x += glyph.advance * X_HEIGHT_MM

@@ -24,9 +24,9 @@ LEAST_S = 1.0
 END_S, LEAST_PIECE_S = 0.1, 0.3
 """Thrown away at both ends of a stroke, and what must still be left of it.
 
-Less than of a recording, since words are written in short strokes. Of a made word at 15 and 30 mm/s
-with a tremor of 0.9 mm this measures 0.92 and 0.95 mm, and 0.08 and 0.31 mm without any: fast letters
-are in the band themselves.
+Less than of a recording, since words are written in short strokes. Of a made word at 15 and 30
+mm/s with a tremor of 0.9 mm this measures 0.92 and 0.95 mm, and 0.08 and 0.31 mm without any: fast
+letters are in the band themselves.
 """
 
 LEAST_RMS_MM = 0.05
@@ -76,13 +76,17 @@ def measure(drawing: Drawing) -> Measured:
     parts = _pieces(drawing)
     seconds = sum(part.seconds for part in parts)
     if seconds < LEAST_S:
-        return Measured(None, None, seconds, "the strokes are too short: draw a slow line or spiral")
+        return Measured(
+            None, None, seconds, "the strokes are too short: draw a slow line or spiral"
+        )
     rms = pooled_rms(parts)
     if rms < LEAST_RMS_MM:
         return Measured(rms, None, seconds, "the movement is too small for a frequency")
     peak = peak_hz(parts)
     if peak < FREQUENCY_RANGE_HZ[0]:
-        return Measured(rms, None, seconds, "it is strongest below 4 Hz, where plain writing is too")
+        return Measured(
+            rms, None, seconds, "it is strongest below 4 Hz, where plain writing is too"
+        )
     return Measured(rms, peak, seconds, "")
 
 
