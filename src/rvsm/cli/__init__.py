@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rvsm.cli import bench, crossval, data, export, inspect, runs, shrink
+from rvsm.cli import bench, crossval, data, export, inspect, runs, serve, shrink
 from rvsm.cli.guard import debugging, guarded
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command("train")(guarded(runs.train))
 app.command("evaluate")(guarded(runs.evaluate))
 app.command("predict")(guarded(runs.predict))
 app.command("report")(guarded(runs.report))
+app.command("serve")(guarded(serve.serve))
 app.command("crossval")(guarded(crossval.crossval))
 app.command("reproduce")(guarded(runs.reproduce))
 app.command("inspect")(guarded(inspect.inspect))

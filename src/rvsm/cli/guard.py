@@ -34,6 +34,7 @@ _EXTRA = {
     "tifffile",
     "tomli_w",
 }
+_SERVE = {"starlette", "uvicorn"}
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,10 +63,12 @@ def explain_error(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, RvsmError):
         return f"Error: {error}", 1
     if isinstance(error, ModuleNotFoundError):
-        if (error.name or "").partition(".")[0] in _EXTRA:
+        name = (error.name or "").partition(".")[0]
+        if name in _EXTRA | _SERVE:
+            extra = "serve" if name in _SERVE else "handwriting"
             return (
                 f"Error: this command needs {error.name}, which is not installed: "
-                "pip install 'rvsm[handwriting]'",
+                f"pip install 'rvsm[{extra}]'",
                 1,
             )
         return None, 1
