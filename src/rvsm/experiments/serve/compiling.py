@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def start(run_dir: Path, ready: Callable[[Callable[[Tensor], Tensor]], None]) ->
     return None if find_compiler() is None else Compiling(run_dir, ready)
 
 
-def called(told: dict[str, object]) -> Callable[[Tensor], Tensor]:
+def called(told: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """A compiled network as a function of tensors.
 
     Parameters
@@ -71,8 +72,8 @@ def called(told: dict[str, object]) -> Callable[[Tensor], Tensor]:
     told
         The facts of `main`.
     """
-    shapes = {name: tuple(told.pop(name)) for name in ("input_shape", "output_shape")}  # type: ignore[call-overload]
-    facts = Facts(**told, **shapes)  # type: ignore[arg-type]
+    shapes = {name: tuple(told[name]) for name in ("input_shape", "output_shape")}
+    facts = Facts(**{**told, **shapes})
     library = Library(facts, 1)
 
     def network(images: Tensor) -> Tensor:
