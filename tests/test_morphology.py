@@ -9,6 +9,8 @@ from scipy import ndimage
 
 from rvsm.handwriting import morphology
 from rvsm.handwriting.ranks import median, quantile
+from rvsm.handwriting.scans.paper import shrunk
+from rvsm.handwriting.scans.skew import crowding
 
 MASKS = arrays.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 24)))
 BOXES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -72,8 +74,50 @@ def test_ranks_are_numpys(values: np.ndarray, share: float) -> None:
     assert quantile(values, share) == np.quantile(values, share)
 
 
+@settings(max_examples=10, deadline=None)
+@given(count=st.integers(65530, 65545), seed=st.integers(0, 9), share=st.floats(0.0, 1.0))
+def test_ranks_of_many(count: int, seed: int, share: float) -> None:
+    """About the number from which values are partitioned, not sorted; many are equal or none."""
+    rng = np.random.default_rng(seed)
+    for values in (rng.random(count), np.maximum(rng.normal(size=count), 0.0)):
+        assert median(values) == np.median(values)
+        assert quantile(values, share) == np.quantile(values, share)
+
+
 def test_ranks_of_pixels() -> None:
     """Eight-bit values are not added in eight bits."""
     grey = np.array([[200, 201], [255, 250]], dtype=np.uint8)
     assert median(grey) == np.median(grey) == 225.5
     assert quantile(grey, 0.6) == np.quantile(grey, 0.6)
+
+
+@given(
+    count=st.integers(50, 300), seed=st.integers(0, 99), bin_size=st.sampled_from([1.0, 1.4, 2.0])
+)
+def test_crowding_by_one_angle_at_a_time(count: int, seed: int, bin_size: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 256, count), rng.integers(0, 64, count)
+    angles = rng.uniform(-15, 15, 7)
+    expected = []
+    for degrees in angles:
+        angle = np.deg2rad(degrees)
+        across = (y * np.cos(angle) + x * np.sin(angle)) / bin_size
+        counts = np.bincount((across - across.min()).astype(int))
+        expected.append(float((counts.astype(np.float64) ** 2).sum()))
+    np.testing.assert_array_equal(crowding(x, y, angles, bin_size), expected)
+
+
+@given(
+    grey=arrays.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30))),
+    most=st.integers(2, 12),
+    bright=st.booleans(),
+)
+def test_blocks_are_means_or_means_of_the_brightest(
+    grey: np.ndarray, most: int, bright: bool
+) -> None:
+    step = -(-max(grey.shape) // most)
+    height, width = (-(-side // step) for side in grey.shape)
+    missing = ((0, height * step - grey.shape[0]), (0, width * step - grey.shape[1]))
+    blocks = np.pad(grey, missing, mode="edge").reshape(height, step, width, step)
+    expected = blocks.max(axis=3).mean(axis=1) if bright else blocks.mean(axis=(1, 3))
+    np.testing.assert_array_equal(shrunk(grey, most, bright=bright), expected)

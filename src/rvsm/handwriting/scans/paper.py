@@ -58,11 +58,11 @@ def light_on_dark(grey: GreyImage) -> bool:
     Against a local median, which follows shadows, strokes stick out to one side; the ground must
     also be darker than medium grey, since white lines are rarely drawn on light paper.
     """
-    coarse = _shrunk(grey, _FINE)
+    coarse = shrunk(grey, _FINE)
     middle = median(coarse)
     if middle >= 128:
         return False
-    rough = _shrunk(grey, _ROUGH)
+    rough = shrunk(grey, _ROUGH)
     size = max(3, min(9, min(rough.shape) // 4 * 2 + 1))
     ground = _grown(ndimage.median_filter(rough, size=size), coarse.shape)
     beyond = coarse - ground
@@ -82,7 +82,7 @@ def brightness(grey: GreyImage) -> Array:
     -------
     ndarray of float, shape (h, w)
     """
-    coarse = _shrunk(grey, _COARSE, bright=True)
+    coarse = shrunk(grey, _COARSE, bright=True)
     size = max(3, min(_WINDOW, min(coarse.shape)))
     paper = ndimage.grey_closing(np.pad(coarse, size, mode="edge"), size=(size, size))
     paper = ndimage.gaussian_filter1d(paper, size / 4, axis=0)[size:-size]
@@ -171,7 +171,7 @@ def cleaned(dark: Array, ink: Mask) -> GreyImage:
     return np.asarray(np.rint(255.0 * (1.0 - share)), dtype=np.uint8)
 
 
-def _shrunk(grey: GreyImage, most: int, *, bright: bool = False) -> Array:
+def shrunk(grey: GreyImage, most: int, *, bright: bool = False) -> Array:
     """Blocks of a grey image, so that no side is longer than `most`: their means, or brightest."""
     step = -(-max(grey.shape) // most)
     if step == 1:
