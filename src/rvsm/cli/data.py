@@ -132,9 +132,8 @@ def extract_tremor(
 ) -> None:
     """Take the tremor (3 to 12 Hz) out of tablet recordings, into a library to write with.
 
-    Left out, and named: recordings that stand under several people, and those without 2.3 s of
-    drawing in one go. The third test of UCI 395, in which several controls share a file, is not
-    read at all.
+    Left out, and named: recordings that stand under several people, those without 2.3 s of
+    drawing in one go, and the third test of UCI 395, in which several controls share a file.
 
     \b
     Examples:
