@@ -11,7 +11,7 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 from rvsm.experiments.crossval.bootstrap import interval, person_weights, sampled
-from rvsm.experiments.crossval.calibration import (
+from rvsm.experiments.calibration import (
     calibration_error,
     fit_platt,
     log_loss,

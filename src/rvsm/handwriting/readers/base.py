@@ -19,6 +19,9 @@ from rvsm.handwriting.timed import TimedStrokes
 PERSON = "person"
 """`Row.carrier_kind` where `Row.carrier` names the person who wrote or drew."""
 
+PERSON_COLUMNS = ("person", "writer_id", "writer", "patient", "subject", "person_id")
+"""Columns of a table that say whose an image is; the first that is filled counts."""
+
 _SHOWN = 12
 _REGULAR = frozenset(
     ["regular", "healthy", "control", "controls", "normal", "hc", "steady", "no", "0"]
