@@ -269,7 +269,6 @@ def test_table_without_its_columns(tmp_path: Path) -> None:
 
 
 BAD_PATTERNS = {
-    "V\\d+": "has 0 groups",
     "(V)(\\d+)": "has 2 groups",
     "(V": "is not a regular expression",
     "(nobody)": "is found in none of 36 paths",
@@ -287,6 +286,8 @@ def test_bad_person_patterns(pattern: str, tmp_path: Path) -> None:
 def test_person_pattern_overrules_the_reader(tmp_path: Path) -> None:
     root = set_layouts.parkinsons_drawings(tmp_path)
     assert sorted(read(root, person=r"/V(\d+)").persons()) == ["01", "02", "55"]
+    # Without a group all that is found is the person.
+    assert "V01H" in read(root, person=r"V\d+[HP]").persons()
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

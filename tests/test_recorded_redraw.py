@@ -93,4 +93,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = run_here(capfd, "data", "redraw", root, tmp_path / "set")
     assert done.code == 0, done
     assert "5 images of 1 controls and 2 patients" in done.out
-    assert "no file or folder" in run_here(capfd, "data", "redraw", root / "x", tmp_path / "b").sentence()
+    assert (
+        "no file or folder"
+        in run_here(capfd, "data", "redraw", root / "x", tmp_path / "b").sentence()
+    )

@@ -99,9 +99,7 @@ def depths(mask: Mask) -> npt.NDArray[np.float64]:
     return np.sqrt(least[mask].astype(np.float64))
 
 
-def _windowed(
-    mask: Mask, length: int, before: int, axis: int, join: Callable[..., Any]
-) -> Mask:
+def _windowed(mask: Mask, length: int, before: int, axis: int, join: Callable[..., Any]) -> Mask:
     if length == 1:
         return mask
     shape = list(mask.shape)

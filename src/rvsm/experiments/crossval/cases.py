@@ -166,8 +166,7 @@ def read_cases(
             "REGEX."
         )
     cases = tuple(
-        Case(row.file, LABELS.index(row.label), who)
-        for row, who in zip(rows, people, strict=True)
+        Case(row.file, LABELS.index(row.label), who) for row, who in zip(rows, people, strict=True)
     )
     reading = READINGS[0] if own else READINGS[1]
     return Cases(replace(found, rows=tuple(rows)), cases, reading, skipped)
@@ -183,7 +182,9 @@ def _people(found: Collection, rows: list[Row], by: str) -> list[str]:
             records = {record["file"]: record for record in csv.DictReader(stream)}
         columns = set(next(iter(records.values()), {}))
     else:
-        records = {row.file: {name: str(getattr(row, name) or "") for name in COLUMNS} for row in rows}
+        records = {
+            row.file: {name: str(getattr(row, name) or "") for name in COLUMNS} for row in rows
+        }
         columns = {name for name in COLUMNS if any(record[name] for record in records.values())}
     if by not in columns:
         raise DataError(

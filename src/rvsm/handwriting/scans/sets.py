@@ -100,9 +100,7 @@ def images_of(
     return SetImages(np.stack(images), tuple(rows), tuple(skipped))
 
 
-def _fitted(
-    collection: Collection, row: Row, size: tuple[int, int], as_stored: bool
-) -> GreyImage:
+def _fitted(collection: Collection, row: Row, size: tuple[int, int], as_stored: bool) -> GreyImage:
     if as_stored and isinstance(collection.source, Files):
         return read_grey(collection.root / row.file, size)
     if collection.strokes(row) is not None:
