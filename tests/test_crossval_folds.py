@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawings import draw
-from rvsm.errors import ConfigError, DataError, RunError
+from rvsm.errors import DataError, RunError
 from rvsm.experiments.crossval.baselines import Line, fit_line, hog_features
 from rvsm.experiments.crossval.cases import SQUARE, WORD, fitting_size, load_ink, read_cases
 from rvsm.experiments.crossval.folds import check_apart, people_folds, repeated

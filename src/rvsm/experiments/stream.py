@@ -219,7 +219,7 @@ def _rows(
 
 
 def probabilities(network: Network, images: np.ndarray) -> list[float]:
-    """Probability of shaky of each image (n, h, w) of uint8, ink 255, from the mean of its views."""
+    """Probability of shaky of each image (n, h, w) of uint8, the mean over its views."""
     with torch.inference_mode():
         logits = view_logits(network, to_float(torch.from_numpy(images))).double().mean(0)
         return [float(value) for value in logits.softmax(1)[:, 1]]

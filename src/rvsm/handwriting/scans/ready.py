@@ -14,6 +14,7 @@ from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, read_grey, read_picture
 from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.verdict import judge
+from rvsm.parent import end_with_parent
 
 _CHUNK = 32
 _WAITING = 3  # chunks in work or ready for each process: what bounds the memory
@@ -80,7 +81,9 @@ def all_ready(files: Sequence[Path], scan: bool, workers: int) -> Iterator[list[
         return
     waiting: deque[Future[list[Ready]]] = deque()
     # Not forked: a process with the threads of torch in it may hang.
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(workers, len(chunks)), get_context("spawn"), initializer=end_with_parent
+    )
     try:
         for chunk in chunks:
             waiting.append(pool.submit(_chunk, chunk, scan))
