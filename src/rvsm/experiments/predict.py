@@ -14,7 +14,7 @@ from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage, fit, grey_of
-from rvsm.handwriting.manifest import LABELS
+from rvsm.handwriting.manifest import LABELS, SUFFIXES
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import LAYOUTS, read, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
@@ -215,7 +215,7 @@ def draw_evidence(net: TremorNet, image: GreyImage, path: Path) -> None:
 
 
 def _plain(file: Path) -> str:
-    name = file.name.replace("#", "-")
+    name = file.stem if file.suffix.lower() in SUFFIXES else file.name.replace("#", "-")
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
 
 
