@@ -277,9 +277,7 @@ def test_evidence_is_drawn(run: Path, garbage: Path, tmp_path: Path) -> None:
     assert colours.max() > 60
 
 
-def test_strokes_are_measured(
-    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     t, points = spiral(6.0)
     path = np.column_stack([t + 3.0, points + shake(t, 0.6, 5.0)])
     file = tmp_path / "mine.json"

@@ -185,7 +185,7 @@ def rule_mask(ink: Mask) -> Mask:
     # Of a rule that is not quite level, or thicker, the rows beside are part.
     lines = dilated(lines, (2 * thick + 1, 1))
     # Where a rule is faint only dashes of it are left: level pieces in its rows.
-    rows = lines.any(axis=1)
+    rows = np.asarray(lines.any(axis=1))
     labels, count = ndimage.label(ink & ~(lines & thin), structure=np.ones((3, 3)))
     dashes = [False] + [
         bool(rows[r].all()) and c.stop - c.start >= r.stop - r.start
