@@ -244,9 +244,9 @@ def test_where_nothing_can_be_written(
     (tmp_path / "file").write_text("x")
     told = run_here(capfd, "predict", run, garbage, "--out", tmp_path / "file" / "a").sentence()
     assert "file" in told
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(DataError, match="no image to look at"):
-        empty = tmp_path / "empty"
-        empty.mkdir()
         predict_to_csv(run, [empty], tmp_path / "a.csv")
 
 

@@ -42,7 +42,7 @@ def tremor(folder: Path) -> dict[str, Any]:
 
 def baseline(folder: Path, size: tuple[int, int]) -> dict[str, Any]:
     """Accuracy per image on the split of the folders, and by person."""
-    cases, ink = load_ink(read_cases(folder), size)
+    cases, ink = load_ink(read_cases(folder, pattern=r"V\d+[HP]"), size)
     features, labels = hog_features(ink), cases.labels
     trained = np.array(["training/" in case.file for case in cases.cases])
     line = fit_line(features[trained], labels[trained], 1.0)
