@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rvsm.handwriting.recorded.tablets import MM_PER_UNIT
+from rvsm.handwriting.readers.uci import MM_PER_UNIT
 
 Array = np.ndarray
 

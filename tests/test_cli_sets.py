@@ -59,7 +59,7 @@ def test_sheet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--person", "V55"], "has 0 groups"),
+        (["--person", "(V)(55)"], "has 2 groups"),
         (["--person", "(x"], "is not a regular expression"),
         (["--person", "(nobody)"], "is found in none of 36 paths"),
         (["--layout", "zip"], "There is no layout 'zip': choose one of dhsd"),

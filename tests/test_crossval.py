@@ -263,7 +263,8 @@ def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
         "--folds", 2, "--inner", 3, "--arm", "hog",
     )  # fmt: skip
     assert "cannot be cut into 3 folds" in inner.sentence()
-    assert "Nobody knows whose" in run_here(capfd, "crossval", folder).sentence()
+    unknown = run_here(capfd, "crossval", folder, "--layout", "folders")
+    assert "Nobody knows whose" in unknown.sentence()
     assert run_here(capfd, "crossval", folder, "--size", "big").code == 2
 
 

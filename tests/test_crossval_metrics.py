@@ -10,13 +10,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from rvsm.experiments.crossval.bootstrap import interval, person_weights, sampled
-from rvsm.experiments.crossval.calibration import (
+from rvsm.experiments.calibration import (
     calibration_error,
     fit_platt,
     log_loss,
     reliability,
 )
+from rvsm.experiments.crossval.bootstrap import interval, person_weights, sampled
 from rvsm.experiments.crossval.metrics import MEASURES, Answers, by_person, measure
 
 seeds = st.integers(0, 10_000)

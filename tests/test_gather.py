@@ -131,8 +131,8 @@ def test_whole_pictures_agree_with_predict(run: Path, scans: Path, tmp_path: Pat
 
 
 def test_bad_options(run: Path, scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has 0 groups"):
-        list(predict_scans(run, [scans], person="anna"))
+    with pytest.raises(DataError, match="has 2 groups"):
+        list(predict_scans(run, [scans], person="(an)(na)"))
     with pytest.raises(DataError, match="is found in none of 4 paths"):
         list(predict_scans(run, [scans], person="(carla)"))
     with pytest.raises(DataError, match="There is no scan to look at"):

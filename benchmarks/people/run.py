@@ -36,7 +36,8 @@ def tremor(folder: Path) -> dict[str, Any]:
         }
         told[f"{task}, {group}"] = {"people": len(mine), **quantiles}
     shaking = len(found.library.trembling())
-    return {"groups": told, "left_out": found.left_out, "patients_who_shake": shaking}
+    left_out = {name: why for name, why in found.left_out.items() if "stability" not in why}
+    return {"groups": told, "left_out": left_out, "patients_who_shake": shaking}
 
 
 def baseline(folder: Path, size: tuple[int, int]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rvsm.cli.data import Layouts
 from rvsm.cli.guard import Bars
 from rvsm.cli.runs import read_assignments
 
@@ -26,7 +27,9 @@ class Arm(StrEnum):
 
 
 def crossval(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A set in any layout of `rvsm data list`.")
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the study goes.")] = Path(
         "runs/crossval"
     ),
@@ -36,6 +39,10 @@ def crossval(
     person: Annotated[
         str | None,
         typer.Option(metavar="REGEX", help="Reads the person off each file's path instead."),
+    ] = None,
+    layout: Layouts = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only drawings of it, such as spiral.")
     ] = None,
     arm: Annotated[
         list[Arm] | None, typer.Option(help="Only this classifier; may be given again.")
@@ -76,21 +83,26 @@ def crossval(
     Inner folds of the training people choose penalty, strength and epochs, and calibrate the
     probabilities; intervals are over people. Research use, not a diagnosis.
 
-    DATA has a manifest.csv with the columns file, label and person (or writer_id, or carrier), or
-    class folders (healthy and parkinson, control and patient, regular and shaky), where --person
-    finds the person in the file's path. A person may have images of both classes. Stopped at any
-    moment, the same command goes on where it was.
+    DATA is a published set, whose reader knows the people; or has a manifest.csv with the columns
+    file, label and person (or writer_id, or carrier); or class folders (healthy and parkinson,
+    control and patient, regular and shaky), where --person finds the person in the file's path.
+    Scans are normalised; folders in the form that rvsm writes are read as training reads them. A
+    person may have images of both classes. Stopped at any moment, the same command goes on where it
+    was.
 
     \b
     Examples:
       rvsm crossval data/words --by person --out runs/words
-      rvsm crossval drawings/spiral --person 'V\\d+[HP]' --out runs/spiral
+      rvsm crossval parkinsons-drawings --task spiral --out runs/spiral
+      rvsm crossval uci-pd-spirals --size 192x192 --out runs/recorded
+      rvsm crossval scans --person '(P[0-9]+)_' --out runs/scans
       rvsm crossval scans --arm majority --arm hog --repeats 10
       rvsm crossval scans --method l0 --sparsity 0.9 --sparsity 0.95 --epochs 20 --epochs 40
       rvsm crossval scans --start runs/pen --ablate
     """
     from rvsm.experiments.crossval import ARMS, Settings
     from rvsm.experiments.crossval import crossval as study
+    from rvsm.experiments.gather import NOTICE
 
     given: dict[str, Any] = {
         "methods": None if method is None else tuple(m.value for m in method),
@@ -101,6 +113,8 @@ def crossval(
     settings = Settings(
         by=by,
         person=person or "",
+        layout=layout or "",
+        task=task or "",
         folds=folds,
         inner=inner,
         repeats=repeats,
@@ -116,7 +130,7 @@ def crossval(
     with Bars() as bars:
         results = study(data, out, settings, progress=bars)
     print_results(results)
-    typer.echo(f"Research use, not a diagnosis. The report is in {out / 'report.html'}")
+    typer.echo(f"{NOTICE} The report is in {out / 'report.html'}")
 
 
 _SHORT = {"hog": "HOG", "dense, from scratch": "scratch", "dense, not augmented": "plain"}

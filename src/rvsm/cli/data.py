@@ -132,9 +132,8 @@ def extract_tremor(
 ) -> None:
     """Take the tremor (3 to 12 Hz) out of tablet recordings, into a library to write with.
 
-    Left out, and named: recordings that stand under several people, and those without 2.3 s of
-    drawing in one go. The third test of UCI 395, in which several controls share a file, is not
-    read at all.
+    Left out, and named: recordings that stand under several people, those without 2.3 s of
+    drawing in one go, and the third test of UCI 395, in which several controls share a file.
 
     \b
     Examples:
@@ -147,8 +146,7 @@ def extract_tremor(
         found = extract(folder, progress=bars.named("extracting"))
     save_library(found.library, out)
     typer.echo("\n".join(found.library.summary()))
-    for name, reason in found.left_out.items():
-        typer.echo(f"left out: {name} ({reason})")
+    _tell_left_out(found.left_out)
     shaking = len(found.library.trembling())
     typer.echo(
         f"{out}: {len(found.library.people())} people, {shaking} patients whose hand shakes more "
@@ -183,8 +181,7 @@ def redraw(
         f"{folder}: {len(drawn.rows)} images of {len(people['regular'])} controls and "
         f"{len(people['shaky'])} patients"
     )
-    for name, reason in drawn.left_out.items():
-        typer.echo(f"left out: {name} ({reason})")
+    _tell_left_out(drawn.left_out)
 
 
 @app.command()
@@ -305,6 +302,19 @@ def sheet(
     with atomic_write(out) as stream:
         drawn.save(stream, format="PNG")
     typer.echo(f"The contact sheet is in {out}")
+
+
+_NAMED = 3
+
+
+def _tell_left_out(left_out: dict[str, str]) -> None:
+    """Name what was left out, by its reason; the first few where it is many."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        typer.echo(f"left out: {', '.join(names[:_NAMED])}{more} ({reason})")
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:

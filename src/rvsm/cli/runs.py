@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rvsm.cli.data import Range, Task, read_counts
+from rvsm.cli.data import Layouts, Range, Task, read_counts
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
@@ -150,6 +149,18 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files or folders.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Write a CSV file instead: for thousands of images."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --out: processes that read.")] = 2,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Each image is a scan of a word or drawing: normalise.")
+    ] = False,
+    layout: Layouts = None,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw what spoke for the answer, a PNG each.")
+    ] = None,
     pages: Annotated[
         bool, typer.Option("--pages", help="Scans of pages, PDF among them: cut into words.")
     ] = False,
@@ -159,7 +170,7 @@ def predict(
     person: Annotated[
         str | None,
         typer.Option(
-            "--person", metavar="REGEX", help="With --pages: its group finds the person in a path."
+            "--person", metavar="REGEX", help="With --pages: it finds the person in a path."
         ),
     ] = None,
     unsure: Annotated[
@@ -169,8 +180,15 @@ def predict(
 ) -> None:
     """Tell shaky from regular writing in images of any size and colour mode.
 
-    One line per file: the answer, the probability of shaky, the file. A file that cannot be read
-    is named on standard error; the exit code is then 1.
+    One line per file: the answer, the network's probability of shaky, the calibrated one (Platt's
+    scaling on the run's validation images), the file. A file that cannot be read is named on
+    standard error; the exit code is then 1. Strokes over time, in JSON or in a set such as
+    --layout uci-spirals, are drawn, and their tremor is measured too. Research use, not a
+    diagnosis.
+
+    With --out lines go to a CSV file as they come, in the order of the files, at hundreds of images
+    a second; stopped at any moment, the same command goes on. The exit code is 1 only where no file
+    could be read.
 
     With --pages each file is a scan of one or more pages, which are turned level, cleaned and cut
     into words: one line per page, and per person where --person finds them. Answers near a half
@@ -178,33 +196,34 @@ def predict(
 
     \b
     Examples:
-      rvsm predict runs/l0 letter.png
-      rvsm predict runs/l0 scans/ --json
+      rvsm predict runs/l0 letter.png --evidence seen
+      rvsm predict runs/l0 scans/ --scan --json
+      rvsm predict runs/l0 scans/ --scan --out predictions.csv
+      rvsm predict runs/l0 drawing.json
       rvsm predict runs/l0 letters.pdf --pages
       rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_'
     """
     if pages:
         from rvsm.cli.scans import predict_pages
 
+        if out is not None or evidence is not None or layout is not None or scan:
+            raise typer.BadParameter(
+                "--pages goes without --out, --evidence, --layout and --scan: leave them out."
+            )
         predict_pages(run, images, dpi, person, unsure, as_json)
         return
     if dpi is not None or person is not None or unsure is not None:
         raise typer.BadParameter("--dpi, --person and --unsure are for scans: add --pages.")
-    from rvsm.experiments.predict import predict as classify
+    from rvsm.cli.predictions import print_predictions, stream
 
-    predictions = classify(run, images)
-    unreadable = [found for found in predictions if found.error]
-    if as_json:
-        rows = [asdict(found) | {"file": str(found.file)} for found in predictions]
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        for found in predictions:
-            if found.probability is not None:
-                typer.echo(f"{found.label:8} {found.probability:.3f}  {found.file}")
-    for found in unreadable:
-        typer.echo(f"Error: {found.error}", err=True)
-    if unreadable:
-        raise typer.Exit(1)
+    if out is not None:
+        if evidence is not None or layout is not None or as_json:
+            raise typer.BadParameter(
+                "--out goes without --evidence, --layout and --json: leave them out."
+            )
+        stream(run, images, out, scan, workers)
+        return
+    print_predictions(run, images, scan, layout, evidence, as_json)
 
 
 def reproduce(

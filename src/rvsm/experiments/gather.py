@@ -16,7 +16,7 @@ Answer = Literal["regular", "shaky", "unsure", "no writing here", "unreadable"]
 UNSURE = (0.35, 0.65)
 """Probabilities of shaky from the first to the second count as unsure."""
 
-NOTICE = "For research only: not a diagnosis, nor a device to make one."
+NOTICE = "Research use, not a diagnosis."
 """Stands in every report about people."""
 
 

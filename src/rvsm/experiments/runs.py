@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -235,6 +235,23 @@ def locked(run_dir: Path) -> Iterator[None]:
                 f"Another process is training in {run_dir}; wait for it or name another folder."
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def locked_file(stream: IO[bytes], name: Path) -> Iterator[None]:
+    """Keep a second process from writing an open file; `name` is what the user knows it as."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"Another process is writing {name}: wait for it or name another file."
+        ) from error
+    yield
 
 
 def _cpu_has_bf16() -> bool:

@@ -40,6 +40,7 @@ from rvsm.experiments.evaluate import (
     write_skipped,
 )
 from rvsm.experiments.module import SparseTraining
+from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
     TRAINING_FILE,
     check_same,
@@ -230,6 +231,8 @@ def _score(
         for name in names
     }
     scores = {name: evaluate_network(net, split) for name, split in tests.items()}
+    chosen_on = evaluate_network(net, splits["val"])
+    write_calibration(run_dir, chosen_on.probabilities, chosen_on.labels)
     write_predictions(run_dir / "test_predictions.csv", tests, scores)
     every = {**splits, **tests}
     write_skipped(run_dir / "skipped.csv", every)

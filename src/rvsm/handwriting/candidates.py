@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from rvsm.handwriting.manifest import LABELS, NUMBERS, Row
 from rvsm.handwriting.matching import Array, Match, log_bands, match
 from rvsm.handwriting.sources import Sampler, Source
 from rvsm.handwriting.splits import CarrierInfo
+from rvsm.parent import end_with_parent
 
 Progress = Callable[[int, int], None]
 
@@ -249,20 +247,6 @@ def render(job: Job) -> list[Candidate]:
     return out
 
 
-def _end_with_parent() -> None:
-    """Leave with the parent even where it is killed: its workers would wait for jobs forever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @contextmanager
 def pool(workers: int) -> Iterator[Run]:
     """What runs jobs: worker processes, or this one with `workers` 1 or less.
@@ -277,7 +261,7 @@ def pool(workers: int) -> Iterator[Run]:
         return
     # Spawned, not forked: the parent may hold torch's threads, which a fork would freeze.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     try:
         yield lambda jobs: executor.map(render, jobs)
     except BrokenProcessPool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 VIEWS = ((0, 0), (-1, -3), (-1, 3), (1, -3), (1, 3))
@@ -11,7 +13,7 @@ VIEWS = ((0, 0), (-1, -3), (-1, 3), (1, -3), (1, 3))
 a millimetre 0.25 and 0.75 mm. The first is the image as it is."""
 
 
-def view_logits(net: nn.Module, images: Tensor) -> Tensor:
+def view_logits(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return what a network says of every view of some images.
 
     Pooling makes the logits depend on where in its blocks an edge falls, which says nothing about

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import read_grey
+from rvsm.handwriting.morphology import closed, dilated, opened
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -185,10 +186,10 @@ def ruled_lines(ink: Mask) -> Mask:
 
 def _crossing_lines(ink: Mask) -> Mask:
     """Level lines in the outer quarters that touch writing: no thicker than 3 pixels, 48 long."""
-    thin = ink & ~ndimage.binary_opening(ink, np.ones((4, 1)))
-    lines = ndimage.binary_closing(np.pad(thin, ((0, 0), (4, 4))), np.ones((1, 5)))[:, 4:-4]
-    lines = ndimage.binary_dilation(lines, np.ones((3, 1)))  # one that is not quite level
-    lines = ndimage.binary_opening(lines, np.ones((1, _RULE_LONG))) & thin
+    thin = ink & ~opened(ink, (4, 1))
+    lines = closed(np.pad(thin, ((0, 0), (4, 4))), (1, 5))[:, 4:-4]
+    lines = dilated(lines, (3, 1))  # one that is not quite level
+    lines = opened(lines, (1, _RULE_LONG)) & thin
     row, quarter = np.arange(len(ink))[:, None], len(ink) // 4
     outer = (row < quarter) | (row >= len(ink) - quarter)
     return np.asarray(lines & outer, dtype=np.bool_)

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rvsm.errors import ConfigError, DataError
+from rvsm.errors import DataError
 from rvsm.experiments.crossval.metrics import Ints
-from rvsm.handwriting.images import describe, read_grey
-from rvsm.handwriting.manifest import MANIFEST, list_images
+from rvsm.handwriting.manifest import COLUMNS, LABELS, MANIFEST, Row
+from rvsm.handwriting.readers import Collection, is_own, read
+from rvsm.handwriting.scans.sets import images_of
 
-NEGATIVE = ("regular", "healthy", "control", "controls", "normal")
-POSITIVE = ("shaky", "parkinson", "parkinsons", "patient", "patients", "tremor", "pd")
-"""Names of class folders, in any case."""
-
-PERSON_COLUMNS = ("person", "writer_id", "writer", "carrier")
-"""Columns of a manifest that say whose an image is; the first that is filled counts."""
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 _WIDE = 1.6
 SQUARE, WORD = (96, 96), (32, 128)
 """Rows and columns that a network reads of drawings and of words."""
+
+READINGS = ("stored", "normalised")
+"""How pictures are read: fitted as they are, as training reads them, or normalised as scans."""
 
 Progress = Callable[[int, int], None]
 
@@ -43,22 +39,32 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """The images of a folder that can be read.
+    """The images of a set that can be read.
 
     Attributes
     ----------
-    folder : Path
+    collection : Collection
+        Its rows are the images, in the order of `cases`.
     cases : tuple of Case
-    classes : (str, str)
-        What the folder calls class 0 and class 1.
+    reading : str
+        One of `READINGS`.
     skipped : dict of str to str
-        Files that cannot be read, and why.
+        What cannot be read or was left out, and why.
     """
 
-    folder: Path
+    collection: Collection
     cases: tuple[Case, ...]
-    classes: tuple[str, str]
-    skipped: dict[str, str]
+    reading: str
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.collection.root
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """What the set calls class 0 and class 1."""
+        return self.collection.classes or (LABELS[0], LABELS[1])
 
     @property
     def labels(self) -> Ints:
@@ -82,123 +88,118 @@ class Cases:
     def fingerprint(self) -> str:
         """Digest of names, classes, people and contents: a study goes on with the same images."""
         digest = hashlib.sha256()
+        content = lru_cache(maxsize=None)(lambda name: (self.folder / name).read_bytes())
         for case in self.cases:
             digest.update(f"{case.file}\n{case.label}\n{case.person}\n".encode())
-            digest.update(hashlib.sha256((self.folder / case.file).read_bytes()).digest())
+            # Of a recording the part behind # is one of several in a file.
+            digest.update(hashlib.sha256(content(case.file.partition("#")[0])).digest())
         return digest.hexdigest()[:16]
 
 
-def read_cases(folder: Path, by: str = "person", pattern: str | None = None) -> Cases:
-    """List the images of a folder, with class and person.
+def read_cases(
+    folder: Path,
+    by: str = "person",
+    pattern: str | None = None,
+    layout: str | None = None,
+    task: str | None = None,
+) -> Cases:
+    """List the images of a set, with class and person.
 
-    With a ``manifest.csv`` the columns ``file`` and ``label`` are read, and the person from the
-    column `by`; for ``person`` any of `PERSON_COLUMNS` will do. Without one, the folders tell the
-    class (`NEGATIVE`, `POSITIVE`) and `pattern` the person. All splits are taken together: the
-    folds are cut anew.
+    The set is read in any layout of `readers.LAYOUTS`, and its pictures are normalised as scans.
+    Folders in the form that rvsm writes (a manifest, or classes named regular and shaky), whose
+    images are at the scale of training, are read as training reads them. All splits are taken
+    together: the folds are cut anew.
 
     Parameters
     ----------
     folder : Path
     by : str
-        Column of the manifest that must not stand on both sides of a split.
+        Column of the manifest that must not stand on both sides of a split; by default the person.
     pattern : str, optional
-        Regular expression searched in each file's path below the folder; its first group, or the
-        whole match, is the person.
+        Regular expression that finds the person in each file's path (see `readers.person_pattern`).
+    layout : str, optional
+        One of `readers.LAYOUTS`; by default the first that fits.
+    task : str, optional
+        Only images of it, such as ``spiral``.
 
     Returns
     -------
     Cases
-        The images that are not noted as unreadable.
+        The images with a class that are not noted as unreadable.
 
     Raises
     ------
     DataError
-        No such folder, no images, one class only, or nobody knows whose an image is.
-    ConfigError
-        `pattern` is no regular expression.
+        No such folder, no images, one class only, nobody knows whose an image is, or a pattern
+        that does not work.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(f"There is no data folder {folder}: check the name.")
-    found = _listed(folder, by) if (folder / MANIFEST).is_file() else _walked(folder)
-    cases, skipped, classes = found
-    if pattern is not None:
-        cases = [Case(c.file, c.label, _person(c.file, pattern)) for c in cases]
-    present = {case.label for case in cases}
-    if not cases:
+    own = layout is None and is_own(folder)
+    found = read(folder, layout, pattern)
+    skipped = dict(found.left_out) | {row.file: row.error for row in found.rows if row.error}
+    rows = [row for row in found.rows if not row.error and row.label]
+    if task is not None:
+        tasks = sorted({row.task for row in rows if row.task})
+        rows = [row for row in rows if row.task == task]
+        if not rows:
+            raise DataError(
+                f"{folder} holds no task {task}: choose among {', '.join(tasks) or 'none'}."
+            )
+    present = {row.label for row in rows}
+    if not rows:
         raise DataError(
             f"{folder} holds no images of two classes: give it a manifest.csv, or folders named "
-            f"{NEGATIVE[1]} and {POSITIVE[1]} (or {NEGATIVE[0]} and {POSITIVE[0]})."
+            "healthy and parkinson (or regular and shaky)."
         )
     if len(present) == 1:
+        only = (found.classes or LABELS)[LABELS.index(present.pop())]
         raise DataError(
-            f"{folder} holds only images of class {classes[present.pop()]}: two classes are "
-            "needed to tell them apart."
+            f"{folder} holds only images of class {only}: two classes are needed to tell them "
+            "apart."
         )
-    if unknown := [case.file for case in cases if not case.person]:
+    people = _people(found, rows, by) if pattern is None else [row.carrier for row in rows]
+    if unknown := [row.file for row, who in zip(rows, people, strict=True) if not who]:
         raise DataError(
-            f"Nobody knows whose {len(unknown)} of {len(cases)} images are, {unknown[0]} first: "
+            f"Nobody knows whose {len(unknown)} of {len(rows)} images are, {unknown[0]} first: "
             f"add a column {by} to {folder / MANIFEST}, or read it off the file names by --person "
             "REGEX."
         )
-    return Cases(folder, tuple(cases), classes, skipped)
+    cases = tuple(
+        Case(row.file, LABELS.index(row.label), who) for row, who in zip(rows, people, strict=True)
+    )
+    reading = READINGS[0] if own else READINGS[1]
+    return Cases(replace(found, rows=tuple(rows)), cases, reading, skipped)
 
 
-_Found = tuple[list[Case], dict[str, str], tuple[str, str]]
-
-
-def _listed(folder: Path, by: str) -> _Found:
-    rows = list_images(folder)  # which says what is wrong with the file
-    with (folder / MANIFEST).open(encoding="utf-8-sig", newline="") as stream:
-        records = list(csv.DictReader(stream))
-    columns = set(records[0]) if records else set()
-    if by != "person" and by not in columns:
+def _people(found: Collection, rows: list[Row], by: str) -> list[str]:
+    """What must not be torn apart, of each row: the person, or another column."""
+    if by == "person":
+        return [row.carrier for row in rows]
+    manifest = found.root / MANIFEST
+    if found.layout == "folders" and manifest.is_file():
+        with manifest.open(encoding="utf-8-sig", newline="") as stream:
+            records = {record["file"]: record for record in csv.DictReader(stream)}
+        columns = set(next(iter(records.values()), {}))
+    else:
+        records = {
+            row.file: {name: str(getattr(row, name) or "") for name in COLUMNS} for row in rows
+        }
+        columns = {name for name in COLUMNS if any(record[name] for record in records.values())}
+    if by not in columns:
         raise DataError(
-            f"{folder / MANIFEST} has no column {by}: add it, or choose --by among "
-            f"{', '.join(sorted(columns - {'file', 'split', 'label'}))}."
+            f"{manifest if manifest.is_file() else found.root} has no column {by}: add it, or "
+            f"choose --by among {', '.join(sorted(columns - {'file', 'split', 'label'}))}."
         )
-    wanted = PERSON_COLUMNS if by == "person" else (by,)
-    cases = []
-    for row, record in zip(rows, records, strict=True):
-        person = next((value for c in wanted if (value := record.get(c) or "")), "")
-        if not row.error:
-            cases.append(Case(row.file, int(row.label == "shaky"), person))
-    return cases, {row.file: row.error for row in rows if row.error}, ("regular", "shaky")
-
-
-def _walked(folder: Path) -> _Found:
-    cases: list[Case] = []
-    called = {0: NEGATIVE[0], 1: POSITIVE[0]}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if hidden or path.suffix.lower() not in _SUFFIXES or not path.is_file():
-            continue
-        for part in parts[:-1]:
-            label = 0 if part.lower() in NEGATIVE else 1 if part.lower() in POSITIVE else None
-            if label is not None:
-                called[label] = part
-                cases.append(Case("/".join(parts), label, ""))
-                break
-    return cases, {}, (called[0], called[1])
-
-
-def _person(file: str, pattern: str) -> str:
-    try:
-        found = re.search(pattern, file)
-    except re.error as error:
-        raise ConfigError(
-            f"--person {pattern!r} is no regular expression ({error}): write one such as "
-            r"'V\d+[HP]E'."
-        ) from None
-    return (found.group(1 if found.re.groups else 0) or "") if found else ""
+    return [records[row.file].get(by) or "" for row in rows]
 
 
 def fitting_size(cases: Cases) -> tuple[int, int]:
     """`SQUARE` for drawings, `WORD` where images are much wider than high, by their median."""
     ratios = []
-    for case in cases.cases[:: max(1, len(cases.cases) // 50)]:
+    for row in cases.collection.rows[:: max(1, len(cases.cases) // 50)]:
         try:
-            width, height = describe(cases.folder / case.file)[1]
+            width, height = cases.collection.picture(row).size
         except DataError:
             continue
         ratios.append(width / height)
@@ -223,27 +224,22 @@ def load_ink(
     cases : Cases
     ink : ndarray of uint8, shape (n, rows, columns)
         255 is ink.
+
+    Raises
+    ------
+    DataError
+        Those that can be read are not of both classes.
     """
-    kept: list[Case] = []
-    ink: list[npt.NDArray[np.uint8]] = []
-    skipped = dict(cases.skipped)
-    for number, case in enumerate(cases.cases, start=1):
-        try:
-            ink.append(255 - read_grey(cases.folder / case.file, size))
-            kept.append(case)
-        except DataError as error:
-            skipped[case.file] = str(error)
-        if progress is not None:
-            progress(number, len(cases.cases))
-    require_classes(cases, kept, skipped)
-    return Cases(cases.folder, tuple(kept), cases.classes, skipped), np.stack(ink)
-
-
-def require_classes(cases: Cases, kept: Sequence[Case], skipped: dict[str, str]) -> None:
-    """Raise DataError unless readable images of both classes are left."""
+    stored = cases.reading == READINGS[0]
+    loaded = images_of(cases.collection, size, as_stored=stored, progress=progress)
+    skipped = cases.skipped | {row.file: row.error for row in loaded.skipped}
+    by_file = {case.file: case for case in cases.cases}
+    kept = tuple(by_file[row.file] for row in loaded.rows)
     if len({case.label for case in kept}) < 2:
         reason = next(iter(skipped.values()), "none was found")
         raise DataError(
             f"Of the {len(cases.cases)} images in {cases.folder} too few can be read to have both "
             f"classes ({reason})"
         )
+    collection = replace(cases.collection, rows=loaded.rows)
+    return Cases(collection, kept, cases.reading, skipped), 255 - loaded.images

@@ -23,6 +23,7 @@ SCRATCH, PLAIN = "dense, from scratch", "dense, not augmented"
 """Arms that show what pretraining and augmentation bought."""
 
 FILE = "crossval.json"
+_BEFORE = {"layout": "", "task": "", "reading": "stored"}  # of studies that do not say
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Settings:
     ----------
     by, person : str
         Column of the manifest, and regular expression (empty: none), that tell people apart.
+    layout, task : str
+        How the set is read (empty: the first layout that fits), and which drawings (empty: all).
     folds, inner, repeats, seed : int
         Folds, inner folds of each training part, and how often all is cut anew.
     size : (int, int) or None
@@ -51,6 +54,8 @@ class Settings:
 
     by: str = "person"
     person: str = ""
+    layout: str = ""
+    task: str = ""
     folds: int = 5
     inner: int = 3
     repeats: int = 3
@@ -163,7 +168,12 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
     RunError
         The folder holds another study, of other settings or images, or something else.
     """
-    told = {**asdict(settings), "data": str(cases.folder), "images": cases.fingerprint()}
+    told = {
+        **asdict(settings),
+        "data": str(cases.folder),
+        "images": cases.fingerprint(),
+        "reading": cases.reading,
+    }
     if settings.start and settings.network_arms():
         weights = start_file(settings.start).read_bytes()
         told["weights of the start"] = hashlib.sha256(weights).hexdigest()[:16]
@@ -173,9 +183,9 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
         atomic_text(path, json.dumps(wanted, indent=1))
         return
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = {**_BEFORE, **json.loads(path.read_text("utf-8"))}
         differing = [key for key in wanted if found.get(key) != wanted[key]]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): name a new folder for the study.") from None
     differing = [key for key in differing if key != "data"]
     if differing:

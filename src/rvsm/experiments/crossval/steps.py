@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
+from rvsm.experiments.calibration import Platt, fit_platt, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
-from rvsm.experiments.crossval.calibration import Platt, fit_platt, log_loss
 from rvsm.experiments.crossval.candidates import Candidate
 from rvsm.experiments.crossval.folds import Index, check_apart, people_folds
 from rvsm.experiments.crossval.metrics import Ints, Reals

@@ -34,7 +34,7 @@ def crossval(
     Parameters
     ----------
     data : Path
-        Folder of images; see `cases.read_cases`.
+        A set in any layout; see `cases.read_cases`.
     out : Path
         Receives ``crossval.json`` (what was asked), ``folds/`` (the answers of each fold),
         ``predictions.csv``, ``results.json`` and ``report.html``. A stopped study goes on there.
@@ -57,7 +57,9 @@ def crossval(
         The folder holds another study, is in use, or a training diverged.
     """
     settings = settings or Settings()
-    cases = read_cases(data, settings.by, settings.person or None)
+    cases = read_cases(
+        data, settings.by, settings.person or None, settings.layout or None, settings.task or None
+    )
     size = settings.size or fitting_size(cases)
     cases, ink = load_ink(cases, size, _part(progress, "reading"))
     plan = list(

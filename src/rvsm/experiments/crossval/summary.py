@@ -14,14 +14,15 @@ import numpy as np
 from scipy.special import expit
 
 from rvsm.atomic import atomic_text
+from rvsm.experiments.calibration import calibration_error, log_loss, reliability
 from rvsm.experiments.crossval.bootstrap import DRAWS, interval, sampled
-from rvsm.experiments.crossval.calibration import calibration_error, log_loss, reliability
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.crossval.metrics import MEASURES, Answers, Reals, by_person
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH, Settings
+from rvsm.experiments.gather import NOTICE
 
 NOTE = (
-    "Research use, not a diagnosis.",
+    NOTICE,
     "People are held out, never images: nobody a figure is of was seen in training, in choosing "
     "strength, penalty or epochs, or in calibrating; that was done on inner folds of the other "
     "people.",
@@ -104,6 +105,7 @@ def _data(cases: Cases) -> dict[str, Any]:
         "images": [int((labels == c).sum()) for c in (0, 1)],
         "people": [len(np.unique(people[labels == c])) for c in (0, 1)],
         "people_with_both": cases.both_classes(),
+        "reading": cases.reading,
         "skipped": cases.skipped,
     }
 

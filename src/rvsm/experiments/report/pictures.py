@@ -32,6 +32,18 @@ def evidence(values: Reals, limit: float) -> str:
     return _uri(_signed(values, limit, zero=(0, 0, 0, 0), floor=0.0))
 
 
+def explained(image: Bytes, values: Reals, limit: float, scale: int = 4) -> Image.Image:
+    """A grey image with signed evidence laid over it, enlarged to be looked at."""
+    height, width = image.shape
+    size = (scale * width, scale * height)
+    under = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    layer = _signed(values, limit, zero=(0, 0, 0, 0), floor=0.0)
+    over = layer.resize(size, Image.Resampling.BICUBIC)
+    # Ink stays readable: what lies over it is at most two thirds opaque.
+    over.putalpha(over.getchannel("A").point(lambda value: value * 2 // 3))
+    return Image.alpha_composite(under, over).convert("RGB")
+
+
 def near_square(planes: Reals) -> int:
     """How many planes (n, height, width) to put side by side for a sheet about 3 : 1."""
     n, height, width = planes.shape

@@ -21,11 +21,11 @@ from rvsm.handwriting.readers.base import (
     Files,
     Reader,
     Source,
-    TimedStrokes,
     class_of,
 )
 from rvsm.handwriting.readers.persons import person_in, person_pattern, with_persons
 from rvsm.handwriting.readers.redraw import redraw
+from rvsm.handwriting.timed import TimedStrokes
 
 __all__ = [
     "LAYOUTS",

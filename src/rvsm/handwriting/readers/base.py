@@ -9,18 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import read_picture
 from rvsm.handwriting.manifest import LABELS, SUFFIXES, UNSPLIT, Row
-
-Array = npt.NDArray[np.float64]
+from rvsm.handwriting.timed import TimedStrokes
 
 PERSON = "person"
 """`Row.carrier_kind` where `Row.carrier` names the person who wrote or drew."""
+
+PERSON_COLUMNS = ("person", "writer_id", "writer", "patient", "subject", "person_id")
+"""Columns of a table that say whose an image is; the first that is filled counts."""
 
 _SHOWN = 12
 _REGULAR = frozenset(
@@ -41,23 +41,6 @@ _SHAKY = frozenset(
         "1",
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TimedStrokes:
-    """Pen strokes over time.
-
-    Attributes
-    ----------
-    paths : tuple of ndarray of float, shapes (n, 3)
-        Time in seconds from the first point, x, and y upwards; one array each time the pen was
-        down. Positions are in mm where `in_mm`, else in the recorder's own unit.
-    in_mm : bool
-        Whether the scale is known.
-    """
-
-    paths: tuple[Array, ...]
-    in_mm: bool
 
 
 class Source(Protocol):

@@ -19,7 +19,8 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import UNSPLIT, Row
-from rvsm.handwriting.readers.base import Collection, TimedStrokes, relative, require_rows
+from rvsm.handwriting.readers.base import Collection, relative, require_rows
+from rvsm.handwriting.timed import TimedStrokes
 
 name = "idx"
 about = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz (MNIST and its kin)"

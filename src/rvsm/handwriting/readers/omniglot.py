@@ -21,12 +21,12 @@ from rvsm.errors import DataError
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers.base import (
     Collection,
-    TimedStrokes,
     person_row,
     relative,
     require_rows,
 )
 from rvsm.handwriting.readers.redraw import redraw
+from rvsm.handwriting.timed import TimedStrokes
 
 name = "omniglot"
 about = "timed strokes, strokes_background*.zip or ALPHABET/character01/0001_01.txt (Omniglot)"

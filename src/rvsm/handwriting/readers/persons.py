@@ -17,24 +17,24 @@ def person_pattern(text: str) -> re.Pattern[str]:
     Raises
     ------
     DataError
-        It is no regular expression, or has not exactly one group.
+        It is no regular expression, or has several groups.
     """
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise DataError(f"--person {text!r} is not a regular expression: {error}.") from None
-    if pattern.groups != 1:
+    if pattern.groups > 1:
         raise DataError(
             f"--person {text!r} has {pattern.groups} groups: put the part that names the person, "
-            r"and only that, into parentheses, like '(V\d+H)'."
+            r"and only that, into parentheses, like '(V\d+H)_', and write (?:...) for others."
         )
     return pattern
 
 
 def person_in(pattern: re.Pattern[str], file: str) -> str:
-    """The person that a path names, empty where the pattern is not in it."""
+    """The person that a path names: the group, or all that is found; empty where nothing is."""
     found = pattern.search(file)
-    return (found[1] or "") if found else ""
+    return (found[pattern.groups] or "") if found else ""
 
 
 def with_persons(rows: Iterable[Row], text: str) -> tuple[Row, ...]:
@@ -44,7 +44,7 @@ def with_persons(rows: Iterable[Row], text: str) -> tuple[Row, ...]:
     ----------
     rows : iterable of Row
     text : str
-        A regular expression with one group, looked for anywhere in `Row.file`.
+        A regular expression, looked for anywhere in `Row.file`; its one group, or all of it.
 
     Returns
     -------

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row
-from rvsm.handwriting.readers.base import Collection, Files, class_of, person_row
+from rvsm.handwriting.readers.base import (
+    PERSON_COLUMNS,
+    Collection,
+    Files,
+    class_of,
+    person_row,
+)
 
 name = "csv"
 about = "a CSV file with a column file, and label, person, split, text, task where known"
@@ -17,7 +23,7 @@ about = "a CSV file with a column file, and label, person, split, text, task whe
 _NAMES = {
     "file": ("file", "file_name", "filename", "image", "path"),
     "label": ("label", "class", "diagnosis", "group"),
-    "person": ("person", "writer", "writer_id", "patient", "subject", "person_id", "carrier"),
+    "person": (*PERSON_COLUMNS, "carrier"),
     "split": ("split", "set"),
     "text": ("text", "transcription"),
     "task": ("task", "drawing"),

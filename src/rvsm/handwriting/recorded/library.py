@@ -7,7 +7,7 @@ says at which rate and, for each recording, whose it is and what was measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -18,21 +18,17 @@ import numpy.typing as npt
 
 from rvsm.atomic import atomic_write
 from rvsm.errors import DataError
+from rvsm.handwriting.manifest import LABELS
+from rvsm.handwriting.readers import uci
 from rvsm.handwriting.recorded.residual import RATE_HZ, peak_hz, pieces, pooled_rms
-from rvsm.handwriting.recorded.tablets import (
-    GROUPS,
-    TASKS,
-    TabletRecording,
-    read_tablets,
-    without_copies,
-)
+from rvsm.handwriting.timed import TimedStrokes
 
 Array = npt.NDArray[np.float64]
 
 FORMAT = "rvsm tremor library"
 VERSION = 1
-USED_TASKS = (TASKS[0], TASKS[1])
-"""Several controls share one copied file of the third test (UCI 395, stability)."""
+GROUPS = ("control", "patient")
+"""What the two labels, regular and shaky, are called in a library."""
 
 
 @dataclass(frozen=True)
@@ -111,33 +107,31 @@ class Extracted:
     left_out: dict[str, str]
 
 
-def extract(
-    folder: Path,
-    *,
-    tasks: Sequence[str] = USED_TASKS,
-    progress: Callable[[int, int], None] | None = None,
-) -> Extracted:
-    """Take the tremor out of all recordings of a folder (see `tablets.read_tablets`).
+def extract(folder: Path, progress: Callable[[int, int], None] | None = None) -> Extracted:
+    """Take the tremor out of all recordings of a folder (see `readers.uci.read`).
 
-    Recordings that stand under several people are left out, and what is too short.
+    Left out is what the reader leaves out, copies that stand under several people among it, and
+    what is too short.
 
     Raises
     ------
     DataError
         Nothing there, or no recording long enough.
     """
-    recordings, left_out = read_tablets(folder)
-    kept, copies = without_copies([r for r in recordings if r.task in tasks])
-    left_out |= dict.fromkeys(copies, "the same recording stands under another person")
+    collection = uci.read(folder)
+    left_out = dict(collection.left_out)
     tremors = []
-    for number, recording in enumerate(kept, start=1):
-        tremor = tremor_of(recording)
+    for number, row in enumerate(collection.rows, start=1):
+        group = GROUPS[LABELS.index(row.label)]
+        strokes = collection.strokes(row)
+        assert strokes is not None
+        tremor = tremor_of(strokes, row.carrier, group, row.task.replace("-", " "))
         if tremor is None:
-            left_out[f"{recording.person}: {recording.task}"] = "it is too short"
+            left_out[row.file] = "it is too short"
         else:
             tremors.append(tremor)
         if progress is not None:
-            progress(number, len(kept))
+            progress(number, len(collection.rows))
     if not tremors:
         raise DataError(
             f"No recording in {folder} is long enough: 2.3 s of drawing without lifting the pen "
@@ -146,15 +140,30 @@ def extract(
     return Extracted(TremorLibrary(RATE_HZ, tuple(tremors)), left_out)
 
 
-def tremor_of(recording: TabletRecording) -> Tremor | None:
-    """The tremor of one recording, or None where no unbroken stretch of it is long enough."""
-    found = pieces(recording.time_s, recording.points_mm, recording.down)
+def tremor_of(strokes: TimedStrokes, person: str, group: str, task: str) -> Tremor | None:
+    """The tremor of one recording in mm, or None where no stretch of it is long enough.
+
+    Parameters
+    ----------
+    strokes : TimedStrokes
+        In mm.
+    person, group, task : str
+        Whose it is; ``control`` or ``patient``; what was drawn.
+
+    Raises
+    ------
+    DataError
+        The strokes have no scale.
+    """
+    if not strokes.in_mm:
+        raise DataError(f"The recording of {person} has no scale in mm: a library needs one.")
+    found = pieces(strokes)
     if not found:
         return None
     return Tremor(
-        recording.person,
-        recording.group,
-        recording.task,
+        person,
+        group,
+        task,
         pooled_rms(found),
         peak_hz(found),
         sum(piece.seconds for piece in found),
@@ -181,7 +190,15 @@ def save_library(library: TremorLibrary, path: Path) -> None:
         "recordings": json.dumps(entries),
     }
     with atomic_write(path) as stream:
-        stream.write(save(tensors, header))
+        stream.write(_in_order(save(tensors, header)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with the header's keys sorted: safetensors writes them in a random order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 @lru_cache(maxsize=4)

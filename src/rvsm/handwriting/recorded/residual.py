@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import signal
 from scipy.interpolate import CubicSpline
 
+from rvsm.handwriting.timed import TimedStrokes, cut
 from rvsm.handwriting.tremor import rms
 
 Array = npt.NDArray[np.float64]
@@ -29,8 +30,6 @@ END_S = 0.4
 LEAST_S = 1.5
 """What a piece must still last to be kept."""
 
-_PAUSE_S = 0.05
-_JUMP_MM_S = 600.0
 _WINDOW_S = 2.0
 
 
@@ -45,56 +44,27 @@ class Piece:
         return len(self.residual_mm) / RATE_HZ
 
 
-def pieces(time_s: Array, points_mm: Array, down: npt.NDArray[np.bool_]) -> list[Piece]:
+def pieces(strokes: TimedStrokes) -> list[Piece]:
     """Cut a recording and take the tremor out of each piece.
 
     Parameters
     ----------
-    time_s : ndarray, shape (n,)
+    strokes : TimedStrokes
         Stamps, however uneven.
-    points_mm : ndarray, shape (n, 2)
-    down : ndarray of bool, shape (n,)
-        Whether the pen touches.
 
     Returns
     -------
     list of Piece
         Those that last `LEAST_S` after their ends are off; none where the recording is too short.
+        Of strokes without a scale they are in the recorder's unit.
     """
     found = []
-    for t, xy in unbroken(time_s, points_mm, down):
+    for t, xy in cut(strokes):
         if t[-1] - t[0] < LEAST_S + 2 * END_S:
             continue
         end = round(END_S * RATE_HZ)
         found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
     return found
-
-
-def unbroken(
-    time_s: Array, points_mm: Array, down: npt.NDArray[np.bool_]
-) -> list[tuple[Array, Array]]:
-    """Stretches with stamps that increase, without pauses and jumps, of four samples or more.
-
-    Samples of equal stamps become one at their mean.
-    """
-    if len(time_s) < 2:
-        return []
-    step = np.diff(time_s)
-    far = np.hypot(*np.diff(points_mm, axis=0).T)
-    broken = (step < 0) | (step > _PAUSE_S) | (down[1:] != down[:-1])
-    # Of a burst of samples with one stamp nobody knows the speed: 1 ms apart at least.
-    broken |= far > _JUMP_MM_S * np.maximum(step, 1e-3) + 1.0
-    out = []
-    for part in np.split(np.arange(len(time_s)), np.flatnonzero(broken) + 1):
-        if not down[part[0]]:
-            continue
-        stamps, which = np.unique(time_s[part], return_inverse=True)
-        if len(stamps) < 4:
-            continue
-        count = np.bincount(which)
-        mean = [np.bincount(which, points_mm[part, axis]) / count for axis in (0, 1)]
-        out.append((stamps, np.stack(mean, axis=1)))
-    return out
 
 
 def uniform(time_s: Array, points_mm: Array, rate_hz: float = RATE_HZ) -> Array:

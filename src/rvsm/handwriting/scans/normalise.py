@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import SIZE, GreyImage, fit, grey_of
+from rvsm.handwriting.morphology import closed, dilated, opened, spread
 from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.paper import Array, Mask, cleaned, darkness, ink_mask
 from rvsm.handwriting.scans.skew import skew_deg, turned
@@ -123,7 +124,7 @@ def normalise(
         ink = ink_mask(dark)
     if rules and (lines := rule_mask(ink)).any():
         # A printed rule may be far darker than the pen: what ink is shows only without it.
-        rim = ndimage.binary_dilation(lines, np.ones((7, 3))) & ~(ink & ~lines)
+        rim = dilated(lines, (7, 3)) & ~(ink & ~lines)
         dark = np.where(lines | rim, 0.0, dark)
         ink = ink_mask(dark)
     out = cleaned(dark, ink)
@@ -175,16 +176,16 @@ def rule_mask(ink: Mask) -> Mask:
         return ruled_lines(ink)
     thick = max(2, round(height / 200))
     gap = max(3, round(width / 50))
-    thin = ink & ~ndimage.binary_opening(ink, np.ones((thick + 2, 1)))
-    joined = ndimage.binary_closing(np.pad(thin, ((0, 0), (gap, gap))), np.ones((1, gap)))
-    joined = ndimage.binary_dilation(joined[:, gap:-gap], np.ones((3, 1)))
-    lines = ndimage.binary_opening(joined, np.ones((1, max(40, round(_RULE_SHARE * width)))))
+    thin = ink & ~opened(ink, (thick + 2, 1))
+    joined = closed(np.pad(thin, ((0, 0), (gap, gap))), (1, gap))
+    joined = dilated(joined[:, gap:-gap], (3, 1))
+    lines = opened(joined, (1, max(40, round(_RULE_SHARE * width))))
     if not lines.any():
         return np.zeros_like(ink)
     # Of a rule that is not quite level, or thicker, the rows beside are part.
-    lines = ndimage.binary_dilation(lines, np.ones((2 * thick + 1, 1)))
+    lines = dilated(lines, (2 * thick + 1, 1))
     # Where a rule is faint only dashes of it are left: level pieces in its rows.
-    rows = lines.any(axis=1)
+    rows = np.asarray(lines.any(axis=1))
     labels, count = ndimage.label(ink & ~(lines & thin), structure=np.ones((3, 3)))
     dashes = [False] + [
         bool(rows[r].all()) and c.stop - c.start >= r.stop - r.start
@@ -194,8 +195,9 @@ def rule_mask(ink: Mask) -> Mask:
 
 
 def _unrest(dark: Array, ink: Mask) -> float:
-    rest = ~ndimage.binary_dilation(ink, iterations=2)
-    return float((dark[rest] > _CLEAN).mean()) if rest.any() else 1.0
+    rest = ~spread(ink, 2)
+    count = np.count_nonzero(rest)
+    return np.count_nonzero((dark > _CLEAN) & rest) / count if count else 1.0
 
 
 def _box(ink: Mask) -> tuple[int, int, int, int]:

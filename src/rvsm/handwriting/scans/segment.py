@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from rvsm.handwriting.morphology import closed
 from rvsm.handwriting.scans.paper import Array, Mask
 
 _LEAST_PIECE = 0.25  # of the height of small letters: what is smaller is a dot or a speck
@@ -79,7 +80,7 @@ def segment(ink: Mask) -> Segments:
     Segments
     """
     # Faint strokes on grainy paper are broken by single pixels.
-    ink = ndimage.binary_closing(np.pad(ink, 2), np.ones((3, 3)))[2:-2, 2:-2]
+    ink = closed(np.pad(ink, 2), (3, 3))[2:-2, 2:-2]
     pieces = _pieces(ink)
     if not len(pieces.sizes):
         return Segments((), 0, 0.0)

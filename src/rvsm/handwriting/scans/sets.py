@@ -10,9 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from rvsm.errors import DataError
-from rvsm.handwriting.images import SIZE, fit
+from rvsm.handwriting.images import SIZE, GreyImage, fit, grey_of, read_grey
 from rvsm.handwriting.manifest import Row
-from rvsm.handwriting.readers import Collection
+from rvsm.handwriting.readers import Collection, Files
 from rvsm.handwriting.scans.normalise import Normalised, normalise
 
 _TEXTS = {"", "word"}
@@ -40,7 +40,8 @@ class SetImages:
 def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
     """The picture of a row, and normalised as its task wants it.
 
-    Words are turned level and lose ruled lines; drawings are left as they lie.
+    Words are turned level and lose ruled lines; drawings are left as they lie, and recordings,
+    which have no paper, as they are drawn.
 
     Raises
     ------
@@ -49,24 +50,29 @@ def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalise
     """
     picture = collection.picture(row)
     text = row.task in _TEXTS
-    return picture, normalise(picture, deskew=text, rules=text)
+    recorded = collection.strokes(row) is not None
+    return picture, normalise(picture, deskew=text, rules=text, crop=not recorded)
 
 
 def images_of(
     collection: Collection,
     size: tuple[int, int] = SIZE,
     *,
+    as_stored: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SetImages:
     """Normalise all pictures of a set and fit them into one size, their proportions kept.
 
-    Nothing is written: sets whose terms allow no copies stay where they are.
+    Nothing is written: sets whose terms allow no copies stay where they are. Recordings are drawn
+    at one scale on sheets of one size (see `readers.redraw`), and not cropped.
 
     Parameters
     ----------
     collection : Collection
     size : (int, int)
         Height and width.
+    as_stored : bool
+        Fit image files as they are, as training reads them (see `images.read_grey`).
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -82,7 +88,7 @@ def images_of(
     images, rows, skipped = [], [], []
     for done, row in enumerate(collection.rows, start=1):
         try:
-            images.append(fit(normalised(collection, row)[1].grey, size))
+            images.append(_fitted(collection, row, size, as_stored))
             rows.append(row)
         except DataError as error:
             skipped.append(replace(row, error=str(error)))
@@ -92,3 +98,11 @@ def images_of(
         why = f", {skipped[0].file} first: {skipped[0].error}" if skipped else ": it has no rows."
         raise DataError(f"None of the pictures of {collection.root} can be read{why}")
     return SetImages(np.stack(images), tuple(rows), tuple(skipped))
+
+
+def _fitted(collection: Collection, row: Row, size: tuple[int, int], as_stored: bool) -> GreyImage:
+    if as_stored and isinstance(collection.source, Files):
+        return read_grey(collection.root / row.file, size)
+    if collection.strokes(row) is not None:
+        return fit(grey_of(collection.picture(row)), size)
+    return fit(normalised(collection, row)[1].grey, size)

@@ -43,23 +43,40 @@ def skew_deg(ink: Mask, most: float = _MOST_DEG) -> float:
     bin_size = max(1.0, max(ink.shape) / 1500)
     step = 0.5 if max(ink.shape) > _WIDE else 1.0
     tried = np.arange(-most, most + step / 2, step)
-    scores = [_crowding(x, y, angle, bin_size) for angle in tried]
+    scores = crowding(x, y, tried, bin_size)
     for finer in (step / 4, 0.05):
         best = tried[int(np.argmax(scores))]
         tried = best + finer * np.arange(-4, 5)
-        scores = [_crowding(x, y, angle, bin_size) for angle in tried]
-    if max(scores) < 1.05 * _crowding(x, y, 0.0, bin_size):
+        scores = crowding(x, y, tried, bin_size)
+    if scores.max() < 1.05 * crowding(x, y, np.zeros(1), bin_size)[0]:
         return 0.0
     return float(tried[int(np.argmax(scores))])
 
 
-def _crowding(
-    x: npt.NDArray[np.intp], y: npt.NDArray[np.intp], degrees: float, bin_size: float
-) -> float:
-    angle = np.deg2rad(degrees)
-    across = (y * np.cos(angle) + x * np.sin(angle)) / bin_size
-    counts = np.bincount((across - across.min()).astype(np.intp))
-    return float((counts.astype(np.float64) ** 2).sum())
+def crowding(
+    x: npt.NDArray[np.intp], y: npt.NDArray[np.intp], degrees: Array, bin_size: float
+) -> Array:
+    """Sums of the squared numbers of points in each row, seen along lines at each angle.
+
+    Parameters
+    ----------
+    x, y : ndarray of int, shape (n,)
+    degrees : ndarray of float, shape (k,)
+    bin_size : float
+        Height of a row.
+
+    Returns
+    -------
+    ndarray of float, shape (k,)
+    """
+    angles = np.deg2rad(degrees)[:, None]
+    across = (y * np.cos(angles) + x * np.sin(angles)) / bin_size
+    rows = (across - across.min(axis=1, keepdims=True)).astype(np.intp)
+    # All angles are counted at once, each in rows of its own.
+    reach = int(rows.max()) + 1
+    rows += reach * np.arange(len(degrees))[:, None]
+    counts = np.bincount(rows.ravel(), minlength=reach * len(degrees)).reshape(len(degrees), -1)
+    return np.asarray((counts.astype(np.float64) ** 2).sum(axis=1))
 
 
 def turned(grey: GreyImage, degrees: float) -> GreyImage:

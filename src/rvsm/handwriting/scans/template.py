@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import grey_of
+from rvsm.handwriting.morphology import opened, spread
 from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask, light_on_dark
 
 _COLOURED = 0.3
@@ -55,12 +56,12 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
         return None
     coloured = every & (highest - lowest > _COLOURED * highest)
     # The soft rim of black print picks up colour where a lossy file halves its chroma.
-    coloured &= ndimage.binary_dilation(ndimage.binary_opening(coloured, np.ones((2, 2))))
+    coloured &= spread(opened(coloured, (2, 2)), 1)
     share = coloured.sum() / every.sum()
     if not _LEAST_SHARE < share < 1 - _LEAST_SHARE:
         return None
     ink = _bridged(coloured, every & ~coloured)
-    return np.where(ndimage.binary_dilation(ink), highest, 0.0), ink
+    return np.where(spread(ink, 1), highest, 0.0), ink
 
 
 def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> list[Array]:

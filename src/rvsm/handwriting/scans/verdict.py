@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from rvsm.handwriting.morphology import depths
+from rvsm.handwriting.ranks import quantile
 from rvsm.handwriting.scans.normalise import Normalised
 
 Kind = Literal["writing", "blank", "noise", "photo"]
@@ -71,8 +73,8 @@ def judge(found: Normalised) -> Verdict:
     strokes = float(sizes[np.array(extents) >= _STROKE].sum()) / count
     if strokes < LEAST_STROKES:
         return Verdict("noise", f"{1 - strokes:.0%} of the ink is specks")
-    rim = ndimage.distance_transform_edt(np.pad(found.ink, 1))[1:-1, 1:-1][found.ink]
-    middle, thick = np.quantile(rim, [0.5, 0.95])
+    rim = depths(found.ink)
+    middle, thick = quantile(rim, 0.5), quantile(rim, 0.95)
     if thick > MOST_WIDTH_RATIO * middle or thick > MOST_WIDTH * min(found.ink.shape):
         return Verdict("photo", "there are areas rather than strokes")
     return Verdict("writing", "")

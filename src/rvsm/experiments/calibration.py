@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import expit
 
-from rvsm.experiments.crossval.metrics import Ints, Reals
 from rvsm.handwriting.intervals import wilson
+
+Reals = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 _STEPS, _DONE = 100, 1e-10
 

@@ -1,0 +1,81 @@
+"""`rvsm predict` of images and strokes: lines, JSON, or a CSV file of thousands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from rvsm.cli.guard import Bars
+
+if TYPE_CHECKING:
+    from rvsm.experiments.predict import Prediction
+
+
+def print_predictions(
+    run: Path,
+    images: list[Path],
+    scan: bool,
+    layout: str | None,
+    evidence: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the answers of a run's network; exit code 1 where a file could not be read."""
+    from rvsm.experiments.gather import NOTICE
+    from rvsm.experiments.predict import predict
+
+    predictions = predict(run, images, scan=scan, layout=layout, evidence=evidence)
+    unreadable = [found for found in predictions if found.error]
+    if as_json:
+        typer.echo(json.dumps([_plain(found) for found in predictions], indent=2))
+    else:
+        for found in predictions:
+            if not found.error:
+                typer.echo(_line(found))
+    if why := next((found.uncalibrated for found in predictions if found.uncalibrated), ""):
+        typer.echo(f"The probabilities are not calibrated: {why}", err=True)
+    for found in unreadable:
+        typer.echo(f"Error: {found.error}", err=True)
+    typer.echo(NOTICE, err=True)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def stream(run: Path, images: list[Path], out: Path, scan: bool, workers: int) -> None:
+    """Write a CSV file; exit code 1 where no file could be read."""
+    from rvsm.experiments.gather import NOTICE
+    from rvsm.experiments.stream import predict_to_csv
+
+    with Bars() as bars:
+        done = predict_to_csv(
+            run, images, out, scan=scan, workers=workers, progress=bars.named("predicting")
+        )
+    typer.echo(
+        f"{out}: {done.files} files, {done.unreadable} unreadable, {done.no_writing} without "
+        f"writing" + (f"; {done.went_on} were answered before" if done.went_on else "")
+    )
+    if done.uncalibrated:
+        typer.echo(f"The probabilities are not calibrated: {done.uncalibrated}", err=True)
+    typer.echo(NOTICE, err=True)
+    if done.unreadable == done.files:
+        raise typer.Exit(1)
+
+
+def _plain(found: Prediction) -> dict[str, object]:
+    drawn = None if found.evidence is None else str(found.evidence)
+    return asdict(found) | {"file": str(found.file), "evidence": drawn}
+
+
+def _line(found: Prediction) -> str:
+    if found.probability is None:
+        return f"{'no writing here':15} {found.file} ({found.reason})"
+    known = "" if found.calibrated is None else f" ({found.calibrated:.3f} calibrated)"
+    told = ""
+    if found.tremor is not None:
+        size = found.tremor.rms_mm
+        shown = f"{found.tremor.relative:.2%} of its size" if size is None else f"{size:.2f} mm"
+        told = f", tremor {found.tremor.frequency_hz:.1f} Hz, {shown} RMS"
+    return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{told}"

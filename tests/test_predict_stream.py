@@ -1,0 +1,310 @@
+"""rvsm predict: calibrated, explained, and streamed to a CSV file that loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import expit, logit
+
+import rvsm.experiments.stream as streaming
+from commandline import run_here
+from drawings import draw, make_folder
+from rvsm.errors import DataError, RvsmError
+from rvsm.experiments.config import make_config
+from rvsm.experiments.evaluate import evaluate_network
+from rvsm.experiments.predict import predict
+from rvsm.experiments.probability import FILE, calibration_of
+from rvsm.experiments.runs import load_run
+from rvsm.experiments.stream import predict_to_csv
+from rvsm.experiments.train import train
+from rvsm.handwriting.scans import ready as reading
+from tablets import shake, spiral, stand_in
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*GPU available.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_folder(tmp_path_factory.mktemp("drawn"))
+    config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
+    return train(config, tmp_path_factory.mktemp("runs") / "dense").run_dir
+
+
+@pytest.fixture(scope="module")
+def garbage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seventy drawings among files that are none, and a blank sheet."""
+    root = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    for number in range(70):
+        file = root / f"s{number % 3}" / f"word {number:02d}.png"
+        file.parent.mkdir(exist_ok=True)
+        draw(rng, 3.0 * (number % 2)).save(file)
+    Image.new("L", (200, 90), 250).save(root / "blank.png")
+    (root / "empty.png").write_bytes(b"")
+    (root / "letter,\nwith a line feed.txt").write_text("Dear Sir")
+    (root / "cut.png").write_bytes((root / "blank.png").read_bytes()[:60])
+    (root / "link.png").symlink_to(root / "nowhere.png")
+    (root / ".hidden.png").write_text("hidden")
+    return root
+
+
+def lines(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_keeps_its_calibration(run: Path) -> None:
+    told = json.loads((run / FILE).read_text("utf-8"))
+    assert told["split"] == "val"
+    config, net = load_run(run)
+    kept = calibration_of(run, config, net)
+    probability = 0.8
+    expected = expit(told["slope"] * logit(probability) + told["offset"])
+    assert kept(probability) == pytest.approx(expected)
+    assert kept(1.0) is not None
+    # An older run has none: it is fitted when it is first asked for, to the same numbers.
+    (run / FILE).unlink()
+    again = calibration_of(run, config, net)
+    assert again(probability) == pytest.approx(kept(probability), abs=1e-6)
+    assert (run / FILE).is_file()
+    # One of another model, or damaged, is not believed.
+    (run / FILE).write_text(json.dumps({**told, "model": "x", "slope": 9.0}))
+    assert calibration_of(run, config, net)(probability) == pytest.approx(expected, abs=1e-6)
+    (run / FILE).write_text("{")
+    assert calibration_of(run, config, net)(probability) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_whose_data_are_gone(run: Path, tmp_path: Path) -> None:
+    config, net = load_run(run)
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    gone = config.model_copy(update={"data": str(tmp_path / "gone")})
+    found = calibration_of(copy, gone, net)
+    assert found(0.8) is None
+    assert "validation images cannot be read" in found.why
+
+
+def test_calibration_does_not_use_the_test_splits(run: Path) -> None:
+    from rvsm.experiments.calibration import fit_platt
+    from rvsm.experiments.data import load_split
+
+    config, net = load_run(run)
+    split = load_split(Path(config.data), "val", config.network.size)
+    score = evaluate_network(net, split)
+    platt = fit_platt(logit(score.probabilities), score.labels)
+    told = json.loads((run / FILE).read_text("utf-8"))
+    assert told["slope"] == pytest.approx(platt.slope, rel=1e-4)
+    assert told["images"] == len(split)
+
+
+def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.csv"
+    done = predict_to_csv(run, [garbage], out, workers=1)
+    found, expected = lines(out), predict(run, [garbage])
+    assert [row["file"] for row in found] == [str(p.file) for p in expected]
+    for row, one in zip(found, expected, strict=True):
+        if one.error:
+            assert (row["answer"], row["reason"]) == ("unreadable", one.error)
+        else:
+            assert one.probability is not None
+            assert row["answer"] == one.label
+            assert float(row["probability"]) == pytest.approx(one.probability, abs=1e-5)
+            assert float(row["calibrated"]) == pytest.approx(one.calibrated, abs=1e-5)
+    assert done.files == 74
+    assert done.unreadable == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_scans_and_processes(run: Path, garbage: Path, tmp_path: Path) -> None:
+    """Two processes write what one does; a blank sheet gets no answer."""
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    predict_to_csv(run, [garbage], one, scan=True, workers=1)
+    told: list[int] = []
+    predict_to_csv(
+        run, [garbage], two, scan=True, workers=2, progress=lambda done, _: told.append(done)
+    )
+    assert two.read_bytes() == one.read_bytes()
+    assert told == [0, 32, 64, 74]
+    blank = next(row for row in lines(one) if row["file"].endswith("blank.png"))
+    assert (blank["answer"], blank["probability"]) == ("no writing here", "")
+    assert "hardly any ink" in blank["reason"]
+
+
+def test_machine_code_says_the_same(
+    run: Path, garbage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rvsm.deploy.compiler.build import find_compiler
+
+    if find_compiler() is None:
+        pytest.skip("no C compiler is installed")
+    plain = tmp_path / "plain.csv"
+    assert not predict_to_csv(run, [garbage], plain, workers=1).compiled
+    monkeypatch.setattr(streaming, "_WORTH_COMPILING", 1)
+    fast = tmp_path / "fast.csv"
+    assert predict_to_csv(run, [garbage], fast, workers=1).compiled
+    for a, b in zip(lines(plain), lines(fast), strict=True):
+        assert a["answer"] == b["answer"]
+        if a["probability"]:
+            assert float(a["probability"]) == pytest.approx(float(b["probability"]), abs=2e-6)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not predict_to_csv(run, [garbage], tmp_path / "c.csv", workers=1).compiled
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_stopped_command_goes_on(
+    run: Path, garbage: Path, tmp_path: Path, torn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    predict_to_csv(run, [garbage], whole, workers=1)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 32:
+            raise Stop
+
+    with pytest.raises(Stop):
+        predict_to_csv(run, [garbage], out, workers=1, progress=stop)
+    assert not out.exists()
+    (part,) = tmp_path.glob(".out.csv.*.part")
+    if torn:  # the last line is half there
+        part.write_bytes(part.read_bytes()[:-torn])
+    read: list[Path] = []
+    real = reading.ready
+    monkeypatch.setattr(reading, "ready", lambda file, scan: read.append(file) or real(file, scan))
+    done = predict_to_csv(run, [garbage], out, workers=1)
+    assert done.went_on == (31 if torn else 32)
+    assert len(read) == 74 - done.went_on
+    assert done.unreadable == 3
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle(run: Path, garbage: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    predict_to_csv(run, [garbage], whole, workers=1)
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from rvsm.experiments.stream import predict_to_csv\n"
+        "run, data, out = map(Path, sys.argv[1:])\n"
+        "wait = lambda done, total: time.sleep(600) if done >= 32 else None\n"
+        "predict_to_csv(run, [data], out, workers=1, progress=wait)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(run), str(garbage), str(out)])
+    part: list[Path] = []
+    for _ in range(1200):
+        part = [p for p in tmp_path.glob(".out.csv.*.part") if p.read_bytes().count(b"word") > 9]
+        if part or child.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert part, "the command wrote nothing in two minutes"
+    # Meanwhile nobody else may write there.
+    with pytest.raises(RvsmError, match="Another process is writing"):
+        predict_to_csv(run, [garbage], out, workers=1)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert predict_to_csv(run, [garbage], out, workers=1).went_on == 32
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_another_model_does_not_go_on(run: Path, garbage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+
+    def stop(done: int, total: int) -> None:
+        if done >= 32:
+            raise Stop
+
+    with pytest.raises(Stop):
+        predict_to_csv(run, [garbage], out, workers=1, progress=stop)
+    assert predict_to_csv(run, [garbage], out, scan=True, workers=1).went_on == 0
+
+
+def test_where_nothing_can_be_written(
+    run: Path, garbage: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = run_here(capfd, "predict", run, garbage, "--out", tmp_path / "no" / "a.csv").sentence()
+    assert "no such file or folder" in told
+    assert "is a folder" in run_here(capfd, "predict", run, garbage, "--out", tmp_path).sentence()
+    (tmp_path / "file").write_text("x")
+    told = run_here(capfd, "predict", run, garbage, "--out", tmp_path / "file" / "a").sentence()
+    assert "file" in told
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no image to look at"):
+        predict_to_csv(run, [empty], tmp_path / "a.csv")
+
+
+def test_the_command(
+    run: Path, garbage: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.csv"
+    done = run_here(capfd, "predict", run, garbage, "--out", out, "--workers", 1)
+    assert done.code == 0, done
+    assert "74 files, 3 unreadable, 0 without writing" in done.out
+    assert "Research use, not a diagnosis." in done.err
+    for options in (("--evidence", tmp_path), ("--json",), ("--layout", "csv")):
+        assert run_here(capfd, "predict", run, garbage, "--out", out, *options).code == 2
+    assert run_here(capfd, "predict", run, garbage, "--pages", "--scan").code == 2
+    only = garbage / "empty.png"
+    assert run_here(capfd, "predict", run, only, "--out", tmp_path / "b.csv").code == 1
+
+
+def test_evidence_is_drawn(run: Path, garbage: Path, tmp_path: Path) -> None:
+    image = garbage / "s1" / "word 01.png"
+    found = predict(run, [image, garbage / "empty.png"], evidence=tmp_path / "seen")
+    assert [p.name for p in (tmp_path / "seen").iterdir()] == ["0001-word_01.png"]
+    assert found[0].evidence == tmp_path / "seen" / "0001-word_01.png"
+    assert found[1].evidence is None
+    with Image.open(found[0].evidence) as picture:
+        assert picture.size == (1024, 256)
+        colours = np.ptp(np.asarray(picture).astype(int), axis=2)
+    assert colours.max() > 60
+
+
+def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    t, points = spiral(6.0)
+    path = np.column_stack([t + 3.0, points + shake(t, 0.6, 5.0)])
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"in_mm": True, "strokes": [path.tolist()]}))
+    (found,) = predict(run, [file])
+    assert found.tremor is not None
+    assert found.tremor.frequency_hz == pytest.approx(5.0, abs=0.2)
+    assert found.tremor.rms_mm == pytest.approx(0.6, rel=0.1)
+    assert found.probability is not None
+    done = run_here(capfd, "predict", run, file)
+    assert "tremor 5.0 Hz, 0.6" in done.out
+    told = json.loads(run_here(capfd, "predict", run, file, "--json").out)
+    assert told[0]["tremor"]["rms_mm"] == pytest.approx(0.6, rel=0.1)
+    recorded = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
+    assert len(recorded) == 3
+    assert all(one.tremor is not None for one in recorded)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1]", "{}", '{"strokes": []}', '{"strokes": [[[0, 1]]]}', '{"strokes": [[[0, 1, NaN]]]}',
+     '{"strokes": [[["a", 1, 2]]]}', '{"strokes": [[[0, 1, 2]]], "in_mm": 3}', "[" * 100000],
+)  # fmt: skip
+def test_files_without_strokes(run: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(text)
+    (found,) = predict(run, [file])
+    assert found.error is not None
+    assert "holds no strokes" in found.error
+    assert found.error.count(str(file)) == 1
