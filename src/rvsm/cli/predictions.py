@@ -37,9 +37,10 @@ def print_predictions(
                 typer.echo(_line(found))
     if why := next((found.uncalibrated for found in predictions if found.uncalibrated), ""):
         typer.echo(f"The probabilities are not calibrated: {why}", err=True)
+    if len(unreadable) < len(predictions):
+        typer.echo(NOTICE, err=True)
     for found in unreadable:
         typer.echo(f"Error: {found.error}", err=True)
-    typer.echo(NOTICE, err=True)
     if unreadable:
         raise typer.Exit(1)
 

@@ -198,7 +198,7 @@ def _rows(
 ) -> list[tuple[str, ...]]:
     images = [reduce_image(entry.image, size) for entry in batch if entry.image is not None]
     shaky = iter(probabilities(network, np.stack(images)) if images else ())
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in batch:
         if entry.image is None:
             answer = "unreadable" if entry.unreadable else "no writing here"

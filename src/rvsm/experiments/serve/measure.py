@@ -13,9 +13,9 @@ from rvsm.handwriting.recorded.residual import (
     bandpassed,
     peak_hz,
     pooled_rms,
-    unbroken,
     uniform,
 )
+from rvsm.handwriting.timed import unbroken
 from rvsm.handwriting.tremor import FREQUENCY_RANGE_HZ
 
 LEAST_S = 1.0
@@ -94,8 +94,7 @@ def _pieces(drawing: Drawing) -> list[Piece]:
     end = round(END_S * RATE_HZ)
     found = []
     for path in map(rested, drawing.paths):
-        down = np.ones(len(path), dtype=np.bool_)
-        for t, xy in unbroken(path[:, 0], path[:, 1:], down):
+        for t, xy in unbroken(path[:, 0], path[:, 1:]):
             if t[-1] - t[0] >= LEAST_PIECE_S + 2 * END_S:
                 found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
     return found
