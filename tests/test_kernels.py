@@ -75,7 +75,7 @@ def layers(draw: st.DrawFn) -> Layer:
     more = [draw(whole(0, 2)) for _ in range(8)]
     border = [p + q for p, q in zip(padding, more[:4], strict=True)]
     tight = border[2] + size[1] + border[3]
-    images = draw(st.sampled_from([1, 1, 16, 16, 32, 8, 3]))
+    images = draw(st.sampled_from([1, 1, 16, 16, 32, 8, 12]))
     orders = st.sampled_from(["channels"] + ["places"] * (images > 1))
     source = Plane(
         groups * per_group, *size, *border, tight + draw(st.sampled_from([0, 3])),
@@ -295,6 +295,15 @@ def test_every_listed_variant_can_be_emitted(
         ({"variant": Variant(together=9)}, "output channels"),
         ({"variant": Variant(input_blocks=9)}, "input channels"),
         ({"variant": Variant("gather")}, "one place"),
+        ({"variant": Variant("images")}, "does not fit maps of 1 images"),
+        (
+            {
+                "source": Plane(2, 6, 6, 1, 1, 1, 1, lanes=3),
+                "target": Plane(3, 6, 6, lanes=3),
+                "variant": Variant("images"),
+            },
+            "divide by 4",
+        ),
     ],
 )
 def test_bad_layers_are_refused(change: dict[str, Any], match: str) -> None:

@@ -170,6 +170,10 @@ def _check_order(layer: Layer, variant: Variant) -> None:
     images = layer.source.lanes
     if (variant.kernel == "images") != (images > 1):
         raise RvsmError(f"{variant} does not fit maps of {images} images; choose another.")
+    if images > 1 and images % 4:
+        raise RvsmError(
+            f"{images} images do not fill vectors; let as many lie side by side as divide by 4."
+        )
     if images == 1 and (layer.source.column, layer.target.column) != (1, 1):
         raise RvsmError(
             "Maps of one image whose channels lie together at each place have no kernel; let the "
