@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
+
+from rvsm.experiments.config import make_config
+from rvsm.experiments.train import train
 
 SPLITS = {"train": 64, "val": 32, "test-paper": 16, "test-unseen": 16, "curve": 16}
 
@@ -20,6 +24,13 @@ def draw(rng: np.random.Generator, amplitude: float) -> Image.Image:
     y = y + amplitude * rng.standard_normal(60)
     ImageDraw.Draw(image).line(list(zip(x, y, strict=True)), fill=0, width=2)
     return image
+
+
+def drawn_run(factory: pytest.TempPathFactory) -> Path:
+    """Train a network on a drawn folder for one epoch and return the folder of the run."""
+    folder = make_folder(factory.mktemp("drawn"))
+    config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
+    return train(config, factory.mktemp("runs") / "dense").run_dir
 
 
 def make_folder(folder: Path, splits: dict[str, int] | None = None, seed: int = 0) -> Path:

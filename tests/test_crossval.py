@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from commandline import run_here
 from drawings import draw
+from published import DATA
 from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments.crossval import Settings, crossval
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, fit_line, hog_features
@@ -23,10 +23,7 @@ from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
 from rvsm.experiments.runs import make_network
 from test_crossval_folds import drawings
 
-ZHAM = (
-    Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    / "parkinsons-drawings"
-)
+ZHAM = DATA / "parkinsons-drawings"
 PEOPLE = r"V\d+[HP]"
 TINY: dict[str, Any] = {
     "person": PEOPLE,

@@ -24,9 +24,8 @@ from frontier_sets import (
     write_cifar,
     write_idx,
 )
+from published import DATA
 from rvsm.errors import DataError
-
-SHARED = Path("/work/shared/data")
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +48,12 @@ def test_idx_files_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_published_files_are_known(name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"{SHARED / name} is not on this machine")
-    found = idx(SHARED / name, name)
+    if not (DATA / name).is_dir():
+        pytest.skip(f"{DATA / name} is not on this machine")
+    found = idx(DATA / name, name)
     assert found.published
     assert (len(found.train[1]), len(found.test[1])) == (60_000, 10_000)
-    assert not idx(SHARED / name, "mnist" if name != "mnist" else "fashion-mnist").published
+    assert not idx(DATA / name, "mnist" if name != "mnist" else "fashion-mnist").published
 
 
 @pytest.mark.parametrize(

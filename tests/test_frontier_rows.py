@@ -28,11 +28,11 @@ from frontier_sets import (
     run_of,
     tiny_place,
 )
+from published import DATA
 from rvsm.errors import ConfigError, DataError, RvsmError
 
 ROOT = Path(__file__).parent.parent
 FRONTIER = ROOT / "benchmarks" / "frontier"
-SHARED = Path("/work/shared/data")
 
 
 @pytest.fixture
@@ -400,8 +400,8 @@ def test_nothing_to_check_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_committed_models_are_as_their_rows_say(capsys: pytest.CaptureFixture[str]) -> None:
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not on this machine")
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is not on this machine")
     if not list((FRONTIER / "models").glob("*.safetensors")):
         pytest.skip("no model is committed")
-    check.main(["--data", str(SHARED)])
+    check.main(["--data", str(DATA)])

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from drawings import make_folder
+from drawings import drawn_run
 from rvsm.cli import app
 from rvsm.errors import DataError
-from rvsm.experiments.config import make_config
 from rvsm.experiments.gather import (
     WordAnswer,
     answer_of,
@@ -24,7 +23,6 @@ from rvsm.experiments.gather import (
 )
 from rvsm.experiments.predict import predict
 from rvsm.experiments.scans import predict_scans
-from rvsm.experiments.train import train
 from rvsm.handwriting.scans.pages import read_pages
 from scan_pages import make_page
 
@@ -82,9 +80,7 @@ def test_gathered() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("drawn"))
-    config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
-    return train(config, tmp_path_factory.mktemp("runs") / "dense").run_dir
+    return drawn_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """rvsm.handwriting.leaks: the traps of the public sets are found, and nothing else."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image
 
 import set_layouts
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.check import CheckReport, Finding, check
 from rvsm.handwriting.duplicates import near_identical, thumbnail
@@ -16,8 +16,6 @@ from rvsm.handwriting.leaks import check_collection, persons_apart
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import read
 from set_layouts import drawing, save
-
-DATA = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def finding(report: CheckReport, name: str) -> Finding:

@@ -1,19 +1,16 @@
 """rvsm.handwriting.omniglot: the zip layout of the publishers, and what is not of it."""
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.omniglot import read_omniglot
 
-REAL = (
-    Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    / "omniglot-strokes"
-)
+REAL = DATA / "omniglot-strokes"
 LETTER = "START\n10.0,-20.0,0\n10.0,-60.0,240\nBREAK\n30.0,-20.0,400\n30,-60,520\nBREAK\n"
 
 

@@ -18,15 +18,13 @@ from scipy.special import expit, logit
 
 import rvsm.experiments.stream as streaming
 from commandline import run_here
-from drawings import draw, make_folder
+from drawings import draw, drawn_run
 from rvsm.errors import DataError, RvsmError
-from rvsm.experiments.config import make_config
 from rvsm.experiments.evaluate import evaluate_network
 from rvsm.experiments.predict import predict
 from rvsm.experiments.probability import FILE, calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.stream import predict_to_csv
-from rvsm.experiments.train import train
 from rvsm.handwriting.scans import ready as reading
 from tablets import shake, spiral, stand_in
 
@@ -38,9 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("drawn"))
-    config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
-    return train(config, tmp_path_factory.mktemp("runs") / "dense").run_dir
+    return drawn_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """rvsm.handwriting.readers on stand-ins of every layout, and on the real sets where they are."""
 
 import gzip
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 import set_layouts
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import Row, list_images, write_manifest
 from rvsm.handwriting.readers import LAYOUTS, Collection, is_own, layout_of, read
@@ -18,7 +18,6 @@ from rvsm.handwriting.readers.uci import stretch
 from rvsm.handwriting.timed import cut
 from set_layouts import drawing, save
 
-DATA = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 STAND_INS: dict[str, Callable[[Path], Path]] = {
     "parkinsons-drawings": set_layouts.parkinsons_drawings,
     "uci-spirals": set_layouts.uci_spirals,

@@ -1,6 +1,5 @@
 """rvsm.handwriting.recorded: what is taken out of a recording is its tremor and nothing else."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.readers import Collection, read, uci
 from rvsm.handwriting.readers.uci import MM_PER_UNIT
@@ -18,10 +18,7 @@ from rvsm.handwriting.timed import TimedStrokes
 from rvsm.handwriting.tremor import rms
 from tablets import shake, spiral, stand_in, write
 
-UCI = (
-    Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    / "uci-pd-spirals"
-)
+UCI = DATA / "uci-pd-spirals"
 STEADY_MM = 0.02
 """The largest residual of a spiral without tremor that is drawn at 20 mm/s."""
 

@@ -1,6 +1,5 @@
 """rvsm.handwriting.scans: one drawing in every guise gives one image, without paper and print."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 import set_layouts
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.images import fit, read_grey, read_picture
 from rvsm.handwriting.readers import read
@@ -23,8 +23,6 @@ from rvsm.handwriting.scans.template import pen_by_colour, pen_by_registration
 from rvsm.handwriting.scans.verdict import judge
 from scan_pages import make_page, word_images
 from set_layouts import drawing, over_template, ruled_word
-
-DATA = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,7 +1,6 @@
 """rvsm.handwriting.words: real words are cleaned, measured, traced and shaken."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting import datasets, wordfiles
 from rvsm.handwriting.features import global_features
@@ -17,7 +17,7 @@ from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.wordfiles import ruled_lines, usable
 from rvsm.handwriting.words import Words, WordSampler, close_cracks, splat, trace, x_height
 
-DHSD = Path(os.environ.get("RVSM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dhsd"
+DHSD = DATA / "dhsd"
 
 
 def zigzag(small: int = 16, wave: int = 12, letters: int = 8) -> np.ndarray:

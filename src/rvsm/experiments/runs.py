@@ -222,24 +222,21 @@ def start_file(start: str) -> Path:
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Keep a second process out of the folder; the system frees the lock of a killed one."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
+    message = f"Another process is training in {run_dir}; wait for it or name another folder."
+    with (run_dir / ".lock").open("wb") as file, _exclusive(file, message):
         yield
-        return
-    with (run_dir / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Another process is training in {run_dir}; wait for it or name another folder."
-            ) from error
-        yield
+
+
+def locked_file(stream: IO[bytes], name: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep a second process from writing an open file; `name` is what the user knows it as."""
+    return _exclusive(
+        stream, f"Another process is writing {name}: wait for it or name another file."
+    )
 
 
 @contextlib.contextmanager
-def locked_file(stream: IO[bytes], name: Path) -> Iterator[None]:
-    """Keep a second process from writing an open file; `name` is what the user knows it as."""
+def _exclusive(stream: IO[bytes], message: str) -> Iterator[None]:
+    """Hold the lock of an open file, or raise RunError with `message` where another has it."""
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
@@ -248,9 +245,7 @@ def locked_file(stream: IO[bytes], name: Path) -> Iterator[None]:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RunError(
-            f"Another process is writing {name}: wait for it or name another file."
-        ) from error
+        raise RunError(message) from error
     yield
 
 

@@ -49,7 +49,8 @@ def read_omniglot(path: Path) -> list[RecordedCarrier]:
         number, person = _NAME.findall(name)[0]
         if 1 <= int(number) <= len(string.ascii_lowercase):
             writer, text = f"omniglot-{person}", string.ascii_lowercase[int(number) - 1]
-            letters.setdefault((writer, text), Recording(writer, text, _strokes(name, content)))
+            strokes = tuple(path[:, :2].copy() for path in parse_strokes(name, content))
+            letters.setdefault((writer, text), Recording(writer, text, strokes))
     found = recorded(letters[key] for key in sorted(letters))
     if not found:
         raise DataError(
@@ -79,17 +80,24 @@ def _files(path: Path) -> Iterator[tuple[str, str]]:
             ) from None
 
 
-def _strokes(name: str, content: str) -> tuple[Array, ...]:
+def parse_strokes(name: str, content: str) -> list[Array]:
+    """The strokes of a file, (n, 3): x and y as they stand, upwards, and t in milliseconds.
+
+    Raises
+    ------
+    DataError
+        A line is not x,y,t.
+    """
     strokes: list[list[list[float]]] = [[]]
     for line in content.split():
         if line == "BREAK":
             strokes.append([])
         elif line != "START":
             try:
-                x, y, _ = (float(value) for value in line.split(","))
+                x, y, t = (float(value) for value in line.split(","))
             except ValueError:
                 raise DataError(
                     f"{name} holds {line[:40]!r} where x,y,t should be: fetch the set anew."
                 ) from None
-            strokes[-1].append([x, y])
-    return tuple(np.array(points) for points in strokes if points)
+            strokes[-1].append([x, y, t])
+    return [np.array(points) for points in strokes if points]

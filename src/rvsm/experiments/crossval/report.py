@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rvsm import __version__
 from rvsm.atomic import atomic_text
 from rvsm.experiments.crossval.metrics import MEASURES
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
+from rvsm.experiments.report.page import filled
 from rvsm.experiments.report.sections import calming_line
 from rvsm.experiments.report.svg import Axis, Chart, legend_mark, linear_axis
 from rvsm.experiments.report.tables import percent
@@ -62,21 +62,11 @@ def write_report(out: Path, results: Mapping[str, Any]) -> Path:
 
 def render(title: str, results: Mapping[str, Any]) -> str:
     """The page; every word from a file is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("rvsm.experiments.crossval", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (files("rvsm.experiments.report") / "style.css").read_text(encoding="utf-8")
     rows = results["rows"]
     told = [row for row in rows if row["arm"] != "majority"]
     featured = rows[-1]
-    return environment.get_template("template.html.j2").render(
-        style=Markup(style),
+    return filled(
+        "rvsm.experiments.crossval",
         tremor=calming_line(),
         title=title,
         results=results,

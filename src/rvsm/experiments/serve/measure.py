@@ -7,15 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rvsm.experiments.serve.drawing import Array, Drawing
-from rvsm.handwriting.recorded.residual import (
-    RATE_HZ,
-    Piece,
-    bandpassed,
-    peak_hz,
-    pooled_rms,
-    uniform,
-)
-from rvsm.handwriting.timed import unbroken
+from rvsm.handwriting.recorded.residual import peak_hz, pieces, pooled_rms
+from rvsm.handwriting.timed import TimedStrokes
 from rvsm.handwriting.tremor import FREQUENCY_RANGE_HZ
 
 LEAST_S = 1.0
@@ -73,7 +66,8 @@ def measure(drawing: Drawing) -> Measured:
     -------
     Measured
     """
-    parts = _pieces(drawing)
+    strokes = TimedStrokes(tuple(map(rested, drawing.paths)), in_mm=True)
+    parts = pieces(strokes, end_s=END_S, least_s=LEAST_PIECE_S)
     seconds = sum(part.seconds for part in parts)
     if seconds < LEAST_S:
         return Measured(
@@ -88,16 +82,6 @@ def measure(drawing: Drawing) -> Measured:
             rms, None, seconds, "it is strongest below 4 Hz, where plain writing is too"
         )
     return Measured(rms, peak, seconds, "")
-
-
-def _pieces(drawing: Drawing) -> list[Piece]:
-    end = round(END_S * RATE_HZ)
-    found = []
-    for path in map(rested, drawing.paths):
-        for t, xy in unbroken(path[:, 0], path[:, 1:]):
-            if t[-1] - t[0] >= LEAST_PIECE_S + 2 * END_S:
-                found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
-    return found
 
 
 def rested(path: Array) -> Array:

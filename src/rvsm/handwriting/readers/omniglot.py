@@ -19,6 +19,7 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.omniglot import parse_strokes
 from rvsm.handwriting.readers.base import (
     Collection,
     person_row,
@@ -121,19 +122,7 @@ def timed(name: str, content: str) -> TimedStrokes:
     DataError
         A line is not x,y,t.
     """
-    strokes: list[list[list[float]]] = [[]]
-    for line in content.split():
-        if line == "BREAK":
-            strokes.append([])
-        elif line != "START":
-            try:
-                x, y, t = (float(value) for value in line.split(","))
-            except ValueError:
-                raise DataError(
-                    f"{name} holds {line[:40]!r} where x,y,t should be: fetch the set anew."
-                ) from None
-            strokes[-1].append([t / 1000.0, x, y])
-    paths = [np.array(points) for points in strokes if points]
+    paths = [path[:, [2, 0, 1]] / (1000.0, 1.0, 1.0) for path in parse_strokes(name, content)]
     if not paths:
         raise DataError(f"{name} holds no points: fetch the set anew.")
     start = np.array([paths[0][0, 0], 0.0, 0.0])

@@ -44,25 +44,27 @@ class Piece:
         return len(self.residual_mm) / RATE_HZ
 
 
-def pieces(strokes: TimedStrokes) -> list[Piece]:
+def pieces(strokes: TimedStrokes, *, end_s: float = END_S, least_s: float = LEAST_S) -> list[Piece]:
     """Cut a recording and take the tremor out of each piece.
 
     Parameters
     ----------
     strokes : TimedStrokes
         Stamps, however uneven.
+    end_s, least_s : float
+        Thrown away at both ends of a piece, and what it must still last to be kept.
 
     Returns
     -------
     list of Piece
-        Those that last `LEAST_S` after their ends are off; none where the recording is too short.
+        Those that last long enough after their ends are off; none where the recording is too short.
         Of strokes without a scale they are in the recorder's unit.
     """
     found = []
     for t, xy in cut(strokes):
-        if t[-1] - t[0] < LEAST_S + 2 * END_S:
+        if t[-1] - t[0] < least_s + 2 * end_s:
             continue
-        end = round(END_S * RATE_HZ)
+        end = round(end_s * RATE_HZ)
         found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
     return found
 
