@@ -16,6 +16,7 @@ from rvsm.errors import RuleError
 from rvsm.groups import NM, Elements, Filters, InputChannels
 from rvsm.optim import RVSM, Budget, Rule
 from rvsm.optim.budget import apportion, choose
+from rvsm.optim.clear import clear_thresholds
 from rvsm.optim.nearest import groups_of
 from rvsm.optim.units import Ruled, Unit
 from rvsm.penalties import L0, L1, L1MinusL2, TransformedL1
@@ -112,15 +113,25 @@ def test_thresholds_without_masks_make_the_same_choice(data):
         for i, n in enumerate(counts)
     ]
     values = data.draw(st.permutations(range(1, sum(counts) + 1)))
-    norms = list(torch.tensor(values).double().split(counts))
-    budget = Budget(floor=data.draw(st.sampled_from([None, 0, 1, 3, 0.2])))
-    k = data.draw(st.integers(1, sum(counts)))
-    assume(k <= sum(counts) - sum(map(budget.least, units)))
-    found = choose(budget, units, norms, k, masks=False)
-    expected = chosen_by_loop(budget, units, norms, k)
-    for chosen, norm, zero in zip(found, norms, expected, strict=True):
-        mask, t = chosen or (None, torch.zeros(()))
-        assert torch.equal(norm <= t if mask is None else mask, zero)
+    signs = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=sum(counts),
+                                            max_size=sum(counts)))).double()  # fmt: skip
+    ws = list((torch.tensor(values) * signs).split(counts))
+    norms = [w.abs() for w in ws]
+    layout = data.draw(st.sampled_from(["threshold", "uniform", "erk"]))
+    budget = Budget(floor=data.draw(st.sampled_from([None, 0, 1, 3, 0.2])), layout=layout)
+    near = {}
+    for _ in range(2):  # the second time with what the first has left
+        k = data.draw(st.integers(0, sum(counts)))
+        assume(k <= sum(counts) - sum(map(budget.least, units)))
+        found = clear_thresholds(budget, units, ws, k, 32, near)
+        assert found is not None
+        if layout == "threshold":
+            expected = chosen_by_loop(budget, units, norms, k)
+        else:
+            chosen = choose(budget, units, norms, k)
+            expected = [n < 0 if c is None else c[0] for c, n in zip(chosen, norms, strict=True)]
+        for t, norm, zero in zip(found, norms, expected, strict=True):
+            assert torch.equal(norm <= (0 if t is None else t), zero)
 
 
 @given(st.data())
@@ -270,14 +281,15 @@ def test_the_default_floor_gives_way_to_the_target():
 @pytest.mark.parametrize("floor", [None, 1])
 def test_a_floor_that_asks_for_nothing_selects_once(floor, monkeypatch):
     from rvsm.optim import budget as module
+    from rvsm.optim import clear
 
     selections = []
 
     def spy(select):
         return lambda *given: selections.append(1) or select(*given)
 
-    for name in ("smallest_of", "clear_threshold"):
-        monkeypatch.setattr(module, name, spy(getattr(module, name)))
+    for where, name in ((module, "smallest_of"), (clear, "clear_threshold")):
+        monkeypatch.setattr(where, name, spy(getattr(where, name)))
     rules = [Rule("*.weight", L0(), sparsity=0.8)]
     RVSM(sgd(MLP.build()[0]), rules, budget=Budget("global", floor=floor)).zeros()
     assert len(selections) == 1

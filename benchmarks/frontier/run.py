@@ -31,6 +31,7 @@ from benchmarks.frontier.data import Folders  # noqa: E402
 from benchmarks.frontier.store import Store  # noqa: E402
 from benchmarks.frontier.work import Worker, listing, pending_of  # noqa: E402
 from rvsm.errors import ConfigError, RvsmError  # noqa: E402
+from rvsm.experiments.pages import keep_pages  # noqa: E402
 
 RESULTS = HERE / "results"
 QUICK = ROOT / "runs" / "frontier-quick"
@@ -72,6 +73,7 @@ def main(words: list[str] | None = None) -> None:
         several(words, asked.workers)
     else:
         torch.set_num_threads(1)
+        keep_pages()
         worker = Worker(
             store, folders, device=asked.device, only=asked.only, minutes=asked.minutes, tell=tell
         )

@@ -103,6 +103,7 @@ def crossval(
     from rvsm.experiments.crossval import ARMS, Settings
     from rvsm.experiments.crossval import crossval as study
     from rvsm.experiments.gather import NOTICE
+    from rvsm.experiments.pages import keep_pages
 
     given: dict[str, Any] = {
         "methods": None if method is None else tuple(m.value for m in method),
@@ -127,6 +128,7 @@ def crossval(
         network=read_assignments(set_),
         **{name: value for name, value in given.items() if value is not None},
     )
+    keep_pages()
     with Bars() as bars:
         results = study(data, out, settings, progress=bars)
     print_results(results)

@@ -79,6 +79,7 @@ def train(
       rvsm train --config small.toml --out runs/small --set splitting.grad_at=u
       tensorboard --logdir runs
     """
+    from rvsm.experiments.pages import keep_pages
     from rvsm.experiments.train import train as run_training
 
     settings = _config(config, data, method, seed, epochs, start)
@@ -88,6 +89,7 @@ def train(
             "A dense network has no penalty: leave out --sparsity, --lam and --beta, or choose "
             "another --method."
         )
+    keep_pages()
     with Bars() as bars:
         finished = run_training(settings, out, resume=resume, progress=bars)
     print_result(str(finished.run_dir), finished.result)

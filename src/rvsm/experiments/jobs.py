@@ -22,11 +22,6 @@ from rvsm.bars import progress_bars
 from rvsm.errors import RunError
 
 _SHOWN_EVERY_S = 0.2
-# glibc gives the pages of every large tensor back and asks for them again: a tenth of a step.
-_KEEP_PAGES = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,6 @@ class _Worker:
                     stderr=errors,
                     text=True,
                     env={
-                        **_KEEP_PAGES,
                         **os.environ,
                         "OMP_NUM_THREADS": "1",
                         "MKL_NUM_THREADS": "1",

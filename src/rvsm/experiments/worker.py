@@ -18,10 +18,12 @@ from typing import Any
 
 from rvsm.atomic import atomic_text
 from rvsm.errors import RvsmError
+from rvsm.experiments.pages import keep_pages
 
 
 def main() -> None:
     """Do the jobs as they come; an error a user can cause is told and ends only its job."""
+    keep_pages()
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     while True:

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rvsm.errors import RuleError
-from rvsm.groups import Elements
 from rvsm.optim.checks import is_number, is_steps
 from rvsm.optim.distributed import is_sharded
 from rvsm.optim.floor import holds, spare
-from rvsm.optim.targets import clear_threshold, smallest_of
+from rvsm.optim.targets import smallest_of
 from rvsm.optim.units import Unit
 
 
@@ -129,9 +127,7 @@ def choose(
     units: Sequence[Unit],
     norms: Sequence[Tensor],
     k: int,
-    *,
-    masks: bool = True,
-) -> list[tuple[Tensor | None, Tensor] | None]:
+) -> list[tuple[Tensor, Tensor] | None]:
     """Choose exactly `k` groups to be zero, ties broken by position.
 
     Parameters
@@ -144,8 +140,11 @@ def choose(
         Flat, one for each unit; inf where a group must stay.
     k : int
         Zeros over all units.
-    masks : bool
-        Say which groups are zero even where the threshold alone says it.
+    roundings : int, optional
+        Where the first survivor lies so far above the threshold, that alone says which groups are
+        zero. By default a mask always says it.
+    near : Nears, optional
+        Where thresholds lay when these units last shared a target; kept up to date.
 
     Returns
     -------
@@ -162,17 +161,13 @@ def choose(
     check_reachable(budget, units, k)
     default, budget = budget.floor is None, budget.at_target(units, k)
     if budget.layout != "threshold":
-        shares = _shares(budget, units, k)
+        shares = shares_of(budget, units, k)
         return [
-            None if own == 0 else _one(unit, norm, own, masks)
+            None if own == 0 else _one(norm, own)
             for unit, norm, own in zip(units, norms, shares, strict=True)
         ]
     if k == 0:
         return [None] * len(units)
-    if not masks and budget.scale == "none":
-        thresholds = _clear_thresholds(budget, units, norms, k)
-        if thresholds is not None:
-            return [(None, t) for t in thresholds]
     divisors = [budget.divisor(unit, norm) for unit, norm in zip(units, norms, strict=True)]
     most = [unit.count - budget.least(unit) for unit in units]
     bound = [n < min(unit.reachable, k) for unit, n in zip(units, most, strict=True)]
@@ -200,48 +195,6 @@ def choose(
     ]
 
 
-def _clear(units: Sequence[Unit], norms: Sequence[Tensor], k: int) -> Tensor | None:
-    """Return the threshold that alone marks `k` single weights, if there is one."""
-    single = all(isinstance(groups, Elements) for unit in units for groups in unit.groups)
-    return clear_threshold(norms, k) if single else None
-
-
-def _clear_thresholds(
-    budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int
-) -> list[Tensor] | None:
-    """Return for each unit the threshold that alone marks its zeros, if all have one.
-
-    A unit that would fall below its floor keeps its largest: its threshold is the largest of the
-    others, and the rest of the zeros is shared out among the other units.
-    """
-    free, own = list(range(len(units))), dict[int, Tensor]()
-    while free:
-        t = _clear([units[i] for i in free], [norms[i] for i in free], k)
-        if t is None:
-            return None
-        short = [i for i in free if not _keeps_floor(budget, units[i], norms[i], t)]
-        if not short:
-            own |= dict.fromkeys(free, t)
-            break
-        for i in short:
-            most = units[i].count - budget.least(units[i])
-            limit = _clear([units[i]], [norms[i]], most) if most > 0 else None
-            if limit is None:
-                return None
-            own[i] = limit
-            k -= most
-        free = [i for i in free if i not in own]
-    return [own[i] for i in range(len(units))]
-
-
-def _keeps_floor(budget: Budget, unit: Unit, norms: Tensor, t: Tensor) -> bool:
-    """Say whether more than `t` are as many groups of a unit as it must keep; on the CPU."""
-    least = budget.least(unit)
-    if least <= 1:
-        return least == 0 or bool(norms.amax() > t)
-    return int(np.count_nonzero(norms.numpy() > t.numpy())) >= least
-
-
 def _by_threshold(
     norms: Sequence[Tensor], divisors: Sequence[float | Tensor], k: int
 ) -> list[tuple[Tensor, Tensor]]:
@@ -254,10 +207,8 @@ def _by_threshold(
     ]
 
 
-def _one(unit: Unit, norms: Tensor, k: int, masks: bool = True) -> tuple[Tensor | None, Tensor]:
+def _one(norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Choose `k` groups of a single unit."""
-    if not masks and (t := _clear([unit], [norms], k)) is not None:
-        return None, t
     found, t = smallest_of([norms], k)
     return found[0], t
 
@@ -268,7 +219,7 @@ def _divided(norms: Tensor, by: float | Tensor) -> Tensor:
     return (norms.float() if norms.element_size() < 4 else norms) / by
 
 
-def _shares(budget: Budget, units: Sequence[Unit], k: int) -> tuple[int, ...]:
+def shares_of(budget: Budget, units: Sequence[Unit], k: int) -> tuple[int, ...]:
     """Return how many groups of each unit are zero under a fixed layout."""
     counts = tuple(unit.count for unit in units)
     weights = tuple(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rvsm.groups import Elements, Groups
 from rvsm.groups.partition import scaled
@@ -47,7 +48,7 @@ class Level:
         """Write u of `w` into `target`, which may be `w` itself."""
         for into, piece, zero in self._pieces(target, w):
             # Adding 0 takes the sign from zeros, which files would otherwise keep as values.
-            into.copy_(self.mapped(piece, zero)).add_(0)
+            torch.add(self.mapped(piece, zero), 0, out=into)
 
     def add_distance(
         self, target: Tensor, w: Tensor, factor: float, *, summed: bool = False
@@ -80,23 +81,35 @@ class Level:
     def _pieces(self, target: Tensor, w: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield matching pieces of `target`, `w` and the elements to zero."""
         zero = None if self.zero is None else self.groups.spread(self.zero, w)
-        whole = (
-            w.numel() <= _PIECE
-            or w.device.type != "cpu"
-            or not (isinstance(self.groups, Elements) and separable(self.penalty))
-            or self.scale is not None
-            or not (w.is_contiguous() and target.is_contiguous())
+        whole = self.scale is not None or not (
+            isinstance(self.groups, Elements) and separable(self.penalty)
         )
         if whole:
             yield target, w, zero
-            return
-        for start in range(0, w.numel(), _PIECE):
-            piece = slice(start, start + _PIECE)
-            yield (
-                target.view(-1)[piece],
-                w.view(-1)[piece],
-                None if zero is None else zero.view(-1)[piece],
-            )
+        elif zero is None:
+            for into, piece in pieces(target, w):
+                yield into, piece, None
+        else:
+            yield from cast("Iterator[tuple[Tensor, Tensor, Tensor]]", pieces(target, w, zero))
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield matching pieces of tensors of one shape, small enough for the cache.
+
+    The tensors themselves where nothing is gained or they cannot be cut: small ones, other
+    devices, strides, subclasses such as sharded ones.
+    """
+    size = tensors[0].numel()
+    if size <= _PIECE or not all(map(_cuts, tensors)):
+        yield tensors
+        return
+    flat = [t.view(-1) for t in tensors]
+    for start in range(0, size, _PIECE):
+        yield tuple(t[start : start + _PIECE] for t in flat)
+
+
+def _cuts(t: Tensor) -> bool:
+    return type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.is_contiguous()
 
 
 def _no_smaller_than_its_type(u: Tensor, w: Tensor) -> Tensor:

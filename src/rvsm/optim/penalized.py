@@ -10,16 +10,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.groups import Elements
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, choose
 from rvsm.optim.checks import check_number, check_share, is_steps
+from rvsm.optim.clear import Nears, clear_thresholds
 from rvsm.optim.level import Level
 from rvsm.optim.nearest import check_target_of, groups_of
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import RuledOptimizer
 from rvsm.optim.strength import check_target, mu_beside
 from rvsm.optim.units import Ruled, Unit
-from rvsm.penalties.base import Penalty, separable
+from rvsm.penalties.base import Penalty, roundings, separable
+
+_BELOW = 16
+"""Roundings by which a map's threshold lies below that of a mask."""
 
 
 class PenalizedOptimizer(RuledOptimizer):
@@ -48,11 +53,14 @@ class PenalizedOptimizer(RuledOptimizer):
         budget: Literal["rule", "global", "parameter"] | Budget,
         named_parameters: Iterable[tuple[str, Tensor]] | None,
     ) -> None:
-        self.warmup = warmup
+        self.warmup, self._near = warmup, Nears()
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(base, rules, named_parameters)
         for rule in self.rules:
             _warn_of_a_jump(rule, warmup)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__({**state, "_near": Nears()})
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -95,14 +103,27 @@ class PenalizedOptimizer(RuledOptimizer):
             numbers = self._numbers(unit.lead)
             if unit.lead not in xs or "lam" not in numbers:
                 continue
-            check_number(f"{unit} in param_groups: lam", numbers["lam"])
-            lam = numbers["lam"] * self._share(unit.lead)
+            lam = self._lam(unit)
             if lam != 0 and (mu := self._mu(unit.lead, lam)) != 0:
                 penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
                 levels.update(unit.levels(penalty, [xs[r] for r in unit.members], mu))
         for pool in self._pools([unit for unit in self._units if unit.lead in xs]):
             levels.update(self._exact_levels(pool, xs))
         return {r: distributed.level_of(level, xs[r]) for r, level in levels.items()}
+
+    def _lam(self, unit: Unit) -> float:
+        """Return the lam in force after the steps taken."""
+        lam = self._numbers(unit.lead)["lam"]
+        check_number(f"{unit} in param_groups: lam", lam)
+        return lam * self._share(unit.lead)
+
+    def _check_strengths(self) -> None:
+        """Raise RuleError where the strengths in force cannot be met, without computing a level."""
+        for unit in self._units:
+            if "lam" in self._numbers(unit.lead):
+                self._mu(unit.lead, self._lam(unit))
+        for pool in self._pools(self._units):
+            check_target_of(self.budget, pool, [self._target(unit.lead) for unit in pool])
 
     def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
         """Return the units that meet a target together."""
@@ -120,19 +141,44 @@ class PenalizedOptimizer(RuledOptimizer):
             return {}
         own = [[xs[r] for r in unit.members] for unit in pool]
         penalties = [cast(Penalty, self.rules[unit.lead.rule].penalty) for unit in pool]
+        clear = self._clear_levels(pool, own, penalties, shares)
+        if clear is not None:
+            return clear
         norms = [
             unit.norms(penalty, x) for unit, penalty, x in zip(pool, penalties, own, strict=True)
         ]
         if (k := groups_of(self.budget, pool, norms, shares)) == 0:
             return {}
-        masks = self._masks or not all(map(separable, penalties))
-        found = choose(self.budget, pool, norms, k, masks=masks)
-        levels: dict[Ruled, Level] = {}
+        found, levels = choose(self.budget, pool, norms, k), dict[Ruled, Level]()
         for unit, x, penalty, chosen in zip(pool, own, penalties, found, strict=True):
             if chosen is not None:
                 zero, t = chosen
-                mu = mu_beside(penalty, t, above=zero is None)
-                levels.update(unit.levels(penalty, x, mu, zero))
+                levels.update(unit.levels(penalty, x, mu_beside(penalty, t, -_BELOW), zero))
+        return levels
+
+    def _clear_levels(
+        self,
+        pool: Sequence[Unit],
+        own: Sequence[Sequence[Tensor]],
+        penalties: Sequence[Penalty],
+        shares: Sequence[float],
+    ) -> dict[Ruled, Level] | None:
+        """Return the same levels, all without a mask; None where one is needed."""
+        if self._masks or not all(map(separable, penalties)) or not all(map(_single, pool)):
+            return None
+        k = round(sum(s * unit.count for s, unit in zip(shares, pool, strict=True)))
+        ws = [
+            unit.norms(penalty, x) if distributed.is_sharded(x[0]) else x[0]
+            for unit, penalty, x in zip(pool, penalties, own, strict=True)
+        ]
+        apart = max(map(roundings, penalties))
+        thresholds = clear_thresholds(self.budget, pool, ws, k, apart, self._near)
+        if thresholds is None:
+            return None
+        levels: dict[Ruled, Level] = {}
+        for unit, x, penalty, t in zip(pool, own, penalties, thresholds, strict=True):
+            if t is not None:
+                levels.update(unit.levels(penalty, x, mu_beside(penalty, t, apart // 2)))
         return levels
 
     def _check_units(self, units: Sequence[Unit]) -> None:
@@ -157,6 +203,11 @@ class PenalizedOptimizer(RuledOptimizer):
             raise RuleError(
                 f"{unit} is sharded, where a budget knows neither scale nor floor; leave them out."
             )
+
+
+def _single(unit: Unit) -> bool:
+    """Say whether what a unit cuts are the weights of one parameter, each by itself."""
+    return len(unit.groups) == 1 and isinstance(unit.groups[0], Elements)
 
 
 def _warn_of_a_jump(rule: Rule, warmup: int) -> None:

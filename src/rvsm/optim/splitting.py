@@ -14,7 +14,7 @@ from rvsm.errors import RuleError
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, check_choice
 from rvsm.optim.compiled import Mapper
-from rvsm.optim.level import Level, distance_squared
+from rvsm.optim.level import Level, distance_squared, pieces
 from rvsm.optim.rule import Rule
 from rvsm.optim.sparse import SparseOptimizer, Writer
 from rvsm.optim.strength import check_subgradient, critical
@@ -157,15 +157,17 @@ class RVSM(SparseOptimizer):
 
     def _prepare(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
-        levels = self._current()  # first: what it refuses must find everything as it was
-        shown = self._hide_u() if self.grad_at == "u" else {}
+        # First: what it refuses must find everything as it was.
+        levels = {} if self._all_shown() else self._current()
+        if self.grad_at == "u":
+            self._hide_u()
         totals: dict[Ruled, float | None] = {}
         for unit in self._units:
             self._add_subgradient(unit)
             for r in unit.members:
                 # Without a level u = w: not a single operation, so the base's step bit for bit.
                 if r in levels and self._parameter(r).grad is not None:
-                    totals[r] = self._add_coupling(r, levels[r], shown.get(r))
+                    totals[r] = self._add_coupling(r, levels[r])
         if self._sums:
             for r in self._ruled:
                 self._check_finite(r, totals.get(r))
@@ -182,18 +184,32 @@ class RVSM(SparseOptimizer):
             if p.grad is not None:
                 p.grad.add_(slope, alpha=self._sign(r) * lam2)
 
-    def _add_coupling(self, r: Ruled, level: Level, shown: Tensor | None) -> float | None:
-        """Add ``beta (w - u)``, with the u that was shown if there is one.
+    def _all_shown(self) -> bool:
+        """Say whether every parameter shows its u, so that none has to be computed for a step.
+
+        Raises
+        ------
+        RuleError
+            If the strengths in force cannot be met.
+        """
+        if self.grad_at == "w" or not all(self._shown(r) for r, _ in self._split()):
+            return False
+        self._check_strengths()
+        return True
+
+    def _factor(self, r: Ruled) -> float:
+        """Return what ``w - u`` is multiplied by before the gradient or the weights take it."""
+        if self.coupling == "decoupled":
+            return -float(self.param_groups[r.group]["lr"]) * self._beta(r)
+        return self._sign(r) * self._beta(r)
+
+    def _add_coupling(self, r: Ruled, level: Level) -> float | None:
+        """Add ``beta (w - u)`` where the parameter holds w.
 
         Returns the sum of the gradient with it, where that comes at no cost.
         """
-        p = self._parameter(r)
-        target, factor = cast(Tensor, p.grad), self._sign(r) * self._beta(r)
-        if self.coupling == "decoupled":
-            target, factor = p, -self.param_groups[r.group]["lr"] * self._beta(r)
-        if shown is not None:
-            target.add_((p - shown).mul_(factor))
-            return None
+        p, factor = self._parameter(r), self._factor(r)
+        target = p if self.coupling == "decoupled" else cast(Tensor, p.grad)
         summed = self._sums and p.device.type == "cpu" and not distributed.is_sharded(p)
         total = self._map(level, target, p, factor, summed=summed)
         return total if summed else None
@@ -202,11 +218,24 @@ class RVSM(SparseOptimizer):
         """Return the strength of the second penalty in force after the steps taken."""
         return self._numbers(unit.lead).get("lam2", 0.0) * self._share(unit.lead)
 
-    def _hide_u(self) -> dict[Ruled, Tensor]:
-        """Let the parameters hold the stored w again; return the u they held."""
-        shown = {r: p.clone() for r, p in self._split() if self._shown(r)}
-        self._unveil()
-        return shown
+    def _hide_u(self) -> None:
+        """Let the parameters hold the stored w again, and add the coupling to the u they held.
+
+        In their own memory, since fresh one would cost page faults, and in pieces.
+        """
+        for r, p in self._split():
+            w = self._kept(r, self._hidden)
+            if w is None:
+                continue
+            factor = -self._factor(r)
+            if p.grad is None:
+                p.copy_(w)
+            elif self.coupling == "decoupled":
+                p.sub_(w).mul_(factor).add_(w)
+            else:
+                for grad, u, piece in pieces(p.grad, p, w):
+                    grad.add_(u.sub_(piece), alpha=factor)
+                    u.copy_(piece)
 
     def _conclude(self) -> None:
         """Store w, which the parameters hold after the base's step, and let them hold u."""

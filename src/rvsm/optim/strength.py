@@ -13,18 +13,18 @@ from rvsm.errors import RuleError
 from rvsm.groups import critical_mu
 from rvsm.optim import distributed
 from rvsm.optim.rule import Rule
+from rvsm.optim.targets import rounding
 from rvsm.optim.units import Unit
 from rvsm.penalties.base import Penalty
 
 
-def mu_beside(penalty: Penalty, t: Tensor, *, above: bool) -> float | Tensor:
-    """Return the mu whose threshold lies a few roundings above or below `t`, a 0-d tensor.
+def mu_beside(penalty: Penalty, t: Tensor, roundings: int) -> float | Tensor:
+    """Return the mu whose threshold lies some roundings above `t`, a 0-d tensor, or below.
 
     Above, it zeroes what an exact target asks for, where nothing else lies near t. Below, a mask
     decides, and the map's own threshold must not zero what ties with t and survives.
     """
-    aside = 16 * max(torch.finfo(t.dtype if t.element_size() >= 4 else torch.float32).eps, 1e-13)
-    beside = t.double() * (1 + aside if above else 1 - aside)
+    beside = t.double() * (1 + roundings * rounding(t.dtype))
     if beside.device.type != "cpu":
         return penalty.mu_for_threshold(beside)  # without waiting for the device
     return penalty.mu_for_threshold(float(beside))

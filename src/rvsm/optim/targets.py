@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rvsm.optim.distributed import is_sharded, smallest_of_shards
@@ -30,49 +28,13 @@ def smallest_of(norms: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     return list(torch.split(mask, [x.numel() for x in flat])), threshold
 
 
-_CLEAR = 32
-"""Roundings by which the first survivor must lie above a threshold that says it all.
+def rounding(dtype: torch.dtype) -> float:
+    """Return the relative rounding of thresholds of a type.
 
-Of float64 at least 1e-13 each: penalties invert their thresholds in that type.
-"""
-
-
-def clear_threshold(norms: Sequence[Tensor], k: int) -> Tensor | None:
-    """Return the k-th smallest of all `norms` where comparing with it marks exactly `k`.
-
-    None where the next lies too near for a penalty's threshold to come between, where the k-th is
-    0, or where it cannot be known without waiting for a device.
-
-    Parameters
-    ----------
-    norms : sequence of Tensor
-        Numbers >= 0 without NaN, of one type.
-    k : int
-        At least 1.
+    Of float64 at least 1e-13: penalties invert their thresholds in that type; of half precision
+    that of float32, in which it is mapped.
     """
-    dtype = norms[0].dtype
-    if dtype not in (torch.float32, torch.float64) or any(
-        x.device.type != "cpu" or x.dtype != dtype or is_sharded(x) for x in norms
-    ):
-        return None
-    flat = [x.numpy().reshape(-1) for x in norms]
-    t, following = _one_survives(flat[0]) if [k + 1] == [*map(len, flat)] else _around(flat, k)
-    if t == 0 or following <= t * (1 + _CLEAR * max(np.finfo(t.dtype).eps, 1e-13)):
-        return None
-    return torch.as_tensor(t)
-
-
-def _around(flat: Sequence[NDArray[Any]], k: int) -> tuple[Any, Any]:
-    """Return the k-th smallest number and the next."""
-    together = np.concatenate(flat)
-    together.partition(k - 1)
-    return together[k - 1], together[k:].min(initial=np.inf)
-
-
-def _one_survives(x: NDArray[Any]) -> tuple[Any, Any]:
-    """Return the two largest numbers, the largest last, without selecting: 0.1 ms for 400,000."""
-    i = x.argmax()
-    return max(x[:i].max(initial=0), x[i + 1 :].max(initial=0)), x[i]
+    return max(torch.finfo(dtype if dtype.itemsize >= 4 else torch.float32).eps, 1e-13)
 
 
 def smallest(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,12 @@ from rvsm.optim.rule import Rule
 from rvsm.penalties.base import Penalty, separable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ruled:
-    """Where a ruled parameter stands in param_groups, and the index of its rule."""
+    """Where a ruled parameter stands in param_groups, and the index of its rule.
+
+    Equal to itself alone: hashed hundreds of times a step.
+    """
 
     name: str
     rule: int

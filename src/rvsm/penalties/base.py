@@ -22,7 +22,9 @@ class Penalty(Protocol):
     from this one. Penalties hold parameters, never state.
 
     A penalty that looks at the tensor as a whole says so with an attribute ``separable = False``,
-    and is never handed a piece of one.
+    and is never handed a piece of one. One whose map compares with its threshold and keeps or
+    subtracts, so that no rounding of a formula decides who survives, says ``sharp = True``: exact
+    targets then look for fewer ties.
     """
 
     def value(self, x: Tensor) -> Tensor:
@@ -65,6 +67,14 @@ def checked(name: str, number: Scalar) -> Scalar:
 def separable(penalty: Penalty) -> bool:
     """Return whether `penalty` acts on every element by itself."""
     return bool(getattr(penalty, "separable", True))
+
+
+def roundings(penalty: Penalty) -> int:
+    """Return how far above the last zeroed magnitude a weight lies that is sure to survive.
+
+    In roundings of its type, with a threshold halfway.
+    """
+    return 4 if getattr(penalty, "sharp", False) else 32
 
 
 def either(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Scalar:

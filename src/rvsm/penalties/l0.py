@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class L0:
     >>> L0().prox(torch.tensor([0.5, 1.0, -2.0]), mu=0.5)
     tensor([ 0.,  0., -2.])
     """
+
+    sharp: ClassVar[bool] = True
 
     def value(self, x: Tensor) -> Tensor:
         """Return the number of nonzero elements; its derivative is zero wherever it exists."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class L1:
     >>> L1().prox(torch.tensor([0.5, 1.0, -2.0]), mu=0.5)
     tensor([ 0.0000,  0.5000, -1.5000])
     """
+
+    sharp: ClassVar[bool] = True
 
     def value(self, x: Tensor) -> Tensor:
         """Return the sum of absolute values."""
