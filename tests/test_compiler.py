@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 import rvsm
 from networks import NETWORKS, network
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler import runtime, tune
+from rvsm.deploy.compiler import build, runtime, tune
 from rvsm.deploy.compiler.build import find_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import FEWEST, LANES, LANES_OF_VECTORS, write
@@ -341,9 +343,51 @@ def test_a_compiler_that_fails(
     compiler.chmod(0o700)
     monkeypatch.setenv("CC", str(compiler))
     before = sorted(private_cache.iterdir())
-    with pytest.raises(CompilerError, match="failed: error: no"):
+    with pytest.raises(CompilerError, match=r"failed \(error: no\); name another compiler"):
         rvsm.compile(*network("mlp"))
     assert sorted(private_cache.iterdir()) == before
+
+
+def test_compilers_that_say_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_cache: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    for does, says in (
+        ("echo 'cc: Fehler' >&2; exit 1", r"failed \(cc: Fehler\)"),
+        ("exit 1", r"failed \(it gives no reason\); name another compiler in the variable CC\.$"),
+        ("exit 0", "says it succeeded and wrote nothing; name another"),
+    ):
+        compiler.write_text(f"#!/bin/sh\ncase $1 in --version) exit 0;; esac\n{does}\n")
+        compiler.chmod(0o700)
+        monkeypatch.setenv("CC", str(compiler))
+        before = sorted(private_cache.iterdir())
+        with pytest.raises(CompilerError, match=says):
+            rvsm.compile(*network("mlp"), tune=False)
+        assert sorted(private_cache.iterdir()) == before
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVSM_CACHE", str(tmp_path / "cache"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    build._openmp(find_compiler() or "")  # remembered from before
+    with pytest.raises(CompilerError, match=r"read-only: .* The variable RVSM_CACHE names another"):
+        rvsm.compile(*network("mlp"), tune=False)
+
+
+def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVSM_CACHE", str(tmp_path / "cache"))
+    library = rvsm.compile(*network("mlp"), tune=False).library
+    assert library is not None
+    other = tmp_path / "other"  # a library that is loaded is not read again
+    other.mkdir(mode=0o700)
+    (other / library.name).write_bytes(b"\x7fELF")
+    monkeypatch.setenv("RVSM_CACHE", str(other))
+    with pytest.raises(CompilerError, match=r"\.so cannot be loaded \(file too short\): delete it"):
+        rvsm.compile(*network("mlp"), tune=False)
 
 
 def test_without_a_compiler_pytorch_computes_and_it_is_said_once(
