@@ -244,12 +244,28 @@ def test_nan_and_infinity_go_through() -> None:
         (np.zeros((1, 13)), "float64"),
         (np.zeros((), np.float32), r"float32 \(\)"),
         ([0.0], "not a list"),
+        (torch.zeros(1, 13).to_sparse(), r"the input is sparse_coo; convert it with \.to_dense"),
     ],
 )
 def test_wrong_inputs(images: Any, says: str) -> None:
     fast = rvsm.compile(*network("mlp"), tune=False)
     with pytest.raises(RvsmError, match=says):
         fast(images)
+
+
+def test_arrays_that_c_cannot_read_or_write() -> None:
+    model, example = network("mlp")
+    fast = rvsm.compile(model, example, tune=False)
+    images = np.random.default_rng(0).random((3, 13), dtype=np.float32)
+    odd = np.zeros(images.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(3, 13)
+    odd[...] = images
+    assert not odd.flags.aligned
+    assert np.array_equal(fast(odd), fast(images))
+    fixed = np.empty_like(fast(images))
+    fixed.flags.writeable = False
+    for given, result in ((images, fixed), (odd, np.empty_like(fixed)), (torch.tensor(odd), fixed)):
+        with pytest.raises(RvsmError, match="bind takes"):
+            fast.bind(given, result)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_compiled() -> None:
@@ -260,8 +276,9 @@ def test_what_cannot_be_compiled() -> None:
         broken.weight[0, 0] = float("nan")
     with pytest.raises(RvsmError, match=r"weight holds weights that are infinite"):
         rvsm.compile(broken, torch.zeros(1, 3))
-    with pytest.raises(RvsmError, match="threads is 0"):
-        rvsm.compile(nn.Linear(3, 2), torch.zeros(1, 3), threads=0)
+    for threads, shown in ((0, "0"), (1.5, "1.5"), ("2", "'2'")):
+        with pytest.raises(RvsmError, match=f"threads is {shown}; give a whole number"):
+            rvsm.compile(nn.Linear(3, 2), torch.zeros(1, 3), threads=threads)  # type: ignore[arg-type]
 
 
 def test_a_library_is_built_once(private_cache: Path) -> None:
@@ -407,6 +424,13 @@ def test_without_a_compiler_pytorch_computes_and_it_is_said_once(
         torch.testing.assert_close(slow(example), model(example))
     with pytest.raises(RvsmError, match="float32 inputs"):
         slow(example[:, 1:])
+    fixed = example.numpy().copy()
+    fixed.flags.writeable = False
+    assert np.array_equal(slow(fixed), slow(example).numpy())  # and torch does not warn
+    monkeypatch.setattr(runtime, "_said", threading.Event())
+    monkeypatch.setenv("CC", "gcc -O1")
+    with pytest.warns(RuntimeWarning, match="CC names 'gcc -O1', and there is no such program"):
+        rvsm.compile(model, example)
 
 
 def test_a_name_that_is_none() -> None:
