@@ -81,6 +81,18 @@ def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
     assert single["workspace_bytes"] < 0.2 * told["workspace_bytes"]
 
 
+def test_a_c_file_that_fails_leaves_no_header(tmp_path: Path) -> None:
+    (tmp_path / "net.c").mkdir()
+    with pytest.raises(RvsmError, match="it is a folder"):
+        export_c(*network("mlp"), tmp_path / "net.c")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.c"]
+    (tmp_path / "net.c").rmdir()
+    (tmp_path / "net.h").mkdir()
+    with pytest.raises(RvsmError, match="it is a folder"):
+        export_c(*network("mlp"), tmp_path / "net.c")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
+
+
 def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     rvsm.save({"weight": torch.ones(3, 3)}, path)

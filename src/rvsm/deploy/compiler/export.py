@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rvsm.atomic import atomic_write
-from rvsm.deploy.compiler.build import find_compiler
+from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
 from rvsm.deploy.compiler.tune import fastest
@@ -110,15 +110,16 @@ def export_c(
         compiler = find_compiler()
         if compiler is None:
             raise CompilerError(
-                "No C compiler was found to time with (cc, gcc, clang or the variable CC): install "
-                "one, or export without tuning."
+                f"{no_compiler()}: install one to time with, or let CC name one without options, "
+                "or export without tuning."
             )
         chosen = fastest(source.layers, source.code, compiler)
         source = write(program, name, chosen, batched)
     header = path.with_suffix(".h")
-    for file, text in ((header, source.header), (path, source.code)):
-        with atomic_write(file) as stream:
-            stream.write(text.encode())
+    with atomic_write(header) as declared, atomic_write(path) as defined:
+        declared.write(source.header.encode())
+        declared.flush()  # a disk that is full leaves both files as they were
+        defined.write(source.code.encode())
     parameters = list(model.parameters())
     return CAccount(
         path=path,
