@@ -179,6 +179,18 @@ def test_a_wrong_example(example: Any, says: str) -> None:
         trace(nn.Linear(4, 2), example)
 
 
+def test_nothing_is_printed_of_what_cannot_be_traced(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedLayer, match="must not depend on the values of its input"):
+        trace(Depends(), torch.ones(1, 3))
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("model", [{"weight": torch.ones(2, 3)}, F.relu, "net.safetensors"])
+def test_what_is_no_module(model: Any) -> None:
+    with pytest.raises(RvsmError, match="is no module: give the network itself"):
+        trace(model, torch.ones(1, 3))
+
+
 def test_weights_that_are_no_numbers_are_traced() -> None:
     model = nn.Linear(4, 2)
     nn.init.constant_(model.weight[0, 0], float("nan"))
