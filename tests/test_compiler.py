@@ -276,6 +276,12 @@ def test_what_cannot_be_compiled() -> None:
         broken.weight[0, 0] = float("nan")
     with pytest.raises(RvsmError, match=r"weight holds weights that are infinite"):
         rvsm.compile(broken, torch.zeros(1, 3))
+    large = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    with torch.no_grad():
+        large[0].weight.fill_(1e38)
+        large[1].weight.fill_(1e10)
+    with pytest.raises(RvsmError, match="overflows float32"):
+        rvsm.compile(large, torch.zeros(1, 3), tune=False)
     for threads, shown in ((0, "0"), (1.5, "1.5"), ("2", "'2'")):
         with pytest.raises(RvsmError, match=f"threads is {shown}; give a whole number"):
             rvsm.compile(nn.Linear(3, 2), torch.zeros(1, 3), threads=threads)  # type: ignore[arg-type]

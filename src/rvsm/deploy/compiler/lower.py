@@ -72,11 +72,12 @@ def lower(graph: Graph, tensors: Mapping[str, Tensor]) -> Program:
 
 def _single(step: Step) -> Step:
     """Round the float64 arrays of a step."""
-    arrays = {
-        name: np.ascontiguousarray(value, dtype=np.float32)
-        for name, value in vars(step).items()
-        if isinstance(value, np.ndarray)
-    }
+    with np.errstate(over="ignore"):  # it is looked for below
+        arrays = {
+            name: np.ascontiguousarray(value, dtype=np.float32)
+            for name, value in vars(step).items()
+            if isinstance(value, np.ndarray)
+        }
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise RvsmError(
