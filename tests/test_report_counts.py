@@ -149,9 +149,9 @@ def test_what_the_module_cannot_take_is_named() -> None:
         ((torch.zeros(1, 3), 7), "positional arguments"),
         ({"images": torch.zeros(1, 3)}, "images"),
     ):
-        for given in ({"example": inputs}, {"samples": inputs}):
+        for call in ({"example": inputs}, {"samples": inputs}):
             with pytest.raises(RvsmError, match=says):
-                rvsm.report(layer, **given)  # type: ignore[arg-type]
+                rvsm.report(layer, **call)  # type: ignore[arg-type]
 
 
 class Functional(nn.Module):
