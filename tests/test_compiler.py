@@ -152,6 +152,21 @@ def test_residual_blocks_become_single_steps() -> None:
     assert sum(len(step.inputs) == 2 for step in program.steps) == 4
 
 
+def test_inputs_of_more_axes_than_a_map() -> None:
+    example = torch.randn(1, 2, 3, 4, 5)
+    check(nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Linear(120, 3)), example)
+    check(nn.Sequential(nn.BatchNorm3d(2), nn.SiLU(), nn.Softmax(1)).eval(), example)
+
+
+def test_bounds_that_cross() -> None:
+    check(nn.Sequential(Bounds(), nn.Flatten()), torch.randn(1, 2, 3))
+
+
+class Bounds(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(2.0, -1.0)
+
+
 def test_a_map_as_output() -> None:
     check(nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid()), torch.randn(1, 1, 5, 6))
 

@@ -87,7 +87,8 @@ def _single(step: Step) -> Step:
 
 
 def _planar(shape: Shape) -> Shape:
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
+    """Return channels, rows and columns of a map of any number of axes; a vector as it is."""
+    return (shape[0], math.prod(shape[1:-1]), shape[-1]) if len(shape) > 1 else shape
 
 
 def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
@@ -217,7 +218,8 @@ def _pointwise(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Flo
     if node.op == "leaky_relu":
         activation = Activation("leaky_relu", node.number("slope"))
     elif node.op == "clamp":
-        activation = Activation("clamp", node.number("low"), node.number("high"))
+        high = node.number("high")  # the stronger, where they cross
+        activation = Activation("clamp", min(node.number("low"), high), high)
     elif node.op == "gelu" and node.attributes["tanh"]:
         activation = Activation("gelu_tanh")
     elif node.op == "add":
