@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rvsm.atomic import atomic_write
+from rvsm.deploy import ops
 from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
@@ -105,7 +107,7 @@ def export_c(
     network = shrink(model, example)
     name = name or _identifier(path.stem)
     program = lower(network.graph, network.state_dict())
-    source = write(program, name, batched=batched)
+    source = write(program, name, batched=batched, file=shlex.quote(path.name))
     if tune:
         compiler = find_compiler()
         if compiler is None:
@@ -114,7 +116,7 @@ def export_c(
                 "or export without tuning."
             )
         chosen = fastest(source.layers, source.code, compiler)
-        source = write(program, name, chosen, batched)
+        source = write(program, name, chosen, batched, shlex.quote(path.name))
     header = path.with_suffix(".h")
     with atomic_write(header) as declared, atomic_write(path) as defined:
         declared.write(source.header.encode())
@@ -128,8 +130,8 @@ def export_c(
         bytes=len(source.code.encode()),
         weights=sum(parameter.numel() for parameter in parameters),
         nonzeros=sum(int((parameter != 0).sum()) for parameter in parameters),
-        input_shape=program.input_shape,
-        output_shape=program.shapes()[program.output],
+        input_shape=network.graph.input.ints("shape"),
+        output_shape=ops.shapes(network.graph)[network.graph.output.name],
         workspace_bytes=source.workspace_bytes,
     )
 
