@@ -83,7 +83,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert [m.training for m in model] == [True, False, True]
     assert model[2].num_batches_tracked == 0
     assert not any(m._forward_hooks for m in model.modules())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RvsmError, match="cannot take an example"):
         report(model, torch.randn(6, 5))
     assert not any(m._forward_hooks for m in model.modules())
     assert model.training

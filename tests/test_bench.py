@@ -172,7 +172,7 @@ def test_what_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     told = quick(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
     assert told.left_out["openvino"] == "openvino is not installed"
-    assert "no C compiler" in told.left_out["rvsm"]
+    assert "CC names 'no-such-compiler'" in told.left_out["rvsm"]
     assert "no linear layer" in told.left_out["torch-csr"]
     assert "nothing to remove" in told.left_out["onnxruntime-shrunk"]
     assert {row.runtime for row in told.rows} == {"torch", "torch.compile", "onnxruntime"}

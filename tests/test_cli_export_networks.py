@@ -81,6 +81,28 @@ def test_a_described_network_as_c(run: Run, tmp_path: Path) -> None:
     assert single["workspace_bytes"] < 0.2 * told["workspace_bytes"]
 
 
+def test_what_is_said_of_a_c_file_is_true(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 3), torch.nn.Tanh())
+    told = export_c(model, torch.randn(1, 2, 9), tmp_path / "my net-2.c")
+    assert (told.input_shape, told.output_shape) == ((2, 9), (3, 7))
+    for text in (told.path.read_text(), told.header.read_text()):
+        (plain,) = [line for line in text.splitlines() if "for any machine" in line]
+        command = plain.removeprefix(" *").partition("for any")[0].replace("-O3", "-O0")
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+
+
+def test_a_c_file_that_fails_leaves_no_header(tmp_path: Path) -> None:
+    (tmp_path / "net.c").mkdir()
+    with pytest.raises(RvsmError, match="it is a folder"):
+        export_c(*network("mlp"), tmp_path / "net.c")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.c"]
+    (tmp_path / "net.c").rmdir()
+    (tmp_path / "net.h").mkdir()
+    with pytest.raises(RvsmError, match="it is a folder"):
+        export_c(*network("mlp"), tmp_path / "net.c")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
+
+
 def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     rvsm.save({"weight": torch.ones(3, 3)}, path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 import rvsm
 from networks import NETWORKS, network
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler import runtime, tune
+from rvsm.deploy.compiler import build, runtime, tune
 from rvsm.deploy.compiler.build import find_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import FEWEST, LANES, LANES_OF_VECTORS, write
@@ -150,6 +152,21 @@ def test_residual_blocks_become_single_steps() -> None:
     assert sum(len(step.inputs) == 2 for step in program.steps) == 4
 
 
+def test_inputs_of_more_axes_than_a_map() -> None:
+    example = torch.randn(1, 2, 3, 4, 5)
+    check(nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Linear(120, 3)), example)
+    check(nn.Sequential(nn.BatchNorm3d(2), nn.SiLU(), nn.Softmax(1)).eval(), example)
+
+
+def test_bounds_that_cross() -> None:
+    check(nn.Sequential(Bounds(), nn.Flatten()), torch.randn(1, 2, 3))
+
+
+class Bounds(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(2.0, -1.0)
+
+
 def test_a_map_as_output() -> None:
     check(nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid()), torch.randn(1, 1, 5, 6))
 
@@ -242,12 +259,28 @@ def test_nan_and_infinity_go_through() -> None:
         (np.zeros((1, 13)), "float64"),
         (np.zeros((), np.float32), r"float32 \(\)"),
         ([0.0], "not a list"),
+        (torch.zeros(1, 13).to_sparse(), r"the input is sparse_coo; convert it with \.to_dense"),
     ],
 )
 def test_wrong_inputs(images: Any, says: str) -> None:
     fast = rvsm.compile(*network("mlp"), tune=False)
     with pytest.raises(RvsmError, match=says):
         fast(images)
+
+
+def test_arrays_that_c_cannot_read_or_write() -> None:
+    model, example = network("mlp")
+    fast = rvsm.compile(model, example, tune=False)
+    images = np.random.default_rng(0).random((3, 13), dtype=np.float32)
+    odd = np.zeros(images.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(3, 13)
+    odd[...] = images
+    assert not odd.flags.aligned
+    assert np.array_equal(fast(odd), fast(images))
+    fixed = np.empty_like(fast(images))
+    fixed.flags.writeable = False
+    for given, result in ((images, fixed), (odd, np.empty_like(fixed)), (torch.tensor(odd), fixed)):
+        with pytest.raises(RvsmError, match="bind takes"):
+            fast.bind(given, result)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_compiled() -> None:
@@ -258,8 +291,15 @@ def test_what_cannot_be_compiled() -> None:
         broken.weight[0, 0] = float("nan")
     with pytest.raises(RvsmError, match=r"weight holds weights that are infinite"):
         rvsm.compile(broken, torch.zeros(1, 3))
-    with pytest.raises(RvsmError, match="threads is 0"):
-        rvsm.compile(nn.Linear(3, 2), torch.zeros(1, 3), threads=0)
+    large = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    with torch.no_grad():
+        large[0].weight.fill_(1e38)
+        large[1].weight.fill_(1e10)
+    with pytest.raises(RvsmError, match="overflows float32"):
+        rvsm.compile(large, torch.zeros(1, 3), tune=False)
+    for threads, shown in ((0, "0"), (1.5, "1.5"), ("2", "'2'")):
+        with pytest.raises(RvsmError, match=f"threads is {shown}; give a whole number"):
+            rvsm.compile(nn.Linear(3, 2), torch.zeros(1, 3), threads=threads)  # type: ignore[arg-type]
 
 
 def test_a_library_is_built_once(private_cache: Path) -> None:
@@ -341,9 +381,51 @@ def test_a_compiler_that_fails(
     compiler.chmod(0o700)
     monkeypatch.setenv("CC", str(compiler))
     before = sorted(private_cache.iterdir())
-    with pytest.raises(CompilerError, match="failed: error: no"):
+    with pytest.raises(CompilerError, match=r"failed \(error: no\); name another compiler"):
         rvsm.compile(*network("mlp"))
     assert sorted(private_cache.iterdir()) == before
+
+
+def test_compilers_that_say_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_cache: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    for does, says in (
+        ("echo 'cc: Fehler' >&2; exit 1", r"failed \(cc: Fehler\)"),
+        ("exit 1", r"failed \(it gives no reason\); name another compiler in the variable CC\.$"),
+        ("exit 0", "says it succeeded and wrote nothing; name another"),
+    ):
+        compiler.write_text(f"#!/bin/sh\ncase $1 in --version) exit 0;; esac\n{does}\n")
+        compiler.chmod(0o700)
+        monkeypatch.setenv("CC", str(compiler))
+        before = sorted(private_cache.iterdir())
+        with pytest.raises(CompilerError, match=says):
+            rvsm.compile(*network("mlp"), tune=False)
+        assert sorted(private_cache.iterdir()) == before
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVSM_CACHE", str(tmp_path / "cache"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    build._openmp(find_compiler() or "")  # remembered from before
+    with pytest.raises(CompilerError, match=r"read-only: .* The variable RVSM_CACHE names another"):
+        rvsm.compile(*network("mlp"), tune=False)
+
+
+def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVSM_CACHE", str(tmp_path / "cache"))
+    library = rvsm.compile(*network("mlp"), tune=False).library
+    assert library is not None
+    other = tmp_path / "other"  # a library that is loaded is not read again
+    other.mkdir(mode=0o700)
+    (other / library.name).write_bytes(b"\x7fELF")
+    monkeypatch.setenv("RVSM_CACHE", str(other))
+    with pytest.raises(CompilerError, match=r"\.so cannot be loaded \(file too short\): delete it"):
+        rvsm.compile(*network("mlp"), tune=False)
 
 
 def test_without_a_compiler_pytorch_computes_and_it_is_said_once(
@@ -363,6 +445,13 @@ def test_without_a_compiler_pytorch_computes_and_it_is_said_once(
         torch.testing.assert_close(slow(example), model(example))
     with pytest.raises(RvsmError, match="float32 inputs"):
         slow(example[:, 1:])
+    fixed = example.numpy().copy()
+    fixed.flags.writeable = False
+    assert np.array_equal(slow(fixed), slow(example).numpy())  # and torch does not warn
+    monkeypatch.setattr(runtime, "_said", threading.Event())
+    monkeypatch.setenv("CC", "gcc -O1")
+    with pytest.warns(RuntimeWarning, match="CC names 'gcc -O1', and there is no such program"):
+        rvsm.compile(model, example)
 
 
 def test_a_name_that_is_none() -> None:

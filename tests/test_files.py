@@ -157,3 +157,21 @@ def test_what_cannot_be_saved(tmp_path: Path, value: Any, cause: str) -> None:
     with pytest.raises(RvsmError, match=cause):
         save({"x": value}, tmp_path / "f")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "metadata", "cause"),
+    [
+        ([torch.ones(2)], None, "a module or a mapping from names to tensors, not a list"),
+        ({1: torch.ones(2)}, None, "Cannot save a tensor as 1: a name is a text"),
+        ({"__metadata__": torch.ones(2)}, None, "'__metadata__', which safetensors files keep"),
+        ({"x": torch.ones(2)}, {"epochs": 3}, "metadata holds 'epochs': 3, .* convert with str"),
+        ({"x": torch.ones(2)}, {3: "epochs"}, "metadata holds 3: 'epochs'"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, model: Any, metadata: Any, cause: str
+) -> None:
+    with pytest.raises(RvsmError, match=cause):
+        save(model, tmp_path / "f", metadata)
+    assert list(tmp_path.iterdir()) == []

@@ -164,6 +164,7 @@ LIES: list[tuple[str, Change]] = [
     ("more elements than its bytes", entry("gaps", shape=[2**31, 2**31])),
     ("more elements than its bytes", entry("gaps", shape=[2**40])),
     ("past the end", entry("gaps", shape=[10, 100])),
+    ("stop before the end", entry("gaps", shape=[100, 200])),
     ("not a shape", entry("gaps", shape=[-1, 100])),
     ("not a shape", entry("gaps", shape="100")),
     ("not a shape", entry("gaps", shape=[2**70, 0])),

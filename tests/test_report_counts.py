@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -135,6 +136,22 @@ def test_what_cannot_be_counted_is_named() -> None:
         rvsm.report(nn.LazyLinear(3))
     with pytest.raises(RvsmError, match="no size"):
         rvsm.report({}, block=(0, 4))
+    with pytest.raises(RvsmError, match="a mapping from names to tensors, not a list"):
+        rvsm.report([torch.zeros(2)])  # type: ignore[arg-type]
+
+
+def test_what_the_module_cannot_take_is_named() -> None:
+    layer = nn.Linear(3, 2)
+    for inputs, says in (
+        (torch.zeros(1, 4), r"Linear cannot take an example of \(1, 4\) torch.float32: .*shapes"),
+        (torch.zeros(1, 3).double(), "torch.float64: .*; give an example as the module is used"),
+        (np.zeros((1, 3)), "An example is a ndarray; give a tensor"),
+        ((torch.zeros(1, 3), 7), "positional arguments"),
+        ({"images": torch.zeros(1, 3)}, "images"),
+    ):
+        for call in ({"example": inputs}, {"samples": inputs}):
+            with pytest.raises(RvsmError, match=says):
+                rvsm.report(layer, **call)  # type: ignore[arg-type]
 
 
 class Functional(nn.Module):

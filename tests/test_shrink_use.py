@@ -146,6 +146,19 @@ def test_a_module_that_insists_on_its_dtype() -> None:
     assert sizes(small)["layer.weight"] == (2, 2)
 
 
+def test_weights_that_are_computed_in_single_precision() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(12, 5))
+    model = nn.Sequential(layer, nn.ReLU(), nn.Linear(5, 2))
+    with torch.no_grad():
+        layer.parametrizations.weight.original0[:3] = 0
+        layer.bias[:3] = 0
+    small = rvsm.shrink(model, torch.randn(1, 12))
+    assert sorted(sizes(small).values()) == [(2,), (2,), (2, 2), (2, 12)]
+    images = torch.randn(7, 12)
+    torch.testing.assert_close(small(images), model(images))
+    assert rvsm.shrink_report(small).difference < 1e-12
+
+
 def make_run(folder: Path) -> Path:
     """A finished run whose nine filters are dead."""
     config = make_config({"data": "data", "network": {"channels": [6, 8, 8]}})

@@ -179,6 +179,18 @@ def test_a_wrong_example(example: Any, says: str) -> None:
         trace(nn.Linear(4, 2), example)
 
 
+def test_nothing_is_printed_of_what_cannot_be_traced(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedLayer, match="must not depend on the values of its input"):
+        trace(Depends(), torch.ones(1, 3))
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("model", [{"weight": torch.ones(2, 3)}, F.relu, "net.safetensors"])
+def test_what_is_no_module(model: Any) -> None:
+    with pytest.raises(RvsmError, match="is no module: give the network itself"):
+        trace(model, torch.ones(1, 3))
+
+
 def test_weights_that_are_no_numbers_are_traced() -> None:
     model = nn.Linear(4, 2)
     nn.init.constant_(model.weight[0, 0], float("nan"))
@@ -219,6 +231,57 @@ def test_a_damaged_description_is_an_error_or_another_network(
     except FileFormatError:
         return
     assert graph.to_dict() == damaged
+
+
+def described(op: str, inputs: int = 1, tensors: Any = None, **attributes: Any) -> dict[str, Any]:
+    """Describe one layer on maps of 4 x 5 x 5, or for two inputs on them and their mean."""
+    shape: dict[str, Any] = {"tensors": {}, "attributes": {"shape": [4, 5, 5]}}
+    mean: dict[str, Any] = {"tensors": {}, "attributes": {"size": [1, 1]}}
+    nodes = [
+        {"name": "x", "op": "input", "inputs": [], **shape},
+        {"name": "mean", "op": "adaptive_avg_pool", "inputs": ["x"], **mean},
+        {
+            "name": "y",
+            "op": op,
+            "inputs": ["x", "mean"][:inputs],
+            "tensors": {role: role for role in tensors or {}},
+            "attributes": attributes,
+        },
+    ]
+    infos = {
+        role: {"shape": shape, "dtype": "F32", "parameter": True}
+        for role, shape in (tensors or {}).items()
+    }
+    return {"format": 1, "nodes": nodes, "tensors": infos}
+
+
+CONV: dict[str, Any] = {"stride": [1, 1], "padding": [0] * 4, "dilation": [1, 1], "groups": 1}
+POOL: dict[str, Any] = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1]}
+KERNEL = {"weight": [3, 4, 1, 1]}
+STATISTICS = {"running_mean": [4, 1], "running_var": [4, 1]}
+
+
+@pytest.mark.parametrize(
+    ("description", "cause"),
+    [
+        (described("select", channels=[7]), "takes channels that are not there"),
+        (described("select", channels=[]), "takes no channels"),
+        (described("add", 2), "adds maps of different shape"),
+        (described("conv", tensors=KERNEL | {"bias": [1]}, **CONV), "has a tensor of another size"),
+        (described("conv", tensors=KERNEL, **CONV | {"padding": [0, 0]}), "2 numbers for its pad"),
+        (described("conv", tensors=KERNEL, **CONV | {"stride": [1]}), "1 numbers for its stride"),
+        (described("conv", tensors=KERNEL, **CONV | {"dilation": [0, 1]}), "a dilation of 0"),
+        (described("linear", tensors={"weight": [3, 5]}), "has a weight with another number"),
+        (described("batch_norm", tensors=STATISTICS, eps=1e-5), "has a tensor of another size"),
+        (described("max_pool", ceil=False, **POOL | {"kernel": [2]}), "1 numbers for its kernel"),
+        (described("max_pool", ceil=True, **POOL | {"stride": []}), "0 numbers for its stride"),
+        (described("adaptive_avg_pool", size=[0, 1]), "a size of 0"),
+    ],
+)
+def test_layers_that_torch_would_let_pass(description: Any, cause: str) -> None:
+    graph = Graph.from_dict(description)
+    with pytest.raises(FileFormatError, match=f"layer 'y' .*{cause}"):
+        Network(graph, {name: torch.zeros(i.shape) for name, i in graph.tensors.items()})
 
 
 @pytest.mark.parametrize("name", ["a", "a.b", "forward", "graph", "a..b"])

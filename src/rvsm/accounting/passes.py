@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rvsm.errors import RvsmError, first_line
 from rvsm.modes import evaluating
 
 Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -16,10 +17,30 @@ Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
-    """Return the model's output."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    """Return the model's output.
+
+    Raises
+    ------
+    RvsmError
+        If the model cannot take the inputs.
+    """
+    if not isinstance(inputs, Tensor | Sequence | Mapping):
+        raise RvsmError(
+            f"An example is a {type(inputs).__name__}; give a tensor, a tuple of inputs or a "
+            "mapping of them by name."
+        )
+    try:
+        if isinstance(inputs, Tensor):
+            return model(inputs)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    except RvsmError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in tensors_in(inputs))
+        raise RvsmError(
+            f"{type(model).__name__} cannot take an example of {shapes or 'no tensors'}: "
+            f"{first_line(error)}; give an example as the module is used."
+        ) from error
 
 
 @contextlib.contextmanager

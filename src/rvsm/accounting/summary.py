@@ -171,8 +171,8 @@ def report(
     Raises
     ------
     RvsmError
-        If inputs come with a mapping, which cannot be run; if a tensor is no ordinary one; or if
-        the block has no size.
+        If inputs come with a mapping, which cannot be run; if the module cannot take them; if a
+        tensor is no ordinary one; or if the block has no size.
 
     Examples
     --------
@@ -182,6 +182,11 @@ def report(
     >>> rvsm.report(layer, torch.ones(1, 4)).to_dict()["total"]["effective_macs"]
     2
     """
+    if not isinstance(model, nn.Module | Mapping):
+        raise RvsmError(
+            f"rvsm.report takes a module or a mapping from names to tensors, not a "
+            f"{type(model).__name__}."
+        )
     if len(block) != 2 or min(block) < 1:
         raise RvsmError(f"A block of {block} has no size; give rows and columns, such as (4, 4).")
     looked_at = example if samples is None else None if samples is False else samples

@@ -76,15 +76,20 @@ def gaps_decode(packed: Bytes, count: int, bits: int, elements: int) -> Places:
     Raises
     ------
     ValueError
-        If lengths disagree, padding is set, or a place lies beyond the last element.
+        If lengths disagree, padding is set, a place lies beyond the last element, or more zeros
+        follow the last code than are left out.
     """
     if not MIN_BITS <= bits <= MAX_BITS:
         raise ValueError(f"gap codes of {bits} bits are not defined")
     codes = unpack(packed, count, bits)
-    escape = codes == (1 << bits) - 1
+    longest = (1 << bits) - 1
+    escape = codes == longest
     ends = np.cumsum(np.where(escape, codes, codes + 1))
-    if count and ends[-1] > elements:
+    rest = elements - (int(ends[-1]) if count else 0)
+    if rest < 0:
         raise ValueError("the gap codes run past the end of the tensor")
+    if rest >= longest:
+        raise ValueError("the gap codes stop before the end of the tensor")
     places: Places = ends[~escape] - 1
     return places
 

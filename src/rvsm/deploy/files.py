@@ -81,7 +81,8 @@ def save(
     Raises
     ------
     RvsmError
-        For a value that is not a strided tensor with a supported dtype, one that the form asked
+        For a value that is not a strided tensor with a supported dtype, a name or metadata that
+        are no texts, a value that the form asked
         for cannot hold (beyond the range of float16, NaN in a codebook), an unknown form or
         pattern, a description that is not plain JSON, or a path that cannot be written.
 
@@ -100,9 +101,19 @@ def save(
         raise RvsmError(
             "evaluate= needs a model to call: give rvsm.save the module instead of its tensors."
         )
+    if not isinstance(model, nn.Module | Mapping):
+        raise RvsmError(
+            f"rvsm.save takes a module or a mapping from names to tensors, not a "
+            f"{type(model).__name__}."
+        )
     tensors = _state(model) if isinstance(model, nn.Module) else dict(model)
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
+    for key, text in (metadata or {}).items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise RvsmError(
+                f"metadata holds {key!r}: {text!r}, and a file keeps texts alone; convert with str."
+            )
     description = _description(model, architecture)
     forms = choose_forms(tensors, values)
     aliases: dict[str, str] = {}
@@ -292,7 +303,12 @@ def _is_new(encoded: Encoded) -> bool:
     )
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def _check_tensor(name: object, tensor: object) -> None:
+    if not isinstance(name, str) or name == "__metadata__":
+        raise RvsmError(
+            f"Cannot save a tensor as {name!r}: a name is a text other than '__metadata__', which "
+            "safetensors files keep for themselves; rename it."
+        )
     if not isinstance(tensor, Tensor):
         raise RvsmError(
             f"Cannot save {name!r}: it is a {type(tensor).__name__}, not a tensor; "

@@ -132,6 +132,7 @@ def _check(graph: Graph, tensors: Mapping[str, Tensor] | None) -> None:
         raise _misfit("a tensor has an unknown dtype")
     try:
         shapes = ops.shapes(graph)
+        ops.check(graph, shapes)
     except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise _misfit(f"its layers do not fit together ({first_line(error)})") from error
     if max(math.prod(shape) for shape in shapes.values()) > _LARGEST_MAP:

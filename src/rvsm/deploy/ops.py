@@ -143,3 +143,62 @@ def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     for node in graph.nodes[1:]:
         values[node.name] = run(node, [values[name] for name in node.inputs], tensors)
     return {name: tuple(value.shape[1:]) for name, value in values.items()}
+
+
+def check(graph: Graph, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Look at what torch lets pass on tensors without data: indices, broadcasts, odd sizes.
+
+    Parameters
+    ----------
+    graph
+        The layers, of which tensors have their shapes.
+    found
+        The `shapes` of their values.
+
+    Raises
+    ------
+    ValueError
+        If a layer is not one that computes what its type says.
+    """
+    for node in graph.nodes:
+        sources = [found[name] for name in node.inputs]
+        own = {role: graph.tensors[name].shape for role, name in node.tensors.items()}
+        cause = _misfit(node, sources, own)
+        if cause is None and not all(found[node.name]):
+            cause = "gives maps without elements"
+        if cause is not None:
+            raise ValueError(f"layer {node.name!r} {cause}")
+
+
+def _misfit(
+    node: Node, sources: Sequence[tuple[int, ...]], own: Mapping[str, tuple[int, ...]]
+) -> str | None:
+    """Say what is wrong with a layer."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    rank = len(sources[0]) - 1 if sources else 0
+    match node.op:
+        case "input" if not node.ints("shape"):
+            return "has no channels"
+        case "conv" | "linear":
+            if len(own["weight"]) != (2 + rank):
+                return "has a weight with another number of axes"
+            wanted = {"bias": own["weight"][:1]}
+        case "batch_norm":
+            wanted = dict.fromkeys(own, sources[0][:1])
+        case "add" if sources[0] != sources[1]:
+            return "adds maps of different shape"
+        case "select" if not set(node.ints("channels")) <= set(range(sources[0][0])):
+            return "takes channels that are not there"
+        case "select" if not node.ints("channels"):
+            return "takes no channels"
+    if any(own[role] != shape for role, shape in wanted.items() if role in own):
+        return "has a tensor of another size than its channels"
+    for key in ("kernel", "stride", "dilation", "size", "padding"):
+        if key not in node.attributes:
+            continue
+        values = node.ints(key)
+        if len(values) != rank * (2 if node.op == "conv" and key == "padding" else 1):
+            return f"has {len(values)} numbers for its {key}"
+        if key != "padding" and 0 in values:
+            return f"has a {key} of 0"
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -180,14 +182,30 @@ def _in_double(model: nn.Module, before: Draft, batch: Tensor) -> Tensor:
         name: value.double() if value.is_floating_point() else value
         for name, value in (*model.named_parameters(), *model.named_buffers())
     }
-    try:
-        outputs = torch.func.functional_call(model, state, (batch,))
-    except (RuntimeError, TypeError, NotImplementedError):
-        outputs = None  # a module that insists on one dtype
+    outputs = None
+    if not _computes_weights(model, before):
+        # a module that insists on one dtype raises
+        with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+            outputs = torch.func.functional_call(model, state, (batch,))
     if isinstance(outputs, Tensor) and outputs.dtype == torch.float64:
         return outputs.cpu()
     own: Tensor = before.network(double=True)(batch.cpu())
     return own
+
+
+def _computes_weights(model: nn.Module, before: Draft) -> bool:
+    """Say whether layers use tensors that the module makes of its own, as weight norm does.
+
+    In double precision it would make others than those it computes with.
+    """
+    own = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    return not all(
+        name in own and torch.equal(own[name].detach().cpu().double(), tensor)
+        for name, tensor in before.tensors.items()
+    )
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

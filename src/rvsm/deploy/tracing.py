@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -38,8 +39,13 @@ def trace(model: nn.Module, example: Tensor) -> Network:
         If an operation is not in the list, named with its path in the module; or if the module
         treats the samples of a batch differently or together.
     RvsmError
-        If the module cannot take the example.
+        If the module cannot take the example, or is none.
     """
+    if not isinstance(model, nn.Module):
+        raise RvsmError(
+            f"A {type(model).__name__} is no module: give the network itself, not its tensors or "
+            "its file; rvsm.load_network rebuilds a network from a file that holds its layers."
+        )
     check_example(example)
     with evaluating(model), torch.no_grad():
         first = example[:1]
@@ -77,7 +83,8 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the graph of what it cannot trace
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

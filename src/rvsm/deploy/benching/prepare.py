@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rvsm.deploy.benching.runners import OURS, RUNTIMES, Files
-from rvsm.deploy.compiler.build import find_compiler
+from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.runtime import compile
 from rvsm.deploy.files import save
 from rvsm.deploy.network import Network
@@ -115,7 +115,8 @@ def _openvino(model: nn.Module, example: Tensor, files: Files) -> int:
 
 def _library(network: Network, example: Tensor, files: Files) -> int:
     if find_compiler() is None:
-        raise RvsmError("no C compiler was found (cc, gcc, clang or the variable CC)")
+        cause = no_compiler()
+        raise RvsmError(cause[0].lower() + cause[1:])
     facts = compile(network, example).facts
     assert facts is not None
     files.library.write_text(json.dumps(asdict(facts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -13,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 from rvsm.atomic import explain
-from rvsm.errors import CompilerError, RvsmError
+from rvsm.errors import CompilerError, RvsmError, first_line
 from rvsm.processor import processor_facts
 
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _SECONDS = 600
+_REMEDY = "name another compiler in the variable CC"
 
 
 def find_compiler() -> str | None:
@@ -28,6 +30,14 @@ def find_compiler() -> str | None:
         if found is not None:
             return found
     return None
+
+
+def no_compiler() -> str:
+    """Say, without a full stop, why `find_compiler` returned None."""
+    named = os.environ.get("CC")
+    if named:
+        return f"The variable CC names {named!r}, and there is no such program"
+    return "No C compiler was found (cc, gcc, clang or the variable CC)"
 
 
 def cache_folder() -> Path:
@@ -92,22 +102,51 @@ def build(code: str, compiler: str, flags: tuple[str, ...] = ()) -> Path:
     library = cached(".so", code, compiler, version(compiler), *options)
     if library.exists():
         return library
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as folder:
-        source, made = Path(folder) / "network.c", Path(folder) / "network.so"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as folder:
+            source, made = Path(folder) / "network.c", Path(folder) / "network.so"
             source.write_text(code)
             command = [compiler, *options, "-shared", "-fPIC", str(source), "-o", str(made), "-lm"]
             _run(command)
+            if not made.exists():
+                raise CompilerError(f"{compiler} says it succeeded and wrote nothing; {_REMEDY}.")
             made.chmod(0o600)
             made.replace(library)
-        except OSError as error:
-            raise CompilerError(explain(error, library)) from error
+    except OSError as error:
+        raise CompilerError(
+            f"{explain(error, library)} The variable RVSM_CACHE names another folder."
+        ) from error
     return library
+
+
+def open_library(library: Path) -> ctypes.CDLL:
+    """Load a shared library that `build` made.
+
+    Raises
+    ------
+    CompilerError
+        If it is damaged, or its disk forbids to run what it holds.
+    """
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        cause = first_line(error).removeprefix(f"{library}: ")
+        raise CompilerError(
+            f"{library} cannot be loaded ({cause}): delete it, or name another folder in the "
+            "variable RVSM_CACHE."
+        ) from error
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            env=os.environ | {"LC_ALL": "C"},  # what it says is searched for English words
+        )
     except subprocess.TimeoutExpired as error:
         raise CompilerError(
             f"{command[0]} did not finish within {_SECONDS} s; the network may be too large."
@@ -115,8 +154,9 @@ def _run(command: list[str]) -> str:
     except OSError as error:
         raise CompilerError(explain(error, command[0], "run")) from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-        raise CompilerError(f"{command[0]} failed: {said[0].strip()}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = [line for line in lines if "error" in line] or lines or ["it gives no reason"]
+        raise CompilerError(f"{command[0]} failed ({said[0]}); {_REMEDY}.")
     return done.stdout
 
 

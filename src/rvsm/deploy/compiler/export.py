@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from rvsm.atomic import atomic_write
-from rvsm.deploy.compiler.build import find_compiler
+from rvsm.deploy import ops
+from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
 from rvsm.deploy.compiler.tune import fastest
@@ -105,20 +107,21 @@ def export_c(
     network = shrink(model, example)
     name = name or _identifier(path.stem)
     program = lower(network.graph, network.state_dict())
-    source = write(program, name, batched=batched)
+    source = write(program, name, batched=batched, file=shlex.quote(path.name))
     if tune:
         compiler = find_compiler()
         if compiler is None:
             raise CompilerError(
-                "No C compiler was found to time with (cc, gcc, clang or the variable CC): install "
-                "one, or export without tuning."
+                f"{no_compiler()}: install one to time with, or let CC name one without options, "
+                "or export without tuning."
             )
         chosen = fastest(source.layers, source.code, compiler)
-        source = write(program, name, chosen, batched)
+        source = write(program, name, chosen, batched, shlex.quote(path.name))
     header = path.with_suffix(".h")
-    for file, text in ((header, source.header), (path, source.code)):
-        with atomic_write(file) as stream:
-            stream.write(text.encode())
+    with atomic_write(header) as declared, atomic_write(path) as defined:
+        declared.write(source.header.encode())
+        declared.flush()  # a disk that is full leaves both files as they were
+        defined.write(source.code.encode())
     parameters = list(model.parameters())
     return CAccount(
         path=path,
@@ -127,8 +130,8 @@ def export_c(
         bytes=len(source.code.encode()),
         weights=sum(parameter.numel() for parameter in parameters),
         nonzeros=sum(int((parameter != 0).sum()) for parameter in parameters),
-        input_shape=program.input_shape,
-        output_shape=program.shapes()[program.output],
+        input_shape=network.graph.input.ints("shape"),
+        output_shape=ops.shapes(network.graph)[network.graph.output.name],
         workspace_bytes=source.workspace_bytes,
     )
 

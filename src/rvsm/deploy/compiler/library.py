@@ -14,6 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rvsm.deploy.compiler.build import open_library
+
 Floats: TypeAlias = NDArray[np.float32]
 
 
@@ -57,7 +59,7 @@ class Library:
         self._threads = ctypes.c_int(threads)  # shared with what `bind` returned
         _loaded.add(self)
         self._local = threading.local()
-        loaded = ctypes.CDLL(str(Path(facts.path)))
+        loaded = open_library(Path(facts.path))
         self._run = getattr(loaded, f"{facts.name}_run_parallel")
         self._init = getattr(loaded, f"{facts.name}_init")
         pointer = ctypes.c_void_p

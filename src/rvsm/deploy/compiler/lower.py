@@ -72,11 +72,12 @@ def lower(graph: Graph, tensors: Mapping[str, Tensor]) -> Program:
 
 def _single(step: Step) -> Step:
     """Round the float64 arrays of a step."""
-    arrays = {
-        name: np.ascontiguousarray(value, dtype=np.float32)
-        for name, value in vars(step).items()
-        if isinstance(value, np.ndarray)
-    }
+    with np.errstate(over="ignore"):  # it is looked for below
+        arrays = {
+            name: np.ascontiguousarray(value, dtype=np.float32)
+            for name, value in vars(step).items()
+            if isinstance(value, np.ndarray)
+        }
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise RvsmError(
@@ -86,7 +87,8 @@ def _single(step: Step) -> Step:
 
 
 def _planar(shape: Shape) -> Shape:
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
+    """Return channels, rows and columns of a map of any number of axes; a vector as it is."""
+    return (shape[0], math.prod(shape[1:-1]), shape[-1]) if len(shape) > 1 else shape
 
 
 def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
@@ -216,7 +218,8 @@ def _pointwise(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Flo
     if node.op == "leaky_relu":
         activation = Activation("leaky_relu", node.number("slope"))
     elif node.op == "clamp":
-        activation = Activation("clamp", node.number("low"), node.number("high"))
+        high = node.number("high")  # the stronger, where they cross
+        activation = Activation("clamp", min(node.number("low"), high), high)
     elif node.op == "gelu" and node.attributes["tanh"]:
         activation = Activation("gelu_tanh")
     elif node.op == "add":

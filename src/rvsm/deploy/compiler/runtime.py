@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rvsm.deploy import ops
-from rvsm.deploy.compiler.build import build, find_compiler
+from rvsm.deploy.compiler.build import build, find_compiler, no_compiler
 from rvsm.deploy.compiler.library import Facts, Library
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import Source, write
@@ -90,6 +90,11 @@ class Compiled:
                     f"A compiled network runs on the CPU, and the input is on {images.device}; "
                     "move it with .cpu()."
                 )
+            if images.layout != torch.strided:
+                raise RvsmError(
+                    "A compiled network takes dense tensors, and the input is "
+                    f"{str(images.layout).removeprefix('torch.')}; convert it with .to_dense()."
+                )
             self._check(str(images.dtype).removeprefix("torch."), tuple(images.shape))
             return torch.from_numpy(self._compute(images.detach().numpy()))
         if isinstance(images, np.ndarray):
@@ -101,11 +106,14 @@ class Compiled:
 
     def _compute(self, images: NDArray[Any]) -> NDArray[np.float32]:
         self._check(str(images.dtype), images.shape)
-        images = np.ascontiguousarray(images)
+        if not _laid_out(images):
+            images = np.require(images, requirements=["C", "A"])
         result = np.empty((len(images), *self._out), dtype=np.float32)
         if self._library is None:
             with torch.no_grad():
-                result[...] = self.network(torch.from_numpy(images)).numpy()
+                # torch warns of arrays that must not be written
+                own = images if images.flags.writeable else images.copy()
+                result[...] = self.network(torch.from_numpy(own)).numpy()
         else:
             self._library.run(images, result)
         return result
@@ -130,13 +138,16 @@ class Compiled:
         RvsmError
             If an array does not fit.
         """
+        if not isinstance(images, np.ndarray) or not isinstance(result, np.ndarray):
+            raise RvsmError("bind takes NumPy arrays; tensor.numpy() is the array of a tensor.")
         self._check(str(images.dtype), images.shape)
         wanted = (len(images), *self._out)
         fits = result.shape == wanted and result.dtype == np.float32
-        if not fits or not images.flags.c_contiguous or not result.flags.c_contiguous:
+        if not fits or not _laid_out(images) or not result.flags.carray:
             raise RvsmError(
-                f"bind takes contiguous arrays, and for the result float32 {wanted}, not "
-                f"{result.dtype} {result.shape}; numpy.ascontiguousarray and numpy.empty make them."
+                "bind takes contiguous, aligned arrays, and for the result one that can be "
+                f"written, float32 {wanted}, not {result.dtype} {result.shape}; "
+                "numpy.ascontiguousarray and numpy.empty make them."
             )
         if self._library is not None:
             return self._library.bind(images, result)
@@ -154,6 +165,11 @@ class Compiled:
             f"The network takes float32 inputs of shape (batch, {wanted}), and this one is "
             f"{dtype} {tuple(shape)}."
         )
+
+
+def _laid_out(array: NDArray[Any]) -> bool:
+    """Say whether C can read an array as it lies."""
+    return bool(array.flags.c_contiguous and array.flags.aligned)
 
 
 def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool = True) -> Compiled:
@@ -194,16 +210,16 @@ def compile(model: nn.Module, example: Tensor, *, threads: int = 1, tune: bool =
     >>> bool(torch.allclose(fast(torch.ones(3, 8)), model(torch.ones(3, 8))))
     True
     """
-    if threads < 1:
-        raise RvsmError(f"threads is {threads}; give at least 1.")
+    if type(threads) is not int or threads < 1:
+        raise RvsmError(f"threads is {threads!r}; give a whole number of at least 1.")
     network = shrink(model, example).cpu()
     compiler = find_compiler()
     if compiler is None:
         if not _said.is_set():
             _said.set()
             warnings.warn(
-                "No C compiler was found (cc, gcc, clang or the variable CC): rvsm.compile "
-                "computes with PyTorch instead. Install one to make use of the zeros.",
+                f"{no_compiler()}: rvsm.compile computes with PyTorch instead. Install one, or "
+                "let CC name one without options, to make use of the zeros.",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -90,6 +90,7 @@ def write(
     name: str = "network",
     variants: Mapping[str, Variant] | None = None,
     batched: bool = True,
+    file: str | None = None,
 ) -> Source:
     """Return the C source of a program.
 
@@ -103,6 +104,8 @@ def write(
         How layers are computed, by their functions' names; by shape and share of zeros otherwise.
     batched
         Write functions for several samples side by side, too.
+    file
+        The name of the C file, for the comment that says how to compile it; ``name.c`` by default.
 
     Raises
     ------
@@ -139,6 +142,7 @@ def write(
         "work": f"{work}.0",
         "thread_work": f"{THREAD_WORK}.0",
         "scratch": f"w + {start}",
+        "file": file or f"{name}.c",
     }
     code = (
         _HEAD
@@ -282,8 +286,8 @@ _RUN_ONE = """\
 _ABOUT = """\
 /* A sparse network as C, written by rvsm. No other file, no library but libm, no malloc.
  *
- *   cc -O3 -march=native -ffp-contract=fast -c @name@.c       for this machine
- *   cc -O3 -c @name@.c                                        for any machine of its kind
+ *   cc -O3 -march=native -ffp-contract=fast -c @file@       for this machine
+ *   cc -O3 -c @file@                                        for any machine of its kind
  *   add -fopenmp for @name@_run_parallel to use threads; link with -lm.
  *
  * Input: @input_shape@; output: @output_shape@ (float32, row-major, one sample after the other).

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler.build import build, cached, version
+from rvsm.deploy.compiler.build import build, cached, open_library, version
 from rvsm.deploy.kernels import Emitted, Layer, Variant
 
 ENTRIES = 300_000
@@ -86,7 +86,7 @@ def _time(
         code += f"/* {secrets.token_hex(8)} */\n"
         library = build(code, compiler)
         try:
-            loaded = ctypes.CDLL(str(library))
+            loaded = open_library(library)
             chosen[name] = _race(loaded, layer, emitted)
         finally:
             library.unlink(missing_ok=True)
