@@ -125,6 +125,8 @@ def test_a_drawing_gets_the_answer_of_predict(client: Any, run: Path, tmp_path: 
     assert wanted.probability is not None
     assert told["probability"] == pytest.approx(wanted.probability, abs=1e-6)
     assert told["answer"] == answer_of(wanted.probability)
+    assert told["calibrated"] == pytest.approx(wanted.calibrated, abs=1e-6)
+    assert told["calibrated"] != pytest.approx(told["probability"], abs=1e-3)
     (one,) = told["words"]
     assert one["picture"] == pictures.paper(image)
     _, found = occlusion(load_run(run)[1], image)

@@ -125,6 +125,7 @@ class Page:
         self.page.wait_for_selector("#answer:not(.busy)", timeout=WAIT_MS)
         assert self.page.is_visible("#tremor") == drawing
         assert "Probability of shaky" in self.text("#status")
+        assert "calibrated" in self.text("#status")
         assert "not a diagnosis" in self.text("#reminder")
         return str(self.page.inner_text("#status .said")).lower()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import NOTICE, UNSURE, answer_of, mean_probability
+from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.report import pictures
 from rvsm.experiments.report.evidence import occlusion
 from rvsm.experiments.runs import load_run
@@ -72,6 +73,7 @@ class Oracle:
         weights = [w for name, w in net.named_parameters() if name.endswith(".weight")]
         self.zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         self._net = _Forward(net, self.size)
+        self.calibration = calibration_of(self.run_dir, config, net)
         self.compiled = False
 
     def use(self, network: _FORWARD) -> None:
@@ -117,11 +119,11 @@ class Oracle:
             "px_per_mm": drawing.px_per_mm,
         }
         if is_dot(drawing):
-            return _summary([], "there is less than 2 mm of it") | told
+            return self._summary([], "there is less than 2 mm of it") | told
         rendered = render(drawing)
         told |= {"scale": rendered.scale, "x_height_mm": rendered.x_height_mm}
         word = self._word(rendered.image, explain)
-        return _summary([word], "") | told
+        return self._summary([word], "") | told
 
     def scan(self, data: bytes, *, whole: bool = False, dpi: float | None = None) -> dict[str, Any]:
         """Answer about a picture or PDF.
@@ -168,7 +170,7 @@ class Oracle:
             word.pop("grey", None)
         reason = next((word["reason"] for word in words if word["reason"]), "")
         shown = [word for word in words if word["probability"] is not None]
-        return _summary(shown, reason) | {"notes": notes}
+        return self._summary(shown, reason) | {"notes": notes}
 
     def _words(self, page: Page, whole: bool) -> list[dict[str, Any]]:
         found = _cut(page, whole)
@@ -197,19 +199,21 @@ class Oracle:
             "evidence": self.evidence(image) if explain else None,
         }
 
-
-def _summary(words: list[dict[str, Any]], reason: str) -> dict[str, Any]:
-    probability = mean_probability([word["probability"] for word in words])
-    return {
-        "answer": answer_of(probability),
-        "probability": probability,
-        "percent": None if probability is None else percent(probability),
-        "reason": reason if probability is None else "",
-        "unsure": list(UNSURE),
-        "words": words,
-        "notes": [],
-        "notice": NOTICE,
-    }
+    def _summary(self, words: list[dict[str, Any]], reason: str) -> dict[str, Any]:
+        probability = mean_probability([word["probability"] for word in words])
+        calibrated = None if probability is None else self.calibration(probability)
+        return {
+            "answer": answer_of(probability),
+            "probability": probability,
+            "percent": None if probability is None else percent(probability),
+            "calibrated": calibrated,
+            "calibrated_percent": None if calibrated is None else percent(calibrated),
+            "reason": reason if probability is None else "",
+            "unsure": list(UNSURE),
+            "words": words,
+            "notes": [],
+            "notice": NOTICE,
+        }
 
 
 def _cut(page: Page, whole: bool) -> list[ScannedWord]:

@@ -274,7 +274,8 @@ function show(told) {
     return;
   }
   const of = told.words.length > 1 ? `, over ${told.words.length} words` : "";
-  const shaky = `Probability of shaky: ${told.percent}${of}`;
+  const known = told.calibrated === null ? "" : `, ${told.calibrated_percent} calibrated`;
+  const shaky = `Probability of shaky: ${told.percent}${known}${of}`;
   const why = told.answer === "unsure"
     ? `; between ${told.unsure.map((p) => `${100 * p} %`).join(" and ")} the answer is left open` : "";
   say(capital(told.answer), `said ${told.answer}`, `${shaky}${why}.`);
