@@ -23,13 +23,14 @@ from torch.nn import functional as F
 
 import rvsm
 from networks import NETWORKS, network
+from rvsm import native
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler import build, runtime, tune
-from rvsm.deploy.compiler.build import find_compiler
+from rvsm.deploy.compiler import runtime, tune
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import FEWEST, LANES, LANES_OF_VECTORS, write
 from rvsm.deploy.tracing import trace
 from rvsm.errors import CompilerError, RvsmError, UnsupportedLayer
+from rvsm.native import find_compiler
 
 BATCHES = (1, 2, FEWEST - 1, FEWEST, LANES, LANES_OF_VECTORS, LANES_OF_VECTORS + LANES + 3)
 
@@ -411,7 +412,7 @@ def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    build._openmp(find_compiler() or "")  # remembered from before
+    native._openmp(find_compiler() or "")  # remembered from before
     with pytest.raises(CompilerError, match=r"read-only: .* The variable RVSM_CACHE names another"):
         rvsm.compile(*network("mlp"), tune=False)
 

@@ -143,7 +143,7 @@ def test_scans_and_processes(run: Path, garbage: Path, tmp_path: Path) -> None:
 def test_machine_code_says_the_same(
     run: Path, garbage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rvsm.deploy.compiler.build import find_compiler
+    from rvsm.native import find_compiler
 
     if find_compiler() is None:
         pytest.skip("no C compiler is installed")

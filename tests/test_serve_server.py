@@ -23,7 +23,6 @@ import torch
 
 from commandline import run_here
 from report_fixture import make_data, make_run
-from rvsm.deploy.compiler.build import find_compiler
 from rvsm.errors import RvsmError
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.serve import compiling
@@ -31,6 +30,7 @@ from rvsm.experiments.serve.answers import Oracle
 from rvsm.experiments.serve.guard import allowed, is_loopback
 from rvsm.experiments.serve.server import address, bind
 from rvsm.experiments.serve.worker import Busy, Worker
+from rvsm.native import find_compiler
 
 pytest.importorskip("uvicorn", reason="needs rvsm[serve]")
 

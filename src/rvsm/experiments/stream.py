@@ -183,7 +183,7 @@ def _text(rows: Iterable[Sequence[str]]) -> bytes:
 def _network(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network, bool]:
     """The network in machine code where there is a compiler and enough to compute."""
     from rvsm import compile as to_machine_code
-    from rvsm.deploy.compiler.build import find_compiler
+    from rvsm.native import find_compiler
 
     if count < _WORTH_COMPILING or find_compiler() is None:
         return net, False

@@ -317,6 +317,7 @@ this set."""
 _NO_PIXELS = frozenset(
     [
         "__init__.py",
+        "block.py",
         "check.py",
         "datasets.py",
         "differences.py",
@@ -324,7 +325,6 @@ _NO_PIXELS = frozenset(
         "linear.py",
         "manifest.py",
         "network.py",
-        "pooling.py",
     ]
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvsm.errors import ConfigError
-from rvsm.handwriting.pooling import max_pool
+from rvsm.handwriting.block import fused, pool_norm_relu
 
 IMAGE_SIZE = (64, 256)
 """Rows and columns of the images a data folder holds."""
@@ -56,6 +56,17 @@ class FixedScaleNorm(nn.Module):
         if alive is not None and self.training:
             self.running_mean[alive], self.running_var[alive] = mean, var
         return maps
+
+    def pooled(self, maps: Tensor, pool: tuple[int, int], alive: Tensor | None = None) -> Tensor:
+        """Return ``relu(self(max_pool2d(maps, pool), alive))``, while training in one go."""
+        if not (self.training and fused(maps, pool)):
+            return F.relu(self(F.max_pool2d(maps, pool), alive))
+        chosen = slice(None) if alive is None else alive
+        found = pool_norm_relu(maps, pool, self.scale[chosen], self.bias[chosen], self.eps)
+        with torch.no_grad():
+            for running, new in ((self.running_mean, found.mean), (self.running_var, found.var)):
+                running[chosen] = running[chosen].lerp(new, self.momentum)
+        return found.maps
 
 
 class TremorNet(nn.Module):
@@ -151,8 +162,11 @@ class TremorNet(nn.Module):
         maps = images.contiguous(memory_format=torch.channels_last)
         for conv, norm, pool in self._layers():
             alive = self._alive if conv is self.conv3 else None
-            maps = max_pool(conv(maps) if alive is None else _some_maps(conv, maps, alive), pool)
-            maps = F.relu(maps if norm is None else norm(maps, alive))
+            maps = conv(maps) if alive is None else _some_maps(conv, maps, alive)
+            if norm is None:
+                maps = F.relu(F.max_pool2d(maps, pool))
+            else:
+                maps = norm.pooled(maps, pool, alive)
         return maps
 
     def forward(self, images: Tensor) -> Tensor:

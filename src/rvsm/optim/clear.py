@@ -41,7 +41,7 @@ class Near:
         below, inside = 0, []
         for magnitudes in _magnitudes(flat):
             chosen = magnitudes >= low
-            below += len(magnitudes) - np.count_nonzero(chosen)
+            below += len(magnitudes) - int(np.count_nonzero(chosen))
             chosen &= magnitudes <= high
             inside.append(_picked(magnitudes, chosen))
         candidates = np.concatenate(inside)

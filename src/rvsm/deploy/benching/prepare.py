@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rvsm.deploy.benching.runners import OURS, RUNTIMES, Files
-from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.runtime import compile
 from rvsm.deploy.files import save
 from rvsm.deploy.network import Network
 from rvsm.deploy.shrink import shrink, shrink_report
 from rvsm.deploy.tracing import trace
 from rvsm.errors import RvsmError
+from rvsm.native import find_compiler, no_compiler
 
 
 def prepare(

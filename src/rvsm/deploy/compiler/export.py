@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy import ops
-from rvsm.deploy.compiler.build import find_compiler, no_compiler
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import write
 from rvsm.deploy.compiler.tune import fastest
 from rvsm.deploy.shrink import shrink
 from rvsm.errors import CompilerError, RvsmError
+from rvsm.native import find_compiler, no_compiler
 
 
 @dataclass(frozen=True)

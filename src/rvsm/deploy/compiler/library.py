@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rvsm.deploy.compiler.build import open_library
+from rvsm.native import open_library
 
 Floats: TypeAlias = NDArray[np.float32]
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rvsm.deploy import ops
-from rvsm.deploy.compiler.build import build, find_compiler, no_compiler
 from rvsm.deploy.compiler.library import Facts, Library
 from rvsm.deploy.compiler.lower import lower
 from rvsm.deploy.compiler.source import Source, write
@@ -22,6 +21,7 @@ from rvsm.deploy.compiler.tune import fastest
 from rvsm.deploy.network import Network
 from rvsm.deploy.shrink import shrink
 from rvsm.errors import RvsmError
+from rvsm.native import build, find_compiler, no_compiler
 
 _said = threading.Event()
 

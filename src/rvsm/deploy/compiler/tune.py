@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rvsm.atomic import atomic_write
 from rvsm.deploy import kernels
-from rvsm.deploy.compiler.build import build, cached, open_library, version
 from rvsm.deploy.kernels import Emitted, Layer, Variant
+from rvsm.native import build, cached, open_library, version
 
 ENTRIES = 300_000
 """Nonzeros compiled for one layer's timing: what is larger gets fewer candidates, at least one."""

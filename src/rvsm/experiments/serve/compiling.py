@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rvsm.deploy.compiler.build import find_compiler
 from rvsm.deploy.compiler.library import Facts, Library
+from rvsm.native import find_compiler
 
 
 class Compiling:

@@ -149,7 +149,7 @@ def _run(command: list[str]) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise CompilerError(
-            f"{command[0]} did not finish within {_SECONDS} s; the network may be too large."
+            f"{command[0]} did not finish within {_SECONDS} s; what it compiles may be too large."
         ) from error
     except OSError as error:
         raise CompilerError(explain(error, command[0], "run")) from error

@@ -1,0 +1,172 @@
+/* Max pooling in blocks of 1 or 2 by 1 or 2, normalisation over the batch and ReLU, and back.
+
+   Maps are (n, h, w, c), c innermost. MOST bounds c. A loop over channels takes LANES at once and
+   the rest one by one. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define MOST 2048
+#define LANES 8
+
+#define TYPES(L)                                                                                   \
+    typedef float f##L __attribute__((vector_size(4 * L), aligned(4), may_alias));                 \
+    typedef int32_t i##L __attribute__((vector_size(4 * L), aligned(4), may_alias));               \
+    typedef int8_t b##L __attribute__((vector_size(L), aligned(1), may_alias));
+TYPES(8)
+TYPES(1)
+
+#define AT(T, p) (*(T *)(p))
+#define OF(T, p) (*(const T *)(p))
+#define CHOOSE(L, mask, yes, no) ((f##L)(((mask) & (i##L)(yes)) | (~(mask) & (i##L)(no))))
+#define OVER_CHANNELS(BODY)                                                                        \
+    do {                                                                                           \
+        long k = 0;                                                                                \
+        for (; k + LANES <= c; k += LANES) BODY(8)                                                 \
+        for (; k < c; k++) BODY(1)                                                                 \
+    } while (0)
+
+/* Sums of float32 go on in double after each row: of millions of places they would lose digits. */
+static void into(double *sums, const float *row, long c) {
+    for (long k = 0; k < c; k++) sums[k] += row[k];
+}
+
+/* A NaN is larger than everything, as torch has it. */
+#define TAKE(L, from, place)                                                                       \
+    {                                                                                              \
+        f##L z = OF(f##L, (from) + k);                                                             \
+        i##L more = (z > m) | (z != z);                                                            \
+        m = CHOOSE(L, more, z, m);                                                                 \
+        which = (more & (place)) | (~more & which);                                                \
+    }
+
+#define POOL(ROWS, COLUMNS)                                                                        \
+    static void pool_##ROWS##COLUMNS(const float *restrict x, float *restrict y,                   \
+                                     int8_t *restrict at, double *restrict sums,                   \
+                                     double *restrict squares, long n, long h, long w, long c) {   \
+        float s[MOST], q[MOST];                                                                    \
+        for (long r = 0; r < n * (h / ROWS); r++) {                                                \
+            memset(s, 0, c * sizeof *s);                                                           \
+            memset(q, 0, c * sizeof *q);                                                           \
+            for (long j = 0; j < w / COLUMNS; j++, y += c, at += c) {                              \
+                const float *p = x + (r * ROWS * w + j * COLUMNS) * c;                             \
+                OVER_CHANNELS(POOL_##ROWS##COLUMNS);                                               \
+            }                                                                                      \
+            into(sums, s, c);                                                                      \
+            into(squares, q, c);                                                                   \
+        }                                                                                          \
+    }
+#define POOL_BEGIN(L)                                                                              \
+    f##L m = OF(f##L, p + k);                                                                      \
+    i##L which = {0};
+#define POOL_END(L)                                                                                \
+    AT(f##L, y + k) = m;                                                                           \
+    AT(b##L, at + k) = __builtin_convertvector(which, b##L);                                       \
+    AT(f##L, s + k) += m;                                                                          \
+    AT(f##L, q + k) += m * m;
+#define POOL_11(L) { POOL_BEGIN(L) POOL_END(L) }
+#define POOL_12(L) { POOL_BEGIN(L) TAKE(L, p + c, 1) POOL_END(L) }
+#define POOL_21(L) { POOL_BEGIN(L) TAKE(L, p + w * c, 1) POOL_END(L) }
+#define POOL_22(L)                                                                                 \
+    { POOL_BEGIN(L) TAKE(L, p + c, 1) TAKE(L, p + w * c, 2) TAKE(L, p + w * c + c, 3) POOL_END(L) }
+POOL(1, 1)
+POOL(1, 2)
+POOL(2, 1)
+POOL(2, 2)
+
+/* The largest of each block, which of its entries that is, and the sums over all blocks. */
+void pool(const float *x, float *y, int8_t *at, double *sums, double *squares, long n, long h,
+          long w, long c, long rows, long columns) {
+    memset(sums, 0, c * sizeof *sums);
+    memset(squares, 0, c * sizeof *squares);
+    if (rows == 2 && columns == 2)
+        pool_22(x, y, at, sums, squares, n, h, w, c);
+    else if (rows == 2)
+        pool_21(x, y, at, sums, squares, n, h, w, c);
+    else if (columns == 2)
+        pool_12(x, y, at, sums, squares, n, h, w, c);
+    else
+        pool_11(x, y, at, sums, squares, n, h, w, c);
+}
+
+/* max(a y + b, 0) of m places. */
+#define RECTIFY(L)                                                                                 \
+    {                                                                                              \
+        f##L v = OF(f##L, y + k) * OF(f##L, a + k) + OF(f##L, b + k);                              \
+        AT(f##L, z + k) = CHOOSE(L, v <= 0, (f##L){0}, v);                                         \
+    }
+void rectify(const float *restrict y, float *restrict z, const float *restrict a,
+             const float *restrict b, long m, long c) {
+    for (long r = 0; r < m; r++, y += c, z += c) OVER_CHANNELS(RECTIFY);
+}
+
+/* The gradient g where a y + b > 0, else 0. */
+#define PASSED(L)                                                                                  \
+    f##L v = OF(f##L, y + k);                                                                      \
+    f##L d = CHOOSE(L, v * OF(f##L, a + k) + OF(f##L, b + k) > 0, OF(f##L, g + k), (f##L){0});
+
+/* Sums of what passes the ReLU, and of its products with y. */
+#define ADD_UP(L)                                                                                  \
+    {                                                                                              \
+        PASSED(L)                                                                                  \
+        AT(f##L, s + k) += d;                                                                      \
+        AT(f##L, q + k) += d * v;                                                                  \
+    }
+void add_up(const float *restrict g, const float *restrict y, const float *restrict a,
+            const float *restrict b, double *restrict sums, double *restrict products, long m,
+            long c) {
+    float s[MOST], q[MOST];
+    memset(sums, 0, c * sizeof *sums);
+    memset(products, 0, c * sizeof *products);
+    for (long r = 0; r < m;) {
+        memset(s, 0, c * sizeof *s);
+        memset(q, 0, c * sizeof *q);
+        for (long t = 0; t < 64 && r < m; t++, r++, g += c, y += c) OVER_CHANNELS(ADD_UP);
+        into(sums, s, c);
+        into(products, q, c);
+    }
+}
+
+/* e passed + f y + o, to the largest entry of each block; 0 to the others. */
+#define SPREAD(ROWS, COLUMNS)                                                                      \
+    static void spread_##ROWS##COLUMNS(                                                            \
+        const float *restrict g, const float *restrict y, const int8_t *restrict at,               \
+        const float *restrict a, const float *restrict b, const float *restrict e,                 \
+        const float *restrict f, const float *restrict o, float *restrict x, long n, long h,       \
+        long w, long c) {                                                                          \
+        for (long r = 0; r < n * (h / ROWS); r++)                                                  \
+            for (long j = 0; j < w / COLUMNS; j++, g += c, y += c, at += c) {                      \
+                float *p = x + (r * ROWS * w + j * COLUMNS) * c;                                   \
+                OVER_CHANNELS(SPREAD_##ROWS##COLUMNS);                                             \
+            }                                                                                      \
+    }
+#define SPREAD_BEGIN(L)                                                                            \
+    PASSED(L)                                                                                      \
+    d = OF(f##L, e + k) * d + OF(f##L, f + k) * v + OF(f##L, o + k);                               \
+    i##L which = __builtin_convertvector(OF(b##L, at + k), i##L);
+#define GIVE(L, to, place) AT(f##L, (to) + k) = (f##L)((which == (place)) & (i##L)d);
+#define SPREAD_11(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) }
+#define SPREAD_12(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) GIVE(L, p + c, 1) }
+#define SPREAD_21(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) GIVE(L, p + w * c, 1) }
+#define SPREAD_22(L)                                                                               \
+    {                                                                                              \
+        SPREAD_BEGIN(L)                                                                            \
+        GIVE(L, p, 0) GIVE(L, p + c, 1) GIVE(L, p + w * c, 2) GIVE(L, p + w * c + c, 3)            \
+    }
+SPREAD(1, 1)
+SPREAD(1, 2)
+SPREAD(2, 1)
+SPREAD(2, 2)
+
+void spread(const float *g, const float *y, const int8_t *at, const float *a, const float *b,
+            const float *e, const float *f, const float *o, float *x, long n, long h, long w,
+            long c, long rows, long columns) {
+    if (rows == 2 && columns == 2)
+        spread_22(g, y, at, a, b, e, f, o, x, n, h, w, c);
+    else if (rows == 2)
+        spread_21(g, y, at, a, b, e, f, o, x, n, h, w, c);
+    else if (columns == 2)
+        spread_12(g, y, at, a, b, e, f, o, x, n, h, w, c);
+    else
+        spread_11(g, y, at, a, b, e, f, o, x, n, h, w, c);
+}

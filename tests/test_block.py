@@ -1,0 +1,198 @@
+"""Pooling, normalisation and ReLU in C against torch's own, in float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from rvsm import native
+from rvsm.handwriting import block, network
+from rvsm.handwriting.block import fused, pool_norm_relu
+from rvsm.handwriting.network import FixedScaleNorm, TremorNet
+
+needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler")
+POOLS = [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def by_torch(maps: Tensor, pool: tuple[int, int], scale: Tensor, bias: Tensor) -> Tensor:
+    pooled = F.max_pool2d(maps, pool)
+    return F.relu(F.batch_norm(pooled, None, None, scale, bias, training=True))
+
+
+def drawn(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Maps without ties, scale, bias, and a gradient for each entry of the maps."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+    scale = torch.rand(shape[1], generator=generator) + 0.5
+    bias = torch.randn(shape[1], generator=generator)
+    return maps, scale, bias, torch.randn(shape, generator=generator)
+
+
+@needs_compiler
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 37), st.integers(1, 5),
+    st.integers(1, 5), st.sampled_from(POOLS),
+)  # fmt: skip
+def test_values_statistics_and_gradients_are_those_of_float64(
+    seed: int, images: int, channels: int, height: int, width: int, pool: tuple[int, int]
+) -> None:
+    rows, columns = pool
+    shape = (images, channels, height * rows, width * columns)
+    maps, scale, bias, weights = drawn(seed, shape)
+    weights = weights[..., :height, :width]
+    maps.requires_grad_()
+    bias.requires_grad_()
+    if images * height * width == 1:
+        assert not fused(maps, pool)
+        return
+    assert fused(maps, pool)
+    found = pool_norm_relu(maps, pool, scale, bias, 1e-5)
+    (found.maps * weights).sum().backward()
+
+    wide, offset = (t.detach().double().requires_grad_() for t in (maps, bias))
+    expected = by_torch(wide, pool, scale.double(), offset)
+    (expected * weights).sum().backward()
+    pooled = F.max_pool2d(wide.detach(), pool)
+    # Where a channel hardly varies, x - mean loses the digits that float32 has not.
+    spread = pooled.std((0, 2, 3)).amin().clamp(min=1e-6).item()
+    near = {"rtol": 0.0, "atol": 2e-5 / min(spread, 1)}
+    assert found.maps.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.maps.double(), expected, **near)
+    torch.testing.assert_close(found.mean.double(), pooled.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.var.double(), pooled.var((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    if (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any():
+        return  # on the brink of the ReLU float32 may fall to the other side
+    near["atol"] /= min(spread, 1)
+    assert maps.grad is not None
+    assert bias.grad is not None
+    torch.testing.assert_close(maps.grad.double(), wide.grad, **near)
+    torch.testing.assert_close(bias.grad.double(), offset.grad, **near)
+
+
+@needs_compiler
+@pytest.mark.parametrize("pool", POOLS[1:])
+@pytest.mark.parametrize("channels", [3, 8, 19])
+def test_of_ties_the_first_entry_gets_the_whole_gradient(
+    pool: tuple[int, int], channels: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, 2, (2, channels, 4, 6), generator=generator).float()
+    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    pool_norm_relu(maps, pool, torch.ones(channels), 9 * torch.ones(channels), 1e-5).maps.mul(
+        torch.rand(2, channels, 4 // pool[0], 6 // pool[1], generator=generator)
+    ).sum().backward()
+    assert maps.grad is not None
+    rows, columns = pool
+
+    def blocks(of: Tensor) -> Tensor:
+        return of.unfold(2, rows, rows).unfold(3, columns, columns).flatten(4)
+
+    gradient, values = blocks(maps.grad), blocks(maps.detach())
+    assert torch.equal((gradient != 0).sum(-1) == 1, gradient.sum(-1) != 0)
+    first = values.argmax(-1, keepdim=True)  # of equal ones the first
+    assert torch.equal(gradient.gather(-1, first).squeeze(-1), gradient.sum(-1))
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("channels", [1, 8])
+def test_a_nan_anywhere_in_a_block_comes_through(place: int, channels: int) -> None:
+    maps = torch.randn(2, channels, 4, 4).contiguous(memory_format=torch.channels_last)
+    maps[0, 0, place // 2, place % 2] = float("nan")
+    maps.requires_grad_()
+    bias = torch.zeros(channels, requires_grad=True)
+    out = pool_norm_relu(maps, (2, 2), torch.ones(channels), bias, 1e-5).maps
+    assert out[:, 0].isnan().any()
+    assert not out[:, 1:].isnan().any()
+
+
+@needs_compiler
+def test_maps_of_any_layout_and_gradients_of_none() -> None:
+    maps, scale, bias, _ = drawn(1, (3, 10, 4, 6))
+    results = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        leaf = maps.clone().contiguous(memory_format=layout).requires_grad_()
+        out = pool_norm_relu(leaf, (2, 2), scale, bias, 1e-5).maps
+        out.mean().backward()  # an expanded gradient: all strides 0
+        results.append((out.detach(), leaf.grad))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("maps", "pool"),
+    [
+        (torch.zeros(1, 1, 1, 1), (1, 1)),
+        (torch.zeros(2, 3, 5, 4), (2, 2)),
+        (torch.zeros(2, 3, 6, 6), (3, 2)),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.float64), (2, 2)),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16), (2, 2)),
+        (torch.zeros(2, block._MOST_CHANNELS + 1, 2, 2), (2, 2)),
+        (torch.zeros(2, 3, 4, 4, device="meta"), (2, 2)),
+    ],
+    ids=str,
+)
+def test_the_rest_is_left_to_torch(maps: Tensor, pool: tuple[int, int]) -> None:
+    assert not fused(maps.requires_grad_(), pool)
+
+
+@needs_compiler
+@pytest.mark.parametrize("alive", [None, [0, 3, 4]])
+def test_a_norm_trains_alike_with_and_without_it(
+    alive: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = None if alive is None else torch.tensor(alive)
+    maps, _, bias, _ = drawn(2, (4, 6 if alive is None else 3, 4, 8))
+    found = []
+    for own in (True, False):
+        norm = FixedScaleNorm(6)
+        with torch.no_grad():
+            norm.bias.copy_(torch.linspace(-1, 1, 6))
+        if not own:
+            monkeypatch.setattr(network, "fused", lambda *_: False)
+        leaf = maps.clone().requires_grad_()
+        out = norm.pooled(leaf, (2, 2), chosen)
+        (out**2).sum().backward()
+        found.append((out, norm.running_mean, norm.running_var, leaf.grad, norm.bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert bias is not None
+
+
+def test_without_a_compiler_a_network_trains_all_the_same() -> None:
+    script = (
+        "import torch\n"
+        "from rvsm.handwriting.network import TremorNet\n"
+        "torch.manual_seed(0)\n"
+        "net = TremorNet((4, 8, 8))\n"
+        "images = torch.rand(3, 1, 64, 256)\n"
+        "loss = net(images).square().sum()\n"
+        "loss.backward()\n"
+        "print(loss.item(), net.conv1.weight.grad.abs().sum().item())\n"
+    )
+    told = []
+    for compiler in ("", "/nowhere/cc"):
+        environment = {k: v for k, v in os.environ.items() if k != "CC"}
+        if compiler:
+            environment["CC"] = compiler
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        told.append([float(word) for word in done.stdout.split()])
+    assert told[0] == pytest.approx(told[1], rel=1e-2)
+
+
+def test_a_network_is_compiled_by_torch_without_it() -> None:
+    net = TremorNet((2, 4, 4), size=(8, 16))
+    exported = torch.export.export(net.train(), (torch.rand(3, 1, 8, 16),))
+    assert "batch_norm" in str(exported.graph)
