@@ -16,6 +16,8 @@ BASE: dict[str, Any] = {"beta": 0.1}
 """The options of the start, beyond those of its network; its method is `METHOD`."""
 METHOD = "rvsm-l0-u"
 SEEDS = 3
+WINNERS: dict[str, Any] = {"shift": 1, "elastic": 1.0, "distill": 0.5}
+"""What won by itself."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ CHANGES: list[Change] = [
     *_of("augmentation", elastic=(0.5, 1.0)),
     *_of("decay of weights", weight_decay=(1e-5, 1e-4)),
     Change("base", "Adam, 0.002", {"base": "adam", "lr": 0.002}),
+    Change("together", "augmentation, distillation", WINNERS),
+    Change("together", "augmentation, distillation, flat rate", {**WINNERS, "rate": "flat"}),
+    Change("together", "augmentation, distillation, flat rate, average",
+           {**WINNERS, "rate": "flat", "average": 0.999}),
+    Change("together", "cubic magnitude, the same", WINNERS, method="magnitude", setting=0.5),
 ]  # fmt: skip
 
 
