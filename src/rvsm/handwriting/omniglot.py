@@ -11,6 +11,7 @@ import re
 import string
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from rvsm.handwriting.strokes import RecordedCarrier
 Array = npt.NDArray[np.float64]
 
 _NAME = re.compile(r"(?:^|/)Latin/character(\d\d)/\d+_(\d\d)\.txt$")
-_MOST_BYTES = 1_000_000
+MOST_BYTES = 1_000_000
+"""Of a file of strokes; those of Omniglot have some kB."""
 
 
 def read_omniglot(path: Path) -> list[RecordedCarrier]:
@@ -65,19 +67,30 @@ def _files(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"There is no file or folder {path}: check the name.")
     if path.is_dir():
         for file in sorted(path.rglob("*.txt")):
-            if _NAME.search(file.as_posix()) and file.stat().st_size <= _MOST_BYTES:
+            if _NAME.search(file.as_posix()) and file.stat().st_size <= MOST_BYTES:
                 yield file.as_posix(), file.read_text(encoding="ascii", errors="replace")
     for archive in sorted(path.glob("*.zip")) if path.is_dir() else [path]:
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                for info in opened.infolist():
-                    if _NAME.search(info.filename) and info.file_size <= _MOST_BYTES:
-                        text = opened.read(info).decode("ascii", errors="replace")
-                        yield info.filename, text
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
-            raise DataError(
-                f"{archive} is not a sound zip file ({error}): fetch it anew."
-            ) from None
+        with open_zip(archive) as opened:
+            for info in opened.infolist():
+                if _NAME.search(info.filename) and info.file_size <= MOST_BYTES:
+                    text = opened.read(info).decode("ascii", errors="replace")
+                    yield info.filename, text
+
+
+@contextmanager
+def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file and, within, say of a damaged one what it is.
+
+    Raises
+    ------
+    DataError
+        It is no zip file, or a member that is read is damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
+        raise DataError(f"{archive} is not a sound zip file ({error}): fetch it anew.") from None
 
 
 def parse_strokes(name: str, content: str) -> list[Array]:

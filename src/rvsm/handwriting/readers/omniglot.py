@@ -19,7 +19,7 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import Row
-from rvsm.handwriting.omniglot import parse_strokes
+from rvsm.handwriting.omniglot import MOST_BYTES, open_zip, parse_strokes
 from rvsm.handwriting.readers.base import (
     Collection,
     person_row,
@@ -33,7 +33,6 @@ name = "omniglot"
 about = "timed strokes, strokes_background*.zip or ALPHABET/character01/0001_01.txt (Omniglot)"
 
 _NAME = re.compile(r"(?:^|/)([^/]+)/character(\d\d)/\d+_(\d\d)\.txt$")
-_MOST_BYTES = 1_000_000
 
 
 def fits(root: Path) -> bool:
@@ -79,16 +78,9 @@ def _names(root: Path, folder: Path) -> Iterator[str]:
         if _NAME.search(path.as_posix()):
             yield relative(path, folder)
     for archive in sorted(root.glob("*.zip")) if root.is_dir() else [root]:
-        with _opened(archive) as members:
+        with open_zip(archive) as members:
             names = sorted(member for member in members.namelist() if _NAME.search(member))
         yield from (f"{relative(archive, folder)}#{member}" for member in names)
-
-
-def _opened(archive: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
-        raise DataError(f"{archive} is not a sound zip file ({error}): fetch it anew.") from None
 
 
 @dataclass(frozen=True)
@@ -100,13 +92,13 @@ class _Characters:
         path = self.root / file
         try:
             if member:
-                with _opened(path) as members:
-                    if members.getinfo(member).file_size > _MOST_BYTES:
+                with open_zip(path) as members:
+                    if members.getinfo(member).file_size > MOST_BYTES:
                         raise DataError(f"{row.file} is larger than 1 MB: fetch the set anew.")
                     content = members.read(member)
             else:
-                content = path.read_bytes()[: _MOST_BYTES + 1]
-        except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+                content = path.read_bytes()[: MOST_BYTES + 1]
+        except (KeyError, OSError) as error:
             raise DataError(f"{row.file} cannot be read ({error}): fetch the set anew.") from None
         return timed(row.file, content.decode("ascii", errors="replace"))
 
