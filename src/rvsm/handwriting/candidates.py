@@ -210,7 +210,7 @@ def _groups(split: Split) -> list[_Group]:
     low, high = np.log(split.amplitude_mm)
     least = int(np.ceil((high - low) / np.log(_WIDEST_BAND)))
     count = max(half // _PER_BAND, min(least, half // _LEAST_IN_BAND), 1)
-    count = min(count, max(least, _MOST_BANDS))
+    count = min(count, max(least, _MOST_BANDS)) if high > low else 1
     ends = [half * i // count for i in range(count + 1)]
     edges = [float(edge) for edge in log_bands(*split.amplitude_mm, count)]
     bands = zip(pairwise(edges), pairwise(ends), strict=True)
