@@ -34,9 +34,9 @@ _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
 
 @dataclass(frozen=True)
 class Step:
-    """One training: from which (kind, method) it starts, kind None being its own; what it does."""
+    """One training: after which other (None: the run that is given), how, and whether it counts."""
 
-    start: tuple[str | None, str] | None
+    after: str | None
     values: dict[str, Any]
     tested: bool = True
 
@@ -54,7 +54,7 @@ METHODS = {
         },
     ),
     "maps": Step(
-        (None, "dense"),
+        "dense",
         {
             "method": "transformed-l1",
             "epochs": 3,
@@ -67,7 +67,7 @@ METHODS = {
         tested=False,
     ),
     "l0": Step(
-        (None, "maps"),
+        "maps",
         {
             "method": "l0",
             "epochs": 10,

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def drawn(folder: Path, count: int = DRAWN) -> Path:
 
 
 def on_paper(word: np.ndarray[Any, np.dtype[np.uint8]], rng: np.random.Generator) -> Image.Image:
-    """A word as a scanner shows it: 300 dots an inch, tinted, brighter at one side, noisy, askew."""
+    """A word as scanners show it: 300 dots an inch, tinted, brighter at one side, noisy, askew."""
     height, width = (round(side * _DOTS_A_PIXEL) for side in word.shape)
     grown = Image.fromarray(word).resize((width, height), Image.Resampling.BICUBIC)
     askew = grown.rotate(rng.uniform(-3, 3), Image.Resampling.BICUBIC, expand=True, fillcolor=255)
@@ -101,6 +101,20 @@ def measured(run: Path, folder: Path, scan: bool, out: Path) -> dict[str, Any]:
         "wall_seconds": round(wall, 2),
         "load_before": round(load, 2),
     }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Processor time and rate of each folder, in Markdown."""
+    lines = [
+        "| folder | files | processor ms a word | words a second on two cores |",
+        "|---|---|---|---|",
+    ]
+    for name, found in results["results"].items():
+        lines.append(
+            f"| {name} | {found['files']:,} | {found['cpu_ms_a_word']:.2f} | "
+            f"{found['words_a_second_on_two_cores']:,} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,13 +1,15 @@
 """What docs/tremor.md says of tremor in real words: detection against its RMS amplitude.
 
-python -m benchmarks.people.words FOLDER --words DHSD --tremor LIB
+python -m benchmarks.people.words FOLDER --words DHSD --tremor LIB --start RUN
 
 Two data sets from one seed, so with the same writers and words on each side: words of DHSD made
 shaky by recorded tremor (LIB, of `rvsm data tremor`) and by modelled. On each a dense network is
-trained, then whole maps and then single weights become zero. All are tested at exact amplitudes,
-with the tremor they learned from and with the other, on words, writers and (recorded) patients they
-have not seen; the regular words are matched to the shaky ones of each amplitude. Intervals are
-those of drawing the test's writers anew. Recipes were chosen on the writers of validation.
+trained that starts from RUN, a dense run of the task pen (`rvsm reproduce --full --task pen
+--method dense`), which saw drawn words and modelled tremor alone; then whole maps and then single
+weights become zero. All are tested at exact amplitudes, with the tremor they learned from and with
+the other, on words, writers and (recorded) patients they have not seen; the regular words are
+matched to the shaky ones of each amplitude. Intervals are those of drawing the test's writers anew.
+Recipes were chosen on the writers of validation.
 
 FOLDER keeps data, runs and scores: stopped at any moment, the same command goes on. Results go to
 words.json beside this file and, as a picture, to docs/pictures/words.svg.
@@ -52,6 +54,7 @@ class Given:
     folder: Path
     words: Path
     tremor: Path
+    start: Path
     workers: int
 
     def data(self, kind: str, mm: float | None = None) -> Path:
@@ -80,10 +83,10 @@ def train_all(given: Given) -> None:
     for kind in KINDS:
         data = given.data(kind)
         for method in METHODS:
-            started = METHODS[method].start
-            start = "" if started is None else str(given.run(started[0] or kind, started[1]))
+            before = METHODS[method].after
+            start = given.start if before is None else given.run(kind, before)
             print(f"{kind}, {method}", flush=True)
-            train(recipe(method, data=str(data), start=start), given.run(kind, method))
+            train(recipe(method, data=str(data), start=str(start)), given.run(kind, method))
 
 
 def tested(given: Given) -> Iterator[dict[str, Any]]:
@@ -192,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--words", type=Path, required=True)
     parser.add_argument("--tremor", type=Path, required=True)
+    parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     given = Given(**vars(parser.parse_args(arguments)))
     train_all(given)

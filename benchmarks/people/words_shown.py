@@ -37,9 +37,7 @@ def table(results: Mapping[str, Any]) -> str:
     for learned, tested in _LINES:
         for method in ("dense", "l0"):
             zeros = results["networks"][f"{learned}, {method}"]["zeros"]
-            cells = [
-                cell(row(results, learned, tested, mm, method), "balanced") for mm in GOALS
-            ]
+            cells = [cell(row(results, learned, tested, mm, method), "balanced") for mm in GOALS]
             lines.append(
                 f"| {learned} | {tested} | {'dense' if method == 'dense' else 'sparse'} | "
                 f"{100 * zeros:.1f} % | {' | '.join(cells)} |"

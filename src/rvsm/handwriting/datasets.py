@@ -196,7 +196,9 @@ def make(
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
     if shaken is not None:
         source = shaken = shaken.shared_out(parts, np.random.default_rng([seed, 0x7E30]))
-    splits, idle = _without_idle(source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude))
+    splits, idle = _without_idle(
+        source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
+    )
     with _folder(path) as folder, pool(workers) as run:
         maker = Maker(source, seed, infos, splits, run, progress)
         rows: list[Row] = []

@@ -19,6 +19,7 @@ from scipy import ndimage
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, tremor
 from rvsm.handwriting.images import SIZE, GreyImage
+from rvsm.handwriting.scans.paper import cleaned
 from rvsm.handwriting.skeleton import pen_paths
 from rvsm.handwriting.sources import Sampler, fingerprint
 from rvsm.handwriting.splits import CarrierInfo
@@ -73,7 +74,7 @@ class Words:
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
         index(self.folder)
-        return {"task": "words", "files": [fingerprint(self.folder)]}
+        return {"task": "words", "ink": "black", "files": [fingerprint(self.folder)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +299,10 @@ def trace(path: Path) -> Traced | None:
         return None
     points = np.concatenate(paths)
     stroke = np.repeat(np.arange(len(paths)), [len(p) for p in paths])
-    # The faint rim of the strokes belongs to them; specks and rules farther off do not.
-    belongs = ndimage.binary_dilation(ink, iterations=2) & (darkness > 0) & ~rules
+    # The faint rim of the strokes belongs to them; specks and rules farther off do not. Ink is
+    # brought to black as that of scans is: pencils and pens tell writers apart, not hands.
+    darkness = 1.0 - cleaned(np.where(rules, 0.0, darkness), ink) / 255.0
+    belongs = darkness > 0
     rows, columns = np.nonzero(belongs)
     from scipy.spatial import KDTree
 
