@@ -212,6 +212,31 @@ def test_splits_are_by_writer_and_by_word(tmp_path: Path) -> None:
     assert {r.carrier_kind for r in rows} == {"words"}
 
 
+def test_pairs_are_of_one_word_in_one_place(tmp_path: Path) -> None:
+    made = datasets.make(
+        tmp_path / "set",
+        words_dir=folder(tmp_path / "words"),
+        counts=dict.fromkeys(datasets.COUNTS, 0) | {"test-unseen": 60},
+        set="0.5-0.5",
+        pairs=True,
+        workers=1,
+    )
+    rows = read_manifest(made.path)
+    regular, shaky = ([r for r in rows if r.label == label] for label in ("regular", "shaky"))
+    assert len(regular) == len(shaky) == 30
+    for one, other in zip(regular, shaky, strict=True):
+        assert (one.text, one.carrier, one.speed_mm_s) == (
+            other.text,
+            other.carrier,
+            other.speed_mm_s,
+        )
+        assert (one.tremor_amplitude_mm, other.tremor_amplitude_mm) == (0, pytest.approx(0.5))
+        files = [(made.path / row.file).read_bytes() for row in (one, other)]
+        assert files[0] != files[1]
+    assert made.rendered == 2 * 50
+    assert "30 regular + 30 shaky images, 2 fonts or writers; in pairs" in made.summary()[1]
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder of words"):
         Words(tmp_path / "absent").identity()

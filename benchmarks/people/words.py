@@ -7,9 +7,10 @@ shaky by recorded tremor (LIB, of `rvsm data tremor`) and by modelled. On each a
 trained that starts from RUN, a dense run of the task pen (`rvsm reproduce --full --task pen
 --method dense`), which saw drawn words and modelled tremor alone; then whole maps and then single
 weights become zero. All are tested at exact amplitudes, with the tremor they learned from and with
-the other, on words, writers and (recorded) patients they have not seen; the regular words are
-matched to the shaky ones of each amplitude. Intervals are those of drawing the test's writers anew.
-Recipes were chosen on the writers of validation.
+the other, on words, writers and (recorded) patients they have not seen. Sets to learn from are
+matched, so that no ink or box goes with the class; each word of a test is there twice, regular
+and shaky, none chosen. Intervals are those of drawing the test's writers anew. Recipes were chosen
+on the writers of validation.
 
 FOLDER keeps data, runs and scores: stopped at any moment, the same command goes on. Results go to
 words.json beside this file and, as a picture, to docs/pictures/words.svg.
@@ -61,7 +62,7 @@ class Given:
         """The set to learn from, or the test at one amplitude; made where it is not yet there."""
         path = self.folder / (kind if mm is None else f"{kind}-{mm:g}")
         absent = dict.fromkeys(("train", "val", "test-paper", "test-unseen", "curve"), 0)
-        counts = TRAINED if mm is None else {"test-unseen": TESTED[mm]}
+        counts = TRAINED[kind] if mm is None else {"test-unseen": TESTED[mm]}
         make(
             path,
             set=LEARNED_FROM if mm is None else f"{mm:g}-{mm:g}",
@@ -69,6 +70,7 @@ class Given:
             counts=absent | counts,
             words_dir=self.words,
             tremor=self.tremor if kind == "recorded" else None,
+            pairs=mm is not None,
             workers=self.workers,
         )
         return path
@@ -170,12 +172,11 @@ def networks(given: Given) -> dict[str, Any]:
 
 
 def sides(given: Given) -> dict[str, Any]:
-    """Who and what stands where, and how alike the classes are in each test."""
+    """Who and what stands where."""
     told: dict[str, Any] = {}
     for kind in KINDS:
         learned = read_description(given.data(kind)) or {}
-        tests = {mm: read_description(given.data(kind, mm)) or {} for mm in TESTED}
-        first = next(iter(tests.values()))
+        first = read_description(given.data(kind, next(iter(TESTED)))) or {}
         told[kind] = {
             "writers": {**learned["carriers"], **first["carriers"]},
             "texts": {**learned["texts"], **first["texts"]},
@@ -184,7 +185,6 @@ def sides(given: Given) -> dict[str, Any]:
                 for found in (learned, first)
                 for split, people in found.get("tremor_people", {}).items()
             },
-            "gap": {f"{mm:g}": t["matching"]["test-unseen"]["gap"] for mm, t in tests.items()},
         }
     return told
 

@@ -89,6 +89,12 @@ def make(
             metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`, not modelled."
         ),
     ] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Each word regular and shaky, nothing else matched: for tests."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes that render.", min=1)] = 2,
 ) -> None:
     """Make a data set: an ordinary image folder with a manifest.
@@ -119,6 +125,7 @@ def make(
             omniglot=omniglot,
             words_dir=words,
             tremor=tremor,
+            pairs=pairs,
             workers=workers,
             progress=bars.named("rendering"),
         )
