@@ -10,7 +10,8 @@ weights become zero. All are tested at exact amplitudes, with the tremor they le
 the other, on words, writers and (recorded) patients they have not seen. Sets to learn from are
 matched, so that no ink or box goes with the class; each word of a test is there twice, regular
 and shaky, none chosen. Intervals are those of drawing the test's writers anew. Recipes were chosen
-on the writers of validation.
+on the writers of validation, and so is each network's threshold, by pairs with the tremor that it
+learned from; `balanced_at_half` is what one half would give.
 
 FOLDER keeps data, runs and scores: stopped at any moment, the same command goes on. Results go to
 words.json beside this file and, as a picture, to docs/pictures/words.svg.
@@ -30,11 +31,21 @@ import numpy.typing as npt
 import torch
 
 import rvsm
-from benchmarks.people.recipes import KINDS, LEARNED_FROM, METHODS, SEED, TESTED, TRAINED, recipe
+from benchmarks.people.recipes import (
+    GOALS,
+    KINDS,
+    LEARNED_FROM,
+    METHODS,
+    SEED,
+    TESTED,
+    TRAINED,
+    VALIDATED,
+    recipe,
+)
 from benchmarks.people.words_shown import draw
 from rvsm.atomic import atomic_text
 from rvsm.experiments.crossval.bootstrap import interval, person_weights
-from rvsm.experiments.data import load_split
+from rvsm.experiments.data import Split, load_split
 from rvsm.experiments.evaluate import count_zeros
 from rvsm.experiments.runs import environment, load_run
 from rvsm.experiments.stream import probabilities
@@ -62,7 +73,9 @@ class Given:
         """The set to learn from, or the test at one amplitude; made where it is not yet there."""
         path = self.folder / (kind if mm is None else f"{kind}-{mm:g}")
         absent = dict.fromkeys(("train", "val", "test-paper", "test-unseen", "curve"), 0)
-        counts = TRAINED[kind] if mm is None else {"test-unseen": TESTED[mm]}
+        counts = TRAINED[kind]
+        if mm is not None:
+            counts = {"val": VALIDATED if mm in GOALS else 0, "test-unseen": TESTED[mm]}
         make(
             path,
             set=LEARNED_FROM if mm is None else f"{mm:g}-{mm:g}",
@@ -97,27 +110,57 @@ def tested(given: Given) -> Iterator[dict[str, Any]]:
         for method in METHODS:
             if not METHODS[method].tested:
                 continue
-            config, net = load_run(given.run(learned, method))
-            fast = rvsm.compile(net, torch.zeros(1, 1, *config.network.size), tune=False)
+            asked = Asked(given.run(learned, method))
+            threshold = asked.threshold({mm: given.data(learned, mm) for mm in GOALS})
             for kind in KINDS:
                 for mm in TESTED:
-                    split = load_split(given.data(kind, mm), "test-unseen", config.network.size)
-                    images = split.images.numpy()
-                    shaky = np.concatenate(
-                        [
-                            probabilities(fast, images[start : start + _BATCH])
-                            for start in range(0, len(images), _BATCH)
-                        ]
-                    )
+                    shaky, split = asked.about(given.data(kind, mm), "test-unseen")
+                    labels = split.labels.numpy()
                     writers = np.unique([r.carrier for r in split.rows], return_inverse=True)[1]
                     yield {
                         "learned": learned,
                         "method": method,
                         "tested": kind,
                         "mm": mm,
-                        **rates(shaky > 0.5, split.labels.numpy(), writers),
-                        "auc": auc(shaky, split.labels.numpy()),
+                        "threshold": threshold,
+                        **rates(shaky > threshold, labels, writers),
+                        "balanced_at_half": round(balanced(shaky > 0.5, labels), 5),
+                        "auc": auc(shaky, labels),
                     }
+
+
+class Asked:
+    """A run's network in machine code."""
+
+    def __init__(self, run: Path) -> None:
+        config, net = load_run(run)
+        self.size = config.network.size
+        self.net = rvsm.compile(net, torch.zeros(1, 1, *self.size), tune=False)
+
+    def about(self, data: Path, name: str) -> tuple[npt.NDArray[np.float64], Split]:
+        """Probability of shaky of each image of a split, and the split."""
+        split = load_split(data, name, self.size)
+        images = split.images.numpy()
+        parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+        return np.concatenate([probabilities(self.net, part) for part in parts]), split
+
+    def threshold(self, sets: dict[float, Path]) -> float:
+        """Where, on validation, the goal that is met worst is met best."""
+        scored = {mm: self.about(path, "val") for mm, path in sets.items()}
+        tried = np.arange(0.02, 0.99, 0.02).round(2)
+        slack = [
+            min(
+                balanced(shaky > at, split.labels.numpy()) - GOALS[mm] / 100
+                for mm, (shaky, split) in scored.items()
+            )
+            for at in tried
+        ]
+        return float(tried[int(np.argmax(slack))])
+
+
+def balanced(called: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> float:
+    """Balanced accuracy."""
+    return float(called[labels == 1].mean() + (~called)[labels == 0].mean()) / 2
 
 
 def rates(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.people.recipes import GOALS
 from rvsm.atomic import atomic_write
 
 _LINES = {
@@ -15,8 +16,6 @@ _LINES = {
     ("recorded", "modelled"): ("#0b3c8c", "--", "v"),
 }
 """Colour by the tremor learned from, dashes by the tremor tested with."""
-
-GOALS = {0.3: 90, 0.5: 97, 0.8: 99}
 
 
 def row(results: Mapping[str, Any], learned: str, tested: str, mm: float, method: str) -> Any:
