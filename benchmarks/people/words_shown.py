@@ -34,12 +34,11 @@ def table(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|" + "---|" * len(GOALS),
     ]
     for learned, tested in _LINES:
-        for method in ("dense", "l0"):
+        for method in ("dense", "sparse"):
             zeros = results["networks"][f"{learned}, {method}"]["zeros"]
             cells = [cell(row(results, learned, tested, mm, method), "balanced") for mm in GOALS]
             lines.append(
-                f"| {learned} | {tested} | {'dense' if method == 'dense' else 'sparse'} | "
-                f"{100 * zeros:.1f} % | {' | '.join(cells)} |"
+                f"| {learned} | {tested} | {method} | {100 * zeros:.1f} % | {' | '.join(cells)} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -62,7 +61,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         rows = [
             r
             for r in results["rows"]
-            if (r["learned"], r["tested"], r["method"]) == (learned, tested, "l0")
+            if (r["learned"], r["tested"], r["method"]) == (learned, tested, "sparse")
         ]
         mm = [r["mm"] for r in rows]
         axes.plot(
