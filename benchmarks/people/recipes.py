@@ -19,10 +19,10 @@ TRAINED = {
     "modelled": {"train": 12_000, "val": 800},
     "recorded": {"train": 24_000, "val": 2_400},
 }
-TESTED = {0.1: 800, 0.2: 800, 0.3: 1600, 0.4: 800, 0.5: 1600, 0.65: 800, 0.8: 1600, 1.0: 800}
+TESTED = {0.1: 400, 0.2: 400, 0.3: 1200, 0.4: 400, 0.5: 1200, 0.65: 400, 0.8: 1200, 1.0: 400}
 """Images at each amplitude in mm RMS, half of each class."""
 
-VALIDATED = 600
+VALIDATED = 400
 GOALS = {0.3: 90, 0.5: 97, 0.8: 99}
 """Balanced accuracy asked for, in %, by amplitude."""
 
