@@ -48,16 +48,6 @@ class Step:
     tested: bool = True
 
 
-_WEIGHTS: dict[str, Any] = {
-    "method": "l0",
-    "average": 0.999,
-    "rules": [
-        {"pattern": "conv2.weight", "sparsity": 0.6},
-        {"pattern": "conv3.weight", "sparsity": 0.965},
-        {"pattern": "fc.weight", "sparsity": 0.98},
-    ],
-}
-
 METHODS = {
     "dense": Step(
         None,
@@ -84,34 +74,25 @@ METHODS = {
         },
         tested=False,
     ),
-    "first": Step(
+    "sparse": Step(
         "maps",
         {
-            **_WEIGHTS,
+            "method": "l0",
             "epochs": 5,
             "lr": 4e-3,
             "muon_lr": 0.016,
             "warmup_fraction": 0.1,
+            "average": 0.999,
             "final_lr": 0.2,
+            "rules": [
+                {"pattern": "conv2.weight", "sparsity": 0.6},
+                {"pattern": "conv3.weight", "sparsity": 0.965},
+                {"pattern": "fc.weight", "sparsity": 0.98},
+            ],
             "splitting": {**_SPLITTING, "end": 0.25, "heal": 0.3},
-        },
-        tested=False,
-    ),
-    "sparse": Step(
-        "first",
-        {
-            **_WEIGHTS,
-            "epochs": 12,
-            "lr": 3e-3,
-            "muon_lr": 0.012,
-            "warmup_fraction": 0.1,
-            "final_lr": 0.1,
-            "splitting": {**_SPLITTING, "end": 0.15, "heal": 0.2},
         },
     ),
 }
-"""`sparse` goes on where `first` ends, whose loss was still falling and no lower in training than
-in validation."""
 
 
 def recipe(method: str, *, data: str, start: str) -> TrainConfig:
