@@ -19,10 +19,10 @@ TRAINED = {
     "modelled": {"train": 12_000, "val": 800},
     "recorded": {"train": 24_000, "val": 2_400},
 }
-TESTED = {0.1: 400, 0.2: 400, 0.3: 1200, 0.4: 400, 0.5: 1200, 0.65: 400, 0.8: 1200, 1.0: 400}
+TESTED = {0.1: 200, 0.2: 200, 0.3: 800, 0.4: 200, 0.5: 800, 0.65: 200, 0.8: 800, 1.0: 200}
 """Images at each amplitude in mm RMS, half of each class."""
 
-VALIDATED = 400
+VALIDATED = 300
 GOALS = {0.3: 90, 0.5: 97, 0.8: 99}
 """Balanced accuracy asked for, in %, by amplitude."""
 

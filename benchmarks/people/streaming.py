@@ -2,7 +2,7 @@
 
 python -m benchmarks.people.streaming FOLDER --run RUN --words DHSD
 
-Two folders of single words: all of DHSD as they lie there (256 x 64 pixels, RGBA), and 3,000 that
+Two folders of single words: all of DHSD as they lie there (256 x 64 pixels, RGBA), and 1,500 that
 the generator draws, put on tinted, shaded and noisy paper at 300 dots an inch and saved as JPEG
 (made once, in FOLDER). Each is asked about as it is and with --scan (paper, ruled lines and skew
 taken away, then brought to 64 x 256), by two worker processes and the compiled network.
@@ -37,7 +37,7 @@ from rvsm.experiments.runs import environment
 from rvsm.handwriting.sources import Rendered
 
 RESULTS = Path(__file__).with_name("streaming.json")
-DRAWN = 3000
+DRAWN = 1500
 WORKERS = 2
 _DOTS_A_PIXEL = 300 / 25.4 / 8  # the generator draws 8 pixels a mm
 _COMMAND = "import sys; from rvsm.cli import main; sys.argv[0] = 'rvsm'; sys.exit(main())"
