@@ -55,7 +55,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes = figure.add_subplot()
     for (learned, tested), (colour, dash, mark) in _LINES.items():
         rows = [
@@ -85,7 +85,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("balanced accuracy, %")
     axes.set_ylim(48, 101)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "rvsm"}), atomic_write(path) as stream:
         figure.savefig(stream, format="svg", metadata={"Date": None})

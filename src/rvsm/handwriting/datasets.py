@@ -355,7 +355,7 @@ def _generator_version() -> str:
 
 _DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1", "0.1.0+c5b5bbe9a9c7"])
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
-this set."""
+this set. (Words, whose ink the older two left grey, are told apart by their source's identity.)"""
 
 _NO_PIXELS = frozenset(
     [
