@@ -117,6 +117,19 @@ def test_amplitudes_lie_in_the_range_of_the_set(made: Path) -> None:
         assert low <= row.virtual_amplitude_mm <= high
 
 
+def test_a_set_of_one_amplitude_has_the_carriers_and_texts_of_any_other(
+    made: Path, tmp_path: Path
+) -> None:
+    """So tests at exact amplitudes go with what was learned from a range."""
+    exact = make(tmp_path / "set", set="0.3-0.3", seed=3)
+    rows = read_manifest(exact.path)
+    assert [row.virtual_amplitude_mm for row in rows] == pytest.approx([0.3] * len(rows))
+    assert {row.split for row in rows} == set(COUNTS)
+    assert exact.description["set"] == "0.3-0.3"
+    found = json.loads((made / "dataset.json").read_text())
+    assert exact.description["carriers"] == found["carriers"]
+
+
 def test_protocols_are_disjoint(made: Path) -> None:
     fonts: dict[str, set[str]] = {}
     texts: dict[str, set[str]] = {}
@@ -216,7 +229,10 @@ def test_carriers_that_draw_nothing_are_told(tmp_path: Path, made: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"set": "wild"}, "no set 'wild': choose headline or mild"),
+        ({"set": "wild"}, "no set 'wild': choose headline or mild, or give two amplitudes"),
+        ({"set": "0.5-0.3"}, "the smaller first"),
+        ({"set": "0-0.3"}, "no set '0-0.3'"),
+        ({"set": "0.3-30"}, "none above 3"),
         ({"source": None, "task": "runes"}, "no task 'runes': choose fonts or pen"),
         ({"counts": {"tset": 2}}, "no split 'tset': choose among train"),
         ({"counts": {"train": 3}}, "give an even number"),

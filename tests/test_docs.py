@@ -170,6 +170,18 @@ def test_table_of_shrinking() -> None:
     assert table(found) in (ROOT / "docs" / "shrink.md").read_text("utf-8")
 
 
+def test_tables_of_words() -> None:
+    import json
+
+    from benchmarks.people import streaming, words_shown
+
+    folder = ROOT / "benchmarks" / "people"
+    found = json.loads((folder / "words.json").read_text("utf-8"))
+    assert words_shown.table(found) in (ROOT / "docs" / "tremor.md").read_text("utf-8")
+    found = json.loads((folder / "streaming.json").read_text("utf-8"))
+    assert streaming.table(found) in (ROOT / "docs" / "scans.md").read_text("utf-8")
+
+
 def test_results_in_the_readme_are_those_of_a_run() -> None:
     import json
 

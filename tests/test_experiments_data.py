@@ -59,6 +59,14 @@ def test_reducing_averages_blocks() -> None:
         reduce_image(image, (30, 128))
 
 
+@pytest.mark.parametrize("size", [(64, 256), (32, 128), (16, 64), (64, 128), (8, 256)])
+def test_reducing_is_the_mean_of_each_block(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 256), dtype=np.uint8)
+    blocks = image.reshape(size[0], 64 // size[0], size[1], 256 // size[1])
+    expected = np.rint(255.0 - blocks.mean(axis=(1, 3))).astype(np.uint8)
+    np.testing.assert_array_equal(reduce_image(image, size), expected)
+
+
 def test_the_second_reading_comes_from_the_cache(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

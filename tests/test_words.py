@@ -15,7 +15,15 @@ from rvsm.handwriting.features import global_features
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.wordfiles import ruled_lines, usable
-from rvsm.handwriting.words import Words, WordSampler, close_cracks, splat, trace, x_height
+from rvsm.handwriting.words import (
+    Traced,
+    Words,
+    WordSampler,
+    close_cracks,
+    splat,
+    trace,
+    x_height,
+)
 
 DHSD = DATA / "dhsd"
 
@@ -87,9 +95,72 @@ def test_a_word_that_does_not_move_stays_itself(tmp_path: Path) -> None:
     traced = trace(tmp_path / "a.png")
     assert traced is not None
     still = splat(traced, np.zeros_like(traced.path), 1.0, np.zeros(2))
-    assert np.abs(still.astype(int) - zigzag()).mean() < 1.5
+    assert np.abs(still - np.where(zigzag() < 255, 0.0, 255.0)).mean() < 1.5
     moved = splat(traced, np.full_like(traced.path, 3.0), 1.0, np.zeros(2))
     np.testing.assert_array_equal(moved[3:, 3:], still[:-3, :-3])
+
+
+def test_a_pencil_becomes_as_black_as_a_pen(tmp_path: Path) -> None:
+    """Or writers would be told by what they wrote with."""
+    images = []
+    for share in (1, 3):
+        (tmp_path / f"{share}.png").write_bytes(encode_png(255 - (255 - zigzag()) // share))
+        traced = trace(tmp_path / f"{share}.png")
+        assert traced is not None
+        images.append(splat(traced, np.zeros_like(traced.path), 1.0, np.zeros(2)))
+    assert images[1].min() < 5
+    assert np.abs(images[0].astype(int) - images[1]).mean() < 0.2
+
+
+def plain_splat(
+    traced: Traced, displacement: np.ndarray, scale: float, offset: np.ndarray
+) -> np.ndarray:
+    """Every part of every pixel by itself, on the whole of the fine grid."""
+    left, top = traced.pixels.min(axis=0)
+    shape = np.ptp(traced.pixels, axis=0)[::-1] + 1
+    at = (traced.pixels[:, 1] - top, traced.pixels[:, 0] - left)
+    known = np.zeros(shape)
+    known[at] = 1.0
+    weight = np.maximum(ndimage.gaussian_filter(known, 1.0), 1e-6)
+    fields = np.zeros((2, *shape))
+    for axis in (0, 1):
+        fields[axis][at] = displacement[traced.nearest, axis]
+        fields[axis] = ndimage.gaussian_filter(fields[axis], 1.0) / weight
+    slopes = [[np.clip(s, -2, 2) for s in np.gradient(field)] for field in fields]
+    fine = np.zeros((128, 512), dtype=np.float32)
+    for (column, row), dark in zip(traced.pixels, traced.darkness, strict=True):
+        here = (row - top, column - left)
+        for down in np.linspace(-0.4, 0.4, 5):
+            for across in np.linspace(-0.4, 0.4, 5):
+                x = column + fields[0][here] + (1 + slopes[0][1][here]) * across
+                x += slopes[0][0][here] * down
+                y = row + fields[1][here] + slopes[1][1][here] * across
+                y += (1 + slopes[1][0][here]) * down
+                place = [
+                    round((value * scale + start + 0.5) * 2 - 0.5)
+                    for value, start in zip((x, y), offset, strict=True)
+                ]
+                if 0 <= place[0] < 512 and 0 <= place[1] < 128:
+                    fine[place[1], place[0]] = max(fine[place[1], place[0]], np.float32(dark))
+    closed = ndimage.grey_closing(fine, size=(3, 3))
+    return np.rint(255 * (1 - closed.reshape(64, 2, 256, 2).mean(axis=(1, 3))))
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, (0.0, 0.0)), (0.9, (-30.0, 9.0))])
+def test_ink_is_moved_as_its_parts_one_by_one(
+    tmp_path: Path, scale: float, offset: tuple[float, float]
+) -> None:
+    """But for a part that falls between two cells, which rounding may put into either."""
+    (tmp_path / "a.png").write_bytes(encode_png(zigzag(letters=3)))
+    traced = trace(tmp_path / "a.png")
+    assert traced is not None
+    rng = np.random.default_rng(0)
+    displacement = ndimage.gaussian_filter1d(8 * rng.standard_normal(traced.path.shape), 3, axis=0)
+    found = splat(traced, displacement, scale, np.array(offset))
+    expected = plain_splat(traced, displacement, scale, np.array(offset))
+    assert (found == expected).mean() > 0.999
+    outside = splat(traced, displacement, scale, np.array([400.0, 0.0]))
+    assert (outside == 255).all()
 
 
 def test_cracks_are_closed_as_scipy_does() -> None:
@@ -139,6 +210,31 @@ def test_splits_are_by_writer_and_by_word(tmp_path: Path) -> None:
     texts = {s: {r.text for r in rows if r.split == s} for s in ("train", "test-paper")}
     assert not texts["train"] & texts["test-paper"]
     assert {r.carrier_kind for r in rows} == {"words"}
+
+
+def test_pairs_are_of_one_word_in_one_place(tmp_path: Path) -> None:
+    made = datasets.make(
+        tmp_path / "set",
+        words_dir=folder(tmp_path / "words"),
+        counts=dict.fromkeys(datasets.COUNTS, 0) | {"test-unseen": 60},
+        set="0.5-0.5",
+        pairs=True,
+        workers=1,
+    )
+    rows = read_manifest(made.path)
+    regular, shaky = ([r for r in rows if r.label == label] for label in ("regular", "shaky"))
+    assert len(regular) == len(shaky) == 30
+    for one, other in zip(regular, shaky, strict=True):
+        assert (one.text, one.carrier, one.speed_mm_s) == (
+            other.text,
+            other.carrier,
+            other.speed_mm_s,
+        )
+        assert (one.tremor_amplitude_mm, other.tremor_amplitude_mm) == (0, pytest.approx(0.5))
+        files = [(made.path / row.file).read_bytes() for row in (one, other)]
+        assert files[0] != files[1]
+    assert made.rendered == 2 * 50
+    assert "30 regular + 30 shaky images, 2 fonts or writers; in pairs" in made.summary()[1]
 
 
 def test_bad_folders(tmp_path: Path) -> None:

@@ -58,9 +58,13 @@ def make(
         ),
     ] = None,
     set_: Annotated[
-        Range,
-        typer.Option("--set", help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm."),
-    ] = Range.headline,
+        str,
+        typer.Option(
+            "--set",
+            metavar="SET",
+            help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm, or two ends such as 0.2-1.2.",
+        ),
+    ] = "headline",
     seed: Annotated[int, typer.Option(help="The images are a function of it.", min=0)] = 0,
     count: Annotated[
         list[str] | None,
@@ -85,6 +89,12 @@ def make(
             metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`, not modelled."
         ),
     ] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Each word regular and shaky, nothing else matched: for tests."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes that render.", min=1)] = 2,
 ) -> None:
     """Make a data set: an ordinary image folder with a manifest.
@@ -96,6 +106,7 @@ def make(
       rvsm data make data/small --count train=2000 --count val=400
       rvsm data make data/own --fonts ~/.fonts
       rvsm data make data/words --words DHSD
+      rvsm data make data/faint --set 0.2-0.6
       rvsm data make data/recorded --words DHSD --tremor tremor.safetensors
     """
     from rvsm.handwriting.datasets import make as make_set
@@ -106,7 +117,7 @@ def make(
         made = make_set(
             folder,
             task=(task or Task.fonts).value,
-            set=set_.value,
+            set=set_,
             seed=seed,
             counts=read_counts(count),
             font_dirs=fonts or (),
@@ -114,6 +125,7 @@ def make(
             omniglot=omniglot,
             words_dir=words,
             tremor=tremor,
+            pairs=pairs,
             workers=workers,
             progress=bars.named("rendering"),
         )

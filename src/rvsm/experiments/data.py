@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +178,13 @@ def reduce_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     """
     height, width = image.shape
     check_size(size, (height, width))
-    blocks = image.reshape(size[0], height // size[0], size[1], width // size[1])
-    ink: NDArray[np.uint8] = np.rint(255.0 - blocks.mean(axis=(1, 3))).astype(np.uint8)
+    tall, wide = height // size[0], width // size[1]
+    if (tall, wide) == (1, 1):
+        return 255 - image
+    # Over axes as short as a block's numpy's mean takes five times as long.
+    rows = functools.reduce(np.add, (image[i::tall].astype(np.int32) for i in range(tall)))
+    sums = functools.reduce(np.add, (rows[:, j::wide] for j in range(wide)))
+    ink: NDArray[np.uint8] = np.rint(255.0 - sums / (tall * wide)).astype(np.uint8)
     return ink
 
 
@@ -258,7 +263,7 @@ def bend(images: Tensor, strength: float, knot: int, generator: torch.Generator)
     return F.grid_sample(images, grid, align_corners=False)
 
 
-@lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)
 def _spline(length: int, knot: int) -> Tensor:
     """Return the values of the cubic B-splines ``(length, knots)``, of unit variance on average."""
     place = torch.arange(length).view(-1, 1) / knot + 1 - torch.arange(length // knot + 4)

@@ -70,13 +70,14 @@ class Chosen:
     """The images of a split.
 
     `acceptance` is their share of all candidates; `gap` is the largest Mahalanobis distance,
-    over the regular images and the amplitude bands, of mean features from the common target.
+    over the regular images and the amplitude bands, of mean features from the common target, None
+    of pairs, of which nothing is matched.
     """
 
     regular: list[Candidate]
     shaky: list[Candidate]
     acceptance: float
-    gap: float
+    gap: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Maker:
     splits : all splits that will be asked for; they give the total of the progress
     run : runs jobs, in order (see `pool`)
     progress : called with the numbers of candidates done and in all; the latter may grow
+    pairs : each regular image has a shaky one of the same word, place and speed; nothing is matched
     """
 
     def __init__(
@@ -133,11 +135,14 @@ class Maker:
         splits: Sequence[Split],
         run: Run,
         progress: Progress | None = None,
+        pairs: bool = False,
     ) -> None:
         self.source, self.seed, self.run, self.progress = source, seed, run, progress
         self.kinds = {info.name: info.kind for info in infos}
+        self.pairs = pairs
         self.done = 0
-        self.total = sum(group.missing() for split in splits for group in _groups(split))
+        groups = _paired if pairs else _groups
+        self.total = sum(group.missing() for split in splits for group in groups(split))
 
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
@@ -145,6 +150,8 @@ class Maker:
         Groups that cannot be brought to the common target get more candidates, up to some forty
         times their share.
         """
+        if self.pairs:
+            return self._pairs(split)
         groups = _groups(split)
         good = _GOOD_GAP_TRAIN if split.name == "train" else _GOOD_GAP
         while True:
@@ -167,6 +174,12 @@ class Maker:
         order = np.random.default_rng([self.seed, 0x0DE2, split.number]).permutation(len(shaky))
         rendered = sum(len(group.candidates) for group in groups)
         return Chosen(kept[0], [shaky[i] for i in order], split.count / rendered, max(matched.gaps))
+
+    def _pairs(self, split: Split) -> Chosen:
+        groups = _paired(split)
+        self._render(split, groups)
+        regular, shaky = (group.candidates[: group.share] for group in groups)
+        return Chosen(regular, shaky, 1.0, None)
 
     def _render(self, split: Split, groups: Sequence[_Group]) -> None:
         jobs, owners = [], []
@@ -210,7 +223,7 @@ def _groups(split: Split) -> list[_Group]:
     low, high = np.log(split.amplitude_mm)
     least = int(np.ceil((high - low) / np.log(_WIDEST_BAND)))
     count = max(half // _PER_BAND, min(least, half // _LEAST_IN_BAND), 1)
-    count = min(count, max(least, _MOST_BANDS))
+    count = min(count, max(least, _MOST_BANDS)) if high > low else 1
     ends = [half * i // count for i in range(count + 1)]
     edges = [float(edge) for edge in log_bands(*split.amplitude_mm, count)]
     bands = zip(pairwise(edges), pairwise(ends), strict=True)
@@ -221,6 +234,12 @@ def _groups(split: Split) -> list[_Group]:
             for number, (band, (low, high)) in enumerate(bands, start=1)
         ),
     ]
+
+
+def _paired(split: Split) -> list[_Group]:
+    """Two groups of one number: they draw by the same randomness."""
+    half = split.count // 2
+    return [_Group(0, shaky, split.amplitude_mm, half, 1.0, []) for shaky in (False, True)]
 
 
 @lru_cache(maxsize=4)

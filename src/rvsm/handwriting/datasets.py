@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ CURVE_MM = (0.05, 1.5)
 COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_000, "curve": 3_000}
 """Images of each split, half of each class."""
 
+_LARGEST_MM = 3.0
 _NOTED_GAP = 0.2
 _SHOWN = 5
 
@@ -71,14 +73,20 @@ class Made:
             f"{self.path}: task {told['task']}, set {told['set']}, seed {told['seed']} ({state})"
         ]
         for split, counts in told["counts"].items():
-            matched = told["matching"][split]
+            matched = told["matching"].get(split)
+            how = (
+                "in pairs"
+                if matched is None
+                else (
+                    f"{matched['acceptance']:.0%} of the candidates accepted, "
+                    f"features alike within {matched['gap']:.2f} sd"
+                )
+            )
             lines.append(
                 f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
-                f"{len(told['carriers'][split])} fonts or writers; "
-                f"{matched['acceptance']:.0%} of the candidates accepted, "
-                f"features alike within {matched['gap']:.2f} sd"
+                f"{len(told['carriers'][split])} fonts or writers; {how}"
             )
-            if matched["gap"] > _NOTED_GAP:
+            if matched is not None and matched["gap"] > _NOTED_GAP:
                 lines.append(
                     f"warning: {split} is not fully matched; run `rvsm data check {self.path}`"
                 )
@@ -119,6 +127,7 @@ def make(
     omniglot: str | os.PathLike[str] | None = None,
     words_dir: str | os.PathLike[str] | None = None,
     tremor: str | os.PathLike[str] | None = None,
+    pairs: bool = False,
     source: Source | None = None,
     workers: int = 2,
     progress: Progress | None = None,
@@ -134,8 +143,9 @@ def make(
         The data folder to make.
     task : {"fonts", "pen"}
         Printed texts or pen strokes; not looked at with `words_dir`.
-    set : {"headline", "mild"}
-        Range of the tremor amplitude, see `SETS`.
+    set : str
+        Range of the tremor amplitude: ``headline`` or ``mild`` (see `SETS`), or two ends in mm RMS
+        such as ``0.2-1.2``, which the split ``curve`` has too; ``0.3-0.3`` is 0.3 mm exactly.
     seed : int
         Nonnegative.
     counts : mapping of str to int, optional
@@ -148,6 +158,9 @@ def make(
     tremor : path-like, optional
         A tremor library (see `recorded.library`) to shake with in place of the model; its people
         are cut into those of training, validation and the unseen.
+    pairs : bool
+        Every regular image has a shaky one of the same word, and nothing is matched: all that a
+        tremor does to a word is left in. For tests; a network would learn what only goes with it.
     source : Source, optional
         Any other origin of images.
     workers : int
@@ -175,8 +188,7 @@ def make(
 
         source = shaken = Shaken(source, Path(tremor))
     wanted = _wanted(counts)
-    if set not in SETS:
-        raise DataError(f"There is no set {set!r}: choose {' or '.join(SETS)}.")
+    amplitude = amplitudes(set)
     if seed < 0:
         raise DataError(f"The seed is {seed}: give 0 or a positive whole number.")
     head: dict[str, Any] = {
@@ -184,7 +196,11 @@ def make(
         "task": source.identity()["task"],
         "set": set,
         "seed": seed,
-        "options": {"images": wanted, "source": source.identity()},
+        "options": {
+            "images": wanted,
+            "source": source.identity(),
+            **({"pairs": True} if pairs else {}),
+        },
         "generator": _generator_version(),
     }
     if (found := _existing(path, head)) is not None:
@@ -194,19 +210,22 @@ def make(
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
     if shaken is not None:
         source = shaken = shaken.shared_out(parts, np.random.default_rng([seed, 0x7E30]))
-    splits, idle = _without_idle(source, _splits(parts, SETS[set], wanted))
+    splits, idle = _without_idle(
+        source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
+    )
     with _folder(path) as folder, pool(workers) as run:
-        maker = Maker(source, seed, infos, splits, run, progress)
+        maker = Maker(source, seed, infos, splits, run, progress, pairs)
         rows: list[Row] = []
         matching: dict[str, dict[str, float]] = {}
         for split in splits:
             chosen = maker.choose(split)
             for label, candidates in zip(LABELS, (chosen.regular, chosen.shaky), strict=True):
                 rows += _write(folder, split.name, label, candidates)
-            matching[split.name] = {
-                "acceptance": round(chosen.acceptance, 4),
-                "gap": round(chosen.gap, 4),
-            }
+            if chosen.gap is not None:
+                matching[split.name] = {
+                    "acceptance": round(chosen.acceptance, 4),
+                    "gap": round(chosen.gap, 4),
+                }
         description = head | {
             "counts": {s.name: dict.fromkeys(LABELS, s.count // 2) for s in splits},
             "amplitude_mm": {s.name: list(s.amplitude_mm) for s in splits},
@@ -222,6 +241,25 @@ def make(
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (folder / DATASET).write_text(text, encoding="utf-8")
     return Made(path, description, True, time.perf_counter() - start, maker.done)
+
+
+def amplitudes(set: str) -> tuple[float, float]:
+    """The two ends in mm RMS of the tremor of a set: of `SETS`, or written as ``0.2-1.2``.
+
+    Raises
+    ------
+    DataError
+        Neither, or a range that is empty, not positive, or beyond 3 mm.
+    """
+    if set in SETS:
+        return SETS[set]
+    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", set)
+    if ends is None or not 0 < float(ends[1]) <= float(ends[2]) <= _LARGEST_MM:
+        raise DataError(
+            f"There is no set {set!r}: choose {' or '.join(SETS)}, or give two amplitudes in mm, "
+            f"the smaller first and none above {_LARGEST_MM:g}, such as 0.2-1.2."
+        )
+    return float(ends[1]), float(ends[2])
 
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -275,13 +313,18 @@ def _wanted(counts: Mapping[str, int] | None) -> dict[str, int]:
     return {name: count for name, count in wanted.items() if count}
 
 
-def _splits(parts: Parts, amplitude: tuple[float, float], wanted: dict[str, int]) -> list[Split]:
+def _splits(
+    parts: Parts,
+    amplitude: tuple[float, float],
+    wanted: dict[str, int],
+    curve: tuple[float, float],
+) -> list[Split]:
     made_of = {
         "train": (parts.train, parts.train_texts, amplitude),
         "val": (parts.val, parts.val_texts, amplitude),
         "test-paper": (parts.train, parts.test_texts, amplitude),
         "test-unseen": (parts.unseen, parts.test_texts, amplitude),
-        "curve": (parts.unseen, parts.test_texts, CURVE_MM),
+        "curve": (parts.unseen, parts.test_texts, curve),
     }
     return [
         Split(list(COUNTS).index(name), name, *made_of[name], count)
@@ -310,9 +353,9 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
-_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f"])
+_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1", "0.1.0+c5b5bbe9a9c7"])
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
-this set."""
+this set. (Words, whose ink the older two left grey, are told apart by their source's identity.)"""
 
 _NO_PIXELS = frozenset(
     [

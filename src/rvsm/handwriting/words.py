@@ -19,6 +19,7 @@ from scipy import ndimage
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, tremor
 from rvsm.handwriting.images import SIZE, GreyImage
+from rvsm.handwriting.scans.paper import cleaned
 from rvsm.handwriting.skeleton import pen_paths
 from rvsm.handwriting.sources import Sampler, fingerprint
 from rvsm.handwriting.splits import CarrierInfo
@@ -73,7 +74,7 @@ class Words:
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
         index(self.folder)
-        return {"task": "words", "files": [fingerprint(self.folder)]}
+        return {"task": "words", "ink": "black", "files": [fingerprint(self.folder)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +227,38 @@ def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> G
         # Averaged over the ink, so that strokes that cross do not tear each other apart.
         field = ndimage.gaussian_filter(field, 1.0) / weight
         slope_y, slope_x = np.gradient(field) if min(shape) > 1 else (0 * field, 0 * field)
-        base = traced.pixels[:, axis] + field[at]
-        along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None, None] * steps[None, None, :]
-        along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None, None] * steps[None, :, None]
-        place = (base[:, None, None] + along_x + along_y) * scale + offset[axis]
-        parts.append(np.rint((place + 0.5) * _GRID - 0.5).astype(np.intp))
-    inside = (
-        (parts[0] >= 0) & (parts[0] < width * _GRID) & (parts[1] >= 0) & (parts[1] < height * _GRID)
-    )
-    fine = np.zeros(height * width * _GRID * _GRID, dtype=np.float32)
-    flat = (parts[1] * (width * _GRID) + parts[0])[inside]
-    dark = np.broadcast_to(traced.darkness[:, None, None], inside.shape)[inside]
-    np.maximum.at(fine, flat, dark.astype(np.float32))
-    closed = close_cracks(fine.reshape(height * _GRID, width * _GRID))
-    coarse = closed.reshape(height, _GRID, width, _GRID).mean(axis=(1, 3))
-    return np.asarray(np.rint(255 * (1 - coarse)), dtype=np.uint8)
+        base = (traced.pixels[:, axis] + field[at])[:, None]
+        along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None] * steps
+        along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None] * steps
+        place = (base + along_x)[:, None, :] + along_y[:, :, None]
+        for by, apply in ((scale, np.multiply), (offset[axis], np.add), (0.5, np.add)):
+            apply(place, by, out=place)
+        place *= _GRID
+        place -= 0.5
+        parts.append(np.rint(place, out=place).astype(np.intp).reshape(-1))
+    columns, rows = parts
+    dark = np.repeat(traced.darkness.astype(np.float32), _FINE * _FINE)
+    inside = (columns >= 0) & (columns < width * _GRID) & (rows >= 0) & (rows < height * _GRID)
+    if not inside.all():
+        columns, rows, dark = columns[inside], rows[inside], dark[inside]
+    out = np.full(SIZE, 255, dtype=np.uint8)
+    if not len(dark):
+        return out
+    fine = np.zeros((height * _GRID, width * _GRID), dtype=np.float32)
+    np.maximum.at(fine.reshape(-1), rows * (width * _GRID) + columns, dark)
+    box = _around(rows, height), _around(columns, width)
+    closed = close_cracks(fine[tuple(slice(b.start * _GRID, b.stop * _GRID) for b in box)])
+    # The mean of blocks of 2 x 2, in the order of numpy's and fifteen times as fast.
+    upper, lower = (closed[row::_GRID, ::_GRID] + closed[row::_GRID, 1::_GRID] for row in (0, 1))
+    coarse = (upper + lower) / np.float32(_GRID * _GRID)
+    out[box] = np.rint(255 * (1 - coarse))
+    return out
+
+
+def _around(places: npt.NDArray[np.intp], full: int) -> slice:
+    """Pixels along an axis beyond which there is no ink, nor will be once cracks are closed."""
+    low, high = int(places.min()) // _GRID, int(places.max()) // _GRID
+    return slice(max(low - 2, 0), min(high + 3, full))
 
 
 def close_cracks(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -281,8 +299,10 @@ def trace(path: Path) -> Traced | None:
         return None
     points = np.concatenate(paths)
     stroke = np.repeat(np.arange(len(paths)), [len(p) for p in paths])
-    # The faint rim of the strokes belongs to them; specks and rules farther off do not.
-    belongs = ndimage.binary_dilation(ink, iterations=2) & (darkness > 0) & ~rules
+    # The faint rim of the strokes belongs to them; specks and rules farther off do not. Ink is
+    # brought to black as that of scans is: pencils and pens tell writers apart, not hands.
+    darkness = 1.0 - cleaned(np.where(rules, 0.0, darkness), ink) / 255.0
+    belongs = darkness > 0
     rows, columns = np.nonzero(belongs)
     from scipy.spatial import KDTree
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import signal
-from scipy.interpolate import CubicSpline
 
 from rvsm.handwriting.timed import TimedStrokes, cut
 from rvsm.handwriting.tremor import rms
@@ -71,6 +69,8 @@ def pieces(strokes: TimedStrokes, *, end_s: float = END_S, least_s: float = LEAS
 
 def uniform(time_s: Array, points_mm: Array, rate_hz: float = RATE_HZ) -> Array:
     """Points at even times, (m, 2), by a cubic spline through uneven ones (stamps increasing)."""
+    from scipy.interpolate import CubicSpline
+
     count = int(np.floor((time_s[-1] - time_s[0]) * rate_hz)) + 1
     grid = time_s[0] + np.arange(count) / rate_hz
     return np.asarray(CubicSpline(time_s, points_mm)(grid))
@@ -81,6 +81,8 @@ def bandpassed(points_mm: Array, rate_hz: float = RATE_HZ) -> Array:
 
     The piece is continued at both ends by its point reflection, which keeps value and slope.
     """
+    from scipy import signal
+
     sections = signal.butter(ORDER, BAND_HZ, "bandpass", fs=rate_hz, output="sos")
     reach = min(round(rate_hz), len(points_mm) - 1)
     return np.asarray(signal.sosfiltfilt(sections, points_mm, axis=0, padtype="odd", padlen=reach))
@@ -96,6 +98,8 @@ def peak_hz(parts: list[Piece]) -> float:
 
     Welch's periodograms over windows of 2 s, averaged over the pieces by their length.
     """
+    from scipy import signal
+
     total: Array | None = None
     for part in parts:
         window = min(round(_WINDOW_S * RATE_HZ), len(part.residual_mm))

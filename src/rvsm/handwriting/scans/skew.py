@@ -70,13 +70,17 @@ def crowding(
     ndarray of float, shape (k,)
     """
     angles = np.deg2rad(degrees)[:, None]
-    across = (y * np.cos(angles) + x * np.sin(angles)) / bin_size
-    rows = (across - across.min(axis=1, keepdims=True)).astype(np.intp)
+    across = y.astype(np.float64) * np.cos(angles)
+    across += x.astype(np.float64) * np.sin(angles)
+    if bin_size != 1.0:
+        across /= bin_size
+    across -= across.min(axis=1, keepdims=True)
+    rows = across.astype(np.intp)
     # All angles are counted at once, each in rows of its own.
-    reach = int(rows.max()) + 1
+    reach = int(across.max()) + 1
     rows += reach * np.arange(len(degrees))[:, None]
     counts = np.bincount(rows.ravel(), minlength=reach * len(degrees)).reshape(len(degrees), -1)
-    return np.asarray((counts.astype(np.float64) ** 2).sum(axis=1))
+    return np.asarray((counts * counts).sum(axis=1), dtype=np.float64)
 
 
 def turned(grey: GreyImage, degrees: float) -> GreyImage:

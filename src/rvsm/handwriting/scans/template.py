@@ -42,10 +42,15 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
     """
     if picture.mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB", "HSV", "PA"}:
         return None
-    rgba = picture.convert("RGBA")
-    paper = Image.new("RGBA", rgba.size, "white")
-    bands = np.asarray(Image.alpha_composite(paper, rgba).convert("RGB"))
-    if np.mean(np.ptp(bands, axis=2) > _CHROMA) < _LEAST_COLOUR:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        bands = np.asarray(picture)
+    else:
+        rgba = picture.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, "white")
+        bands = np.asarray(Image.alpha_composite(paper, rgba).convert("RGB"))
+    red, green, blue = (bands[..., i] for i in range(3))
+    most, least = (f(f(red, green), blue) for f in (np.maximum, np.minimum))
+    if np.mean(most - least > _CHROMA) < _LEAST_COLOUR:
         return None  # grey but for a tint, which each channel's own paper would take away
     if light_on_dark(grey_of(picture)):
         return None  # print is dark; coloured chalk is not a pen on it
