@@ -232,7 +232,8 @@ def test_keys_of_the_configuration(folder: Path) -> None:
             Settings(**{**TINY, "network": network}).base_config(cases, (16, 64))
     drawing = Settings(**TINY).base_config(cases, (96, 96))
     writing = Settings(**TINY).base_config(cases, (32, 128))
-    assert drawing.augmentation.flip_vertical
+    assert not drawing.augmentation.flip_vertical
+    assert drawing.augmentation.shift_columns == 4
     assert not writing.augmentation.flip_horizontal
     assert drawing.network.channels == (4, 6, 6)
 

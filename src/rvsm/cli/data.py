@@ -39,11 +39,14 @@ Person = Annotated[
 class Task(StrEnum):
     fonts = "fonts"
     pen = "pen"
+    spiral = "spiral"
+    wave = "wave"
 
 
 class Range(StrEnum):
     headline = "headline"
     mild = "mild"
+    wide = "wide"
 
 
 @app.command()
@@ -53,13 +56,13 @@ def make(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="fonts: texts in fonts; pen: words in pen strokes over time.",
+            help="fonts: texts in fonts; pen: words in pen strokes over time; spiral, wave: figures.",
             show_default="fonts",
         ),
     ] = None,
     set_: Annotated[
         Range,
-        typer.Option("--set", help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm."),
+        typer.Option("--set", help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8, wide 0.2-1.6."),
     ] = Range.headline,
     seed: Annotated[int, typer.Option(help="The images are a function of it.", min=0)] = 0,
     count: Annotated[
@@ -93,6 +96,7 @@ def make(
     Examples:
       rvsm data make data/fonts
       rvsm data make data/pen --task pen --set mild --seed 1
+      rvsm data make data/spirals --task spiral --set wide
       rvsm data make data/small --count train=2000 --count val=400
       rvsm data make data/own --fonts ~/.fonts
       rvsm data make data/words --words DHSD

@@ -21,6 +21,8 @@ import rvsm
 from rvsm.atomic import explain
 from rvsm.errors import DataError
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
+from rvsm.handwriting.figures.sampler import SIZES
+from rvsm.handwriting.images import SIZE
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
 from rvsm.handwriting.splits import Parts, cut
@@ -28,10 +30,17 @@ from rvsm.handwriting.splits import Parts, cut
 FORMAT_VERSION = 1
 DATASET = "dataset.json"
 
-SETS: dict[str, tuple[float, float]] = {"headline": (0.4, 1.2), "mild": (0.15, 0.8)}
+SETS: dict[str, tuple[float, float]] = {
+    "headline": (0.4, 1.2),
+    "mild": (0.15, 0.8),
+    "wide": (0.2, 1.6),
+}
 """RMS tremor amplitude of each set, drawn log-uniformly between two ends in mm."""
 
 CURVE_MM = (0.05, 1.5)
+TEXTS, FIGURES = ("fonts", "pen"), tuple(SIZES)
+"""The tasks of `make`: what is written, and what is drawn."""
+
 COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_000, "curve": 3_000}
 """Images of each split, half of each class."""
 
@@ -71,10 +80,13 @@ class Made:
             f"{self.path}: task {told['task']}, set {told['set']}, seed {told['seed']} ({state})"
         ]
         for split, counts in told["counts"].items():
+            images = f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images"
+            if split not in told["matching"]:
+                lines.append(f"{images}, {len(told['carriers'][split])} hands; nothing is matched")
+                continue
             matched = told["matching"][split]
             lines.append(
-                f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
-                f"{len(told['carriers'][split])} fonts or writers; "
+                f"{images}, {len(told['carriers'][split])} fonts or writers; "
                 f"{matched['acceptance']:.0%} of the candidates accepted, "
                 f"features alike within {matched['gap']:.2f} sd"
             )
@@ -132,9 +144,9 @@ def make(
     ----------
     path : path-like
         The data folder to make.
-    task : {"fonts", "pen"}
-        Printed texts or pen strokes; not looked at with `words_dir`.
-    set : {"headline", "mild"}
+    task : {"fonts", "pen", "spiral", "wave"}
+        Printed texts, pen strokes, or figures that hands draw; not looked at with `words_dir`.
+    set : {"headline", "mild", "wide"}
         Range of the tremor amplitude, see `SETS`.
     seed : int
         Nonnegative.
@@ -196,17 +208,19 @@ def make(
         source = shaken = shaken.shared_out(parts, np.random.default_rng([seed, 0x7E30]))
     splits, idle = _without_idle(source, _splits(parts, SETS[set], wanted))
     with _folder(path) as folder, pool(workers) as run:
-        maker = Maker(source, seed, infos, splits, run, progress)
+        matched = head["task"] not in SIZES
+        maker = Maker(source, seed, infos, splits, run, progress, matched)
         rows: list[Row] = []
         matching: dict[str, dict[str, float]] = {}
         for split in splits:
             chosen = maker.choose(split)
             for label, candidates in zip(LABELS, (chosen.regular, chosen.shaky), strict=True):
                 rows += _write(folder, split.name, label, candidates)
-            matching[split.name] = {
-                "acceptance": round(chosen.acceptance, 4),
-                "gap": round(chosen.gap, 4),
-            }
+            if matched:
+                matching[split.name] = {
+                    "acceptance": round(chosen.acceptance, 4),
+                    "gap": round(chosen.gap, 4),
+                }
         description = head | {
             "counts": {s.name: dict.fromkeys(LABELS, s.count // 2) for s in splits},
             "amplitude_mm": {s.name: list(s.amplitude_mm) for s in splits},
@@ -233,6 +247,11 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Rows and columns of the images of a folder: 64 x 256, but of drawn figures."""
+    return SIZES.get((read_description(path) or {}).get("task", ""), SIZE)
+
+
 def _source(
     task: str,
     font_dirs: Sequence[str | os.PathLike[str]],
@@ -249,8 +268,19 @@ def _source(
         from rvsm.handwriting.words import Words
 
         return Words(Path(words_dir))
-    if task not in {"fonts", "pen"}:
-        raise DataError(f"There is no task {task!r}: choose fonts or pen.")
+    if task in SIZES:
+        if font_dirs or stroke_files or omniglot is not None:
+            raise DataError(
+                f"A {task} is drawn without fonts and recorded strokes: leave them out, or choose "
+                "another task."
+            )
+        from rvsm.handwriting.figures.source import Figures
+
+        return Figures(task)
+    if task not in TEXTS:
+        raise DataError(
+            f"There is no task {task!r}: choose {', '.join(TEXTS + FIGURES[:-1])} or {FIGURES[-1]}."
+        )
     return Rendered(
         task,
         tuple(Path(d) for d in font_dirs),
@@ -310,7 +340,7 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
-_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f"])
+_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1"])
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
 this set."""
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
-from rvsm.experiments.calibration import Platt, fit_platt, log_loss
+from rvsm.experiments.calibration import Platt, fit_shrunk, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
 from rvsm.experiments.crossval.candidates import Candidate
@@ -28,7 +28,8 @@ from rvsm.experiments.data import seed_of
 from rvsm.experiments.evaluate import count_zeros
 
 if TYPE_CHECKING:
-    from rvsm.experiments.crossval.networks import State
+    from rvsm.experiments.crossval.lastlayer import Looks, Seen
+    from rvsm.experiments.crossval.networks import Fitted, State
 
 Tell = Callable[[], None]
 Answer = dict[str, Any]
@@ -36,7 +37,10 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Material:
-    """What every fold reads: ink for networks, features for the line, truth, people, a start."""
+    """What every fold reads: ink for networks, features for the line, truth, people, a start.
+
+    `looks` and `sparse_start` are for last layers trained alone.
+    """
 
     ink: npt.NDArray[np.uint8]
     features: Reals
@@ -44,6 +48,8 @@ class Material:
     people: Ints
     base: TrainConfig
     start: State | None
+    sparse_start: State | None = None
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def fits_of(settings: Settings) -> int:
     count = (settings.inner + 1) * ("hog" in settings.arms)
     for arm in settings.network_arms():
         tried = len(settings.sparse() if arm == "sparse" else settings.dense())
+        if arm == "sparse" and settings.last_layer:
+            tried //= len(settings.dense())
         count += tried * settings.inner + 1
     return count
 
@@ -94,16 +102,25 @@ def answers_of(
     for arm in settings.network_arms():
         tried = settings.sparse() if arm == "sparse" else settings.dense()
         starts: Sequence[State | None] = [None if arm == SCRATCH else material.start]
-        if arm == "sparse":
+        augment = arm != PLAIN and settings.augment
+        seen = None
+        if material.looks is not None:
+            sparse = arm == "sparse" and material.sparse_start is not None
+            seen = material.looks.of(material.sparse_start if sparse else starts[0], augment)
+            if arm == "sparse":
+                # The strength of the l2 penalty is the one chosen for the dense layer.
+                ridge = {c.name: c.ridge for c in settings.dense()}[answers["dense"]["chosen"]]
+                tried = [candidate for candidate in tried if candidate.ridge == ridge]
+        elif arm == "sparse":
             starts = states["dense"]
-        job = _Networks(material, part, arm, arm != PLAIN and settings.augment, starts, folder)
+        job = _Networks(material, part, arm, augment, starts, folder, seen)
         answer, states[arm] = job.answer(tried, settings.seed, tell)
         answers[arm] = {**answer, "cut": prior}
     return answers
 
 
 def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple[int, Platt, Any]:
-    """The choice with the least log loss after Platt's scaling, over all inner folds together.
+    """The choice with the least log loss, scaled (`fit_shrunk`), over all inner folds together.
 
     Returns
     -------
@@ -112,7 +129,7 @@ def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple
         Fitted to its inner answers.
     losses : dict of str to float
     """
-    scales = [fit_platt(found, labels) for found in scores]
+    scales = [fit_shrunk(found, labels) for found in scores]
     losses = [log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)]
     which = int(np.argmin(losses))
     return which, scales[which], dict(zip(tried, losses, strict=True))
@@ -146,7 +163,10 @@ def _line(material: Material, part: Part, tell: Tell) -> Answer:
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks of one arm in one outer fold; `starts` holds one for all, or one a fit."""
+    """The networks of one arm in one outer fold; `starts` holds one for all, or one a fit.
+
+    With `seen` only their last layers are trained.
+    """
 
     material: Material
     part: Part
@@ -154,6 +174,7 @@ class _Networks:
     augment: bool
     starts: Sequence[State | None]
     folder: Path
+    seen: Seen | None = None
 
     def answer(
         self, tried: Sequence[Candidate], seed: int, tell: Tell
@@ -195,23 +216,12 @@ class _Networks:
         told, weights = self.folder / f"{stem}.json", self.folder / f"{stem}.safetensors"
         if (known := _known(told, weights, len(held))) is not None:
             return known
-        from rvsm.experiments.crossval.networks import fit  # Lightning: seconds to import
-
         check_apart(self.material.people, fitted, held)
-        config = candidate.config(
-            self.material.base,
-            augment=self.augment,
-            seed=seed_of(seed, self.part.number, number) % 2**31,
-        )
-        start = self.starts[number] if len(self.starts) > 1 else self.starts[0]
-        result = fit(
-            config,
-            self.material.ink[fitted],
-            self.material.labels[fitted],
-            start,
-            simplify=candidate.method != "dense" and start is not None,
-        )
-        scores = result.scores(self.material.ink[held])
+        result = self._trained(candidate, number, fitted, seed)
+        if self.seen is None:
+            scores = result.scores(self.material.ink[held])
+        else:
+            scores = self.seen.scores(result.net, held)
         counted = count_zeros(result.net)
         zeros = {key: counted[key] for key in ("zeros", "fc_zeros", "nonzeros", "weights")}
         state = result.state()
@@ -222,6 +232,23 @@ class _Networks:
             stream.write(save(state))
         atomic_text(told, json.dumps({"scores": scores.tolist(), "zeros": zeros}))
         return scores, state, zeros
+
+    def _trained(self, candidate: Candidate, number: int, fitted: Index, seed: int) -> Fitted:
+        from rvsm.experiments.crossval.networks import Fitted, fit  # Lightning: seconds to import
+
+        labels = self.material.labels[fitted]
+        if self.seen is not None:
+            from rvsm.experiments.crossval.lastlayer import fit_last
+
+            return Fitted(fit_last(self.seen, fitted, labels, candidate))
+        config = candidate.config(
+            self.material.base,
+            augment=self.augment,
+            seed=seed_of(seed, self.part.number, number) % 2**31,
+        )
+        start = self.starts[number] if len(self.starts) > 1 else self.starts[0]
+        simplify = candidate.method != "dense" and start is not None
+        return fit(config, self.material.ink[fitted], labels, start, simplify=simplify)
 
 
 def _known(told: Path, weights: Path, count: int) -> tuple[Reals, State, dict[str, Any]] | None:
