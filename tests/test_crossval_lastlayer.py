@@ -82,9 +82,7 @@ def test_the_dense_layer_is_that_of_scikit_learn(ridge: float) -> None:
 
 def test_scores_are_those_of_the_network_itself() -> None:
     ink, labels = some(1)
-    seen = look(
-        make_network(make_config({"data": "x", "network": SHAPE})), ink, CHANGES, 2, 9
-    )
+    seen = look(make_network(make_config({"data": "x", "network": SHAPE})), ink, CHANGES, 2, 9)
     net = fit_last(seen, np.arange(24), labels, Candidate("l0", 0, sparsity=0.9, ridge=0.1)).eval()
     images = torch.from_numpy(ink)
     with torch.inference_mode():

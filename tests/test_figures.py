@@ -126,7 +126,8 @@ def test_scans_are_dark_on_white_and_inside() -> None:
         image = scanned(path, 0.6, (128, 256), np.random.default_rng(seed))
         assert image.dtype == np.uint8
         assert 0.005 < (image < 128).mean() < 0.2
-        assert (image[[0, -1]] == 255).all() and (image[:, [0, -1]] == 255).all()
+        assert (image[[0, -1]] == 255).all()
+        assert (image[:, [0, -1]] == 255).all()
     ink = np.zeros((40, 40))
     ink[18:22] = 1.0
     assert not frayed(ink, 1.0, np.random.default_rng(0))[:10].any()  # paper stays paper
@@ -147,7 +148,8 @@ def test_a_set_of_waves(tmp_path: Path) -> None:
     assert "nothing is matched" in "\n".join(made.summary())
     rows = read_manifest(folder)
     hands = {split: {row.carrier for row in rows if row.split == split} for split in counts}
-    assert not hands["train"] & hands["val"] and not hands["train"] & hands["test-unseen"]
+    assert not hands["train"] & hands["val"]
+    assert not hands["train"] & hands["test-unseen"]
     assert whole_size(folder) == (128, 256)
     split = load_split(folder, "train", (64, 128))
     assert split.images.shape == (60, 64, 128)

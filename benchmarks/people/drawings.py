@@ -37,26 +37,62 @@ _COUNTS = {"train": 6000, "val": 600, "test-paper": 0, "test-unseen": 600, "curv
 
 def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
     """Every command of `rvsm`, in order."""
-    made, dense, sparse = work / "data" / "spiral", work / "runs" / "spiral", work / "runs" / "sparse"
+    made, dense, sparse = (
+        work / "data" / "spiral",
+        work / "runs" / "spiral",
+        work / "runs" / "sparse",
+    )
     counts = [word for split, n in _COUNTS.items() for word in ("--count", f"{split}={n}")]
     common = ["--start", str(dense), "--sparse-start", str(sparse), "--last-layer", "--ablate"]
-    common += ["--method", "l0", "--sparsity", "0.95"]
+    common += ["--method", "l0", "--sparsity", "0.9", "--sparsity", "0.95"]
+    common += ["--pool", "4", "--pool", "8", "--pool", "16"]
     return [
         ["data", "make", str(made), "--task", "spiral", "--set", "wide", *counts],
-        ["train", str(made), "--config", str(HERE / "pretrain" / "spiral.toml"), "--out", str(dense)],
-        ["train", str(made), "--config", str(HERE / "pretrain" / "sparse.toml"), "--out", str(sparse)]
-        + ["--start", str(dense)],
-        ["crossval", str(drawings / "spiral"), "--size", "128x128", *common]
-        + ["--out", str(work / "cv" / "spiral")],
-        ["crossval", str(drawings / "wave"), "--size", "128x256", *common]
-        + ["--out", str(work / "cv" / "wave")],
+        [
+            "train",
+            str(made),
+            "--config",
+            str(HERE / "pretrain" / "spiral.toml"),
+            "--out",
+            str(dense),
+        ],
+        [
+            "train",
+            str(made),
+            "--config",
+            str(HERE / "pretrain" / "sparse.toml"),
+            "--out",
+            str(sparse),
+            "--start",
+            str(dense),
+        ],
+        [
+            "crossval",
+            str(drawings / "spiral"),
+            "--size",
+            "128x128",
+            *common,
+            "--out",
+            str(work / "cv" / "spiral"),
+        ],
+        [
+            "crossval",
+            str(drawings / "wave"),
+            "--size",
+            "128x256",
+            *common,
+            "--out",
+            str(work / "cv" / "wave"),
+        ],
         ["crossval", str(uci), "--size", "128x128", *common, "--out", str(work / "cv" / "uci")],
     ]
 
 
 def trimmed(results: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a study's results.json, and what it was asked."""
-    rows = [{k: v for k, v in r.items() if k not in {"people", "calibration"}} for r in results["rows"]]
+    rows = [
+        {k: v for k, v in r.items() if k not in {"people", "calibration"}} for r in results["rows"]
+    ]
     data = {key: results["data"][key] for key in ("classes", "images", "people", "reading")}
     kept = ("settings", "differences", "people_draws", "network_size", "environment")
     return {"data": data, "rows": rows, **{key: results[key] for key in kept}}
@@ -81,7 +117,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def differences(found: dict[str, Any]) -> str:
-    """What pretraining and augmentation bought, and what zeros cost, in points of balanced accuracy."""
+    """What pretraining, augmentation and zeros bought, in points of balanced accuracy."""
     lines = ["| drawings | difference | points | points of people |", "|---|---|---|---|"]
     asked = (
         ("dense", "dense, from scratch", "pretraining"),
@@ -119,7 +155,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args(words)
     for command in commands(given.drawings, given.uci, given.work):
-        subprocess.run([sys.executable, "-c", "from rvsm.cli import main; main()", *command], check=True)
+        subprocess.run(
+            [sys.executable, "-c", "from rvsm.cli import main; main()", *command], check=True
+        )
     found = {
         study: trimmed(json.loads((given.work / "cv" / study / "results.json").read_text("utf-8")))
         for study in STUDIES

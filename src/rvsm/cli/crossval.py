@@ -74,6 +74,10 @@ def crossval(
     last_layer: Annotated[
         bool, typer.Option(help="Train the last layer alone: for a few dozen people.")
     ] = False,
+    pool: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="What its maps are pooled by; to choose from if given again."),
+    ] = None,
     augment: Annotated[bool, typer.Option(help="Change training images anew each time.")] = True,
     ablate: Annotated[
         bool, typer.Option(help="Measure also without --start, and without augmentation.")
@@ -131,6 +135,7 @@ def crossval(
         start="" if start is None else str(start),
         sparse_start="" if sparse_start is None else str(sparse_start),
         last_layer=last_layer,
+        pools=tuple(pool or ()),
         augment=augment,
         ablate=ablate,
         arms=tuple(name for name in ARMS if not arm or name in arm),

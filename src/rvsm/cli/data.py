@@ -56,7 +56,7 @@ def make(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="fonts: texts in fonts; pen: words in pen strokes over time; spiral, wave: figures.",
+            help="fonts: texts in fonts; pen: words in pen strokes; spiral, wave: drawn figures.",
             show_default="fonts",
         ),
     ] = None,

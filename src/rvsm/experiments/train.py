@@ -53,8 +53,8 @@ from rvsm.experiments.runs import (
     resolve,
     start_file,
 )
-from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.datasets import whole_size
+from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.network import TremorNet
 
 VALIDATION_BATCH = 500

@@ -33,6 +33,9 @@ class Candidate:
     ridge : float or None
         Of a last layer trained alone: inverse strength of its l2 penalty, scikit-learn's C. It
         is trained to the end, `epochs` is 0, and `sparsity` is that of the one layer.
+    pool : int or None
+        Rows and columns that the last convolution's maps are pooled by for it: how finely place
+        counts; None: as the network does.
     """
 
     method: Method
@@ -40,6 +43,7 @@ class Candidate:
     sparsity: float | None = None
     lam: float | None = None
     ridge: float | None = None
+    pool: int | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +53,8 @@ class Candidate:
         elif self.lam is not None:
             strength = f", lambda {self.lam:g}"
         if self.ridge is not None:
-            return f"{self.method}{strength}, C {self.ridge:g}"
+            pooled = "" if self.pool is None else f", pooled {self.pool} x {self.pool}"
+            return f"{self.method}{strength}, C {self.ridge:g}{pooled}"
         return f"{self.method}{strength}, {self.epochs} epochs"
 
     def config(self, base: TrainConfig, *, augment: bool, seed: int) -> TrainConfig:
@@ -93,12 +98,16 @@ def grid(
 
 
 def last_layers(
-    methods: Sequence[Method], ridges: Sequence[float], sparsities: Sequence[float]
+    methods: Sequence[Method],
+    ridges: Sequence[float],
+    sparsities: Sequence[float],
+    pools: Sequence[int],
 ) -> list[Candidate]:
-    """Every candidate where only the last layer is trained."""
+    """Every candidate where only the last layer is trained; no `pools`: as the network does."""
     return [
-        Candidate(method, 0, sparsity=share, ridge=ridge)
+        Candidate(method, 0, sparsity=share, ridge=ridge, pool=pool)
         for method in methods
         for share in ((None,) if method == "dense" else sparsities)
+        for pool in (pools or (None,))
         for ridge in ridges
     ]

@@ -87,20 +87,33 @@ class Looks:
 
     def __init__(self, base: TrainConfig, ink: npt.NDArray[np.uint8], views: int) -> None:
         self._base, self._ink, self._views = base, ink, views
-        self._seen: dict[tuple[int, bool], Seen] = {}
+        self._seen: dict[tuple[int, bool, int | None], Seen] = {}
 
-    def of(self, start: State | None, augmented: bool) -> Seen:
-        """Features of convolutions that start so (None: drawn at random), of changed images."""
-        key = (id(start), augmented)
+    def of(self, start: State | None, augmented: bool, pool: int | None = None) -> Seen:
+        """Features of convolutions that start so (None: drawn at random), of changed images.
+
+        `pool` replaces the rows and columns of the last pooling.
+
+        Raises
+        ------
+        ConfigError
+            The pool leaves nothing of the image.
+        """
+        key = (id(start), augmented, pool)
         if key not in self._seen:
-            net = make_network(self._base)
+            base = self._base
+            if pool is not None:
+                pools = (*base.network.pools[:2], (pool, pool))
+                network = base.network.model_copy(update={"pools": pools})
+                base = base.model_copy(update={"network": network})
+            net = make_network(base)
             if start is not None:
                 take_over(net, start)
-            config = self._base.augmentation
+            config = base.augmentation
             if not augmented:
                 config = config.model_copy(update=NO_CHANGE)
             views = self._views if augmented else 1
-            self._seen[key] = look(net, self._ink, config, views, self._base.seed)
+            self._seen[key] = look(net, self._ink, config, views, base.seed)
         return self._seen[key]
 
 
@@ -173,7 +186,7 @@ def fit_last(seen: Seen, which: npt.NDArray[np.intp], labels: Ints, tried: Candi
         _write(net, -weights / 2, weights / 2, offset - line.mean @ weights)
         return net
     inputs = (seen.inputs(which) - found.mean) / found.spread
-    start = np.where(np.isfinite(found.spread), weights * found.spread, 0.0)
+    start = weights * np.where(np.isfinite(found.spread), found.spread, 0.0)
     weights, offset = _sparse(inputs, answers, start, offset, tried, views)
     weights = weights / found.spread
     _write(net, np.zeros_like(weights), weights, offset - line.mean @ weights)
@@ -184,7 +197,8 @@ def _sparse(
     inputs: Reals, answers: Ints, start: Reals, offset: float, tried: Candidate, views: int
 ) -> tuple[Reals, float]:
     """Weights with the zeros asked for, and the offset, in standardised features."""
-    assert tried.ridge is not None and tried.sparsity is not None
+    assert tried.ridge is not None
+    assert tried.sparsity is not None
     x = torch.from_numpy(inputs).float()
     y = torch.from_numpy(answers).float()
     layer = nn.Linear(x.shape[1], 1)

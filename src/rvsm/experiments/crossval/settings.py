@@ -12,13 +12,15 @@ from typing import Any
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
-from rvsm.experiments.crossval.baselines import STRENGTHS
 from rvsm.experiments.crossval.candidates import Candidate, grid, last_layers
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
 
 ARMS = ("majority", "hog", "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
+
+RIDGES = (1e-2, 1e-1, 1.0, 10.0)
+"""Inverse strengths of the l2 penalty of last layers, of which the inner folds choose one."""
 
 SCRATCH, PLAIN = "dense, from scratch", "dense, not augmented"
 """Arms that show what pretraining and augmentation bought."""
@@ -33,6 +35,7 @@ _BEFORE = {
     "sparse_start": "",
     "last_layer": False,
     "views": 8,
+    "pools": [],
 }
 
 
@@ -60,6 +63,9 @@ class Settings:
         Train the last layer alone, by `views` changed copies of each image; inner folds choose
         the strength of its l2 penalty in place of `epochs`.
     views : int
+    pools : tuple of int
+        Rows and columns that its maps are pooled by, of which inner folds choose; none: as the
+        network does.
     augment, ablate : bool
         Change training images anew each time; measure also without, and without `start`.
     arms : tuple of str
@@ -85,6 +91,7 @@ class Settings:
     sparse_start: str = ""
     last_layer: bool = False
     views: int = 8
+    pools: tuple[int, ...] = ()
     augment: bool = True
     ablate: bool = False
     arms: tuple[str, ...] = ARMS
@@ -107,8 +114,8 @@ class Settings:
             raise ConfigError(
                 "There is no sparse network to try: give --method, and --sparsity or --lam."
             )
-        if self.views < 1:
-            raise ConfigError(f"views is {self.views}: give 1 or more.")
+        if self.views < 1 or min(self.pools, default=1) < 1:
+            raise ConfigError("A last layer needs 1 view and pools of 1 pixel: give 1 or more.")
         if self.sparse_start and not (self.last_layer and self.start):
             raise ConfigError(
                 "--sparse-start is for --last-layer with --start: elsewhere sparse networks start "
@@ -124,13 +131,13 @@ class Settings:
     def dense(self) -> list[Candidate]:
         """The dense networks the inner folds choose from."""
         if self.last_layer:
-            return last_layers(("dense",), STRENGTHS, ())
+            return last_layers(("dense",), RIDGES, (), self.pools)
         return grid(("dense",), self.epochs, (), ())
 
     def sparse(self) -> list[Candidate]:
         """The sparse ones."""
         if self.last_layer:
-            return last_layers(self.methods, STRENGTHS, self.sparsities)
+            return last_layers(self.methods, RIDGES, self.sparsities, self.pools)
         return grid(self.methods, self.epochs, self.sparsities, self.lams)
 
     def network_arms(self) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,11 +106,13 @@ def answers_of(
         seen = None
         if material.looks is not None:
             sparse = arm == "sparse" and material.sparse_start is not None
-            seen = material.looks.of(material.sparse_start if sparse else starts[0], augment)
+            start = material.sparse_start if sparse else starts[0]
+            seen = {c.pool: material.looks.of(start, augment, c.pool) for c in tried}
             if arm == "sparse":
-                # The strength of the l2 penalty is the one chosen for the dense layer.
-                ridge = {c.name: c.ridge for c in settings.dense()}[answers["dense"]["chosen"]]
-                tried = [candidate for candidate in tried if candidate.ridge == ridge]
+                # The strength of the l2 penalty and the pool are those chosen for the dense layer.
+                dense = {c.name: c for c in settings.dense()}[answers["dense"]["chosen"]]
+                wanted = (dense.ridge, dense.pool)
+                tried = [c for c in tried if (c.ridge, c.pool) == wanted]
         elif arm == "sparse":
             starts = states["dense"]
         job = _Networks(material, part, arm, augment, starts, folder, seen)
@@ -174,7 +176,7 @@ class _Networks:
     augment: bool
     starts: Sequence[State | None]
     folder: Path
-    seen: Seen | None = None
+    seen: Mapping[int | None, Seen] | None = None
 
     def answer(
         self, tried: Sequence[Candidate], seed: int, tell: Tell
@@ -221,7 +223,7 @@ class _Networks:
         if self.seen is None:
             scores = result.scores(self.material.ink[held])
         else:
-            scores = self.seen.scores(result.net, held)
+            scores = self.seen[candidate.pool].scores(result.net, held)
         counted = count_zeros(result.net)
         zeros = {key: counted[key] for key in ("zeros", "fc_zeros", "nonzeros", "weights")}
         state = result.state()
@@ -240,7 +242,7 @@ class _Networks:
         if self.seen is not None:
             from rvsm.experiments.crossval.lastlayer import fit_last
 
-            return Fitted(fit_last(self.seen, fitted, labels, candidate))
+            return Fitted(fit_last(self.seen[candidate.pool], fitted, labels, candidate))
         config = candidate.config(
             self.material.base,
             augment=self.augment,

@@ -40,7 +40,7 @@ _DRAW: dict[str, Callable[[Any, float, np.random.Generator], Array]] = {
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """Somebody who draws: habits of the figure, size in mm, speed in mm/s, width of the pen in mm."""
+    """Somebody who draws: habits, size in mm, speed in mm/s, width of the pen in mm."""
 
     name: str
     habits: Any

@@ -112,7 +112,9 @@ def spiral(habits: SpiralHabits, size_mm: float, rng: np.random.Generator) -> Ar
         Millimetres.
     """
     turns = habits.turns + 0.15 * rng.standard_normal()
-    angle = np.linspace(0.0, 2 * np.pi * turns, max(64, round(0.55 * np.pi * turns * size_mm / STEP_MM)))
+    angle = np.linspace(
+        0.0, 2 * np.pi * turns, max(64, round(0.55 * np.pi * turns * size_mm / STEP_MM))
+    )
     # Longer steps where the radius is large; nearly even ones along the path.
     angle = angle[-1] * np.sqrt(angle / angle[-1])
     share = angle / angle[-1]
