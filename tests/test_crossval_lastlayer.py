@@ -178,14 +178,15 @@ def test_settings_of_last_layers() -> None:
         ({"sparse_start": "a"}, "--sparse-start is for --last-layer"),
         ({"last_layer": True, "sparse_start": "a"}, "--sparse-start is for --last-layer"),
         ({"last_layer": True, "lams": (0.1,)}, "give --sparsity, not --lam"),
-        ({"views": 0}, "views is 0"),
+        ({"views": 0}, "needs 1 view"),
+        ({"pools": (4, 0)}, "pools of 1 pixel"),
     ):
         with pytest.raises(ConfigError, match=told):
             Settings(**{**TINY, **changes})
     settings = Settings(person=PEOPLE, last_layer=True, methods=("l0",), sparsities=(0.9,))
-    assert [c.name for c in settings.dense()][:2] == ["dense, C 0.001", "dense, C 0.01"]
-    assert settings.sparse()[0].name == "l0, 90 % zeros, C 0.001"
-    assert len(last_layers(("l0", "l1"), (0.1, 1.0), (0.9, 0.95))) == 8
+    assert [c.name for c in settings.dense()][:2] == ["dense, C 0.01", "dense, C 0.1"]
+    assert settings.sparse()[0].name == "l0, 90 % zeros, C 0.01"
+    assert len(last_layers(("l0", "l1"), (0.1, 1.0), (0.9, 0.95), (4, 8, 16))) == 24
 
 
 def test_shrunk_scaling_is_the_least_of_its_sum() -> None:

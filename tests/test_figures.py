@@ -66,13 +66,13 @@ def test_spirals_turn_and_waves_swing_as_often_as_asked() -> None:
 
 
 def test_points_lie_closer_than_a_tremor_is_long() -> None:
-    """At 12 Hz and 20 mm/s a wave of tremor is 1.7 mm long."""
+    """At 9 Hz and 28 mm/s a wave of tremor is 3.1 mm long; lines are steep in places."""
     rng = np.random.default_rng(1)
     for path in (
         *(spiral(spiral_habits(rng), 85.0, rng) for _ in range(10)),
         *(wave(wave_habits(rng), 85.0, rng) for _ in range(10)),
     ):
-        assert np.quantile(np.hypot(*np.diff(path, axis=0).T), 0.95) < 0.8
+        assert np.quantile(np.hypot(*np.diff(path, axis=0).T), 0.95) < 1.2
 
 
 @settings(max_examples=25, deadline=None)

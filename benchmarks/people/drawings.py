@@ -9,6 +9,7 @@ table of the docs is `table` of it.
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,55 +38,19 @@ _COUNTS = {"train": 6000, "val": 600, "test-paper": 0, "test-unseen": 600, "curv
 
 def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
     """Every command of `rvsm`, in order."""
-    made, dense, sparse = (
-        work / "data" / "spiral",
-        work / "runs" / "spiral",
-        work / "runs" / "sparse",
-    )
-    counts = [word for split, n in _COUNTS.items() for word in ("--count", f"{split}={n}")]
-    common = ["--start", str(dense), "--sparse-start", str(sparse), "--last-layer", "--ablate"]
-    common += ["--method", "l0", "--sparsity", "0.9", "--sparsity", "0.95"]
-    common += ["--pool", "4", "--pool", "8", "--pool", "16"]
-    return [
-        ["data", "make", str(made), "--task", "spiral", "--set", "wide", *counts],
-        [
-            "train",
-            str(made),
-            "--config",
-            str(HERE / "pretrain" / "spiral.toml"),
-            "--out",
-            str(dense),
-        ],
-        [
-            "train",
-            str(made),
-            "--config",
-            str(HERE / "pretrain" / "sparse.toml"),
-            "--out",
-            str(sparse),
-            "--start",
-            str(dense),
-        ],
-        [
-            "crossval",
-            str(drawings / "spiral"),
-            "--size",
-            "128x128",
-            *common,
-            "--out",
-            str(work / "cv" / "spiral"),
-        ],
-        [
-            "crossval",
-            str(drawings / "wave"),
-            "--size",
-            "128x256",
-            *common,
-            "--out",
-            str(work / "cv" / "wave"),
-        ],
-        ["crossval", str(uci), "--size", "128x128", *common, "--out", str(work / "cv" / "uci")],
+    made, dense, sparse = work / "data/spiral", work / "runs/spiral", work / "runs/sparse"
+    counts = " ".join(f"--count {split}={n}" for split, n in _COUNTS.items())
+    how = f"--start {dense} --sparse-start {sparse} --last-layer --ablate --method l0"
+    how += " --sparsity 0.5 --sparsity 0.7 --sparsity 0.9 --pool 16"
+    lines = [
+        f"data make {made} --task spiral --set wide {counts}",
+        f"train {made} --config {HERE}/pretrain/spiral.toml --out {dense}",
+        f"train {made} --config {HERE}/pretrain/sparse.toml --start {dense} --out {sparse}",
+        f"crossval {drawings}/spiral --size 128x128 {how} --out {work}/cv/spiral",
+        f"crossval {uci} --size 128x128 {how} --out {work}/cv/uci",
+        f"crossval {drawings}/wave --size 128x256 {how} --out {work}/cv/wave",
     ]
+    return [shlex.split(line) for line in lines]
 
 
 def trimmed(results: dict[str, Any]) -> dict[str, Any]:

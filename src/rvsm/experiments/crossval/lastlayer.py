@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from rvsm import RVSM, Rule
 from rvsm.experiments.config import AugmentationConfig, TrainConfig
-from rvsm.experiments.crossval.baselines import Coordinates, coordinates
+from rvsm.experiments.crossval.baselines import Coordinates, coordinates, fit_line
 from rvsm.experiments.crossval.candidates import NO_CHANGE, Candidate
 from rvsm.experiments.crossval.metrics import Ints, Reals
 from rvsm.experiments.crossval.networks import State, take_over
@@ -32,7 +31,7 @@ from rvsm.penalties import L0, L1, Penalty, TransformedL1
 
 _BATCH = 100
 _KEPT = 8  # coordinates: of the inner folds of one training part
-_STEPS, _FULL_AT, _HEAL_FROM = 300, 150, 180
+_STEPS, _FULL_AT = 200, 180
 _LR, _BETA = 3e-3, 0.01
 _PENALTIES: dict[str, Penalty] = {"l0": L0(), "l1": L1(), "transformed-l1": TransformedL1(a=1.0)}
 
@@ -156,9 +155,9 @@ def fit_last(seen: Seen, which: npt.NDArray[np.intp], labels: Ints, tried: Candi
 
     .. math:: C \sum_i \log(1 + e^{-y_i (w \cdot x_i + b)}) + \tfrac12 \lVert w \rVert^2 .
 
-    Sparse, the same sum is minimised by the splitting optimizer from there, all images at once,
-    with the share of zeros of `tried` in the layer, of which the first logit is all zero: only
-    the difference of the two counts.
+    Sparse, the splitting optimizer goes on from there with the same sum, all images at once, and
+    finds which weights stay: as many as `tried` asks for, the first logit all zero, since only
+    the difference of the two counts. On those the sum is minimised once more.
 
     Parameters
     ----------
@@ -205,9 +204,9 @@ def _sparse(
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(start).float().view(1, -1))
         layer.bias.fill_(offset)
-    decay = views / (tried.ridge * len(x))
-    # Half of the layer's zeros are the first logit's.
-    share = max(0.0, 2 * tried.sparsity - 1)
+    decay = views / (tried.ridge * len(x))  # of a mean, not a sum
+    # Half of the layer's zeros are the first logit's; one weight is left at least.
+    share = min(max(0.0, 2 * tried.sparsity - 1), 1 - 1 / x.shape[1])
     optimizer = RVSM(
         torch.optim.Adam(layer.named_parameters(), lr=_LR),
         [
@@ -220,16 +219,19 @@ def _sparse(
             )
         ],
         grad_at="u",
-        heal_from=_HEAL_FROM,
     )
     for _ in range(_STEPS):
         optimizer.zero_grad()
-        weight = layer.weight
         loss = F.binary_cross_entropy_with_logits(layer(x).squeeze(1), y)
-        cast(Tensor, loss + decay / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
+        loss = loss + decay / 2 * layer.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     optimizer.finalize()
-    return layer.weight.detach().double().numpy()[0], float(layer.bias.detach())
+    kept = np.flatnonzero(layer.weight.detach().numpy()[0])
+    line = fit_line(inputs[:, kept], answers, tried.ridge / views)
+    weights = np.zeros(inputs.shape[1])
+    weights[kept] = line.weights
+    return weights, line.offset - float(line.mean @ line.weights)
 
 
 def _write(net: TremorNet, first: Reals, second: Reals, offset: float) -> None:
