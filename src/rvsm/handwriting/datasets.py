@@ -276,7 +276,7 @@ def _source(
             )
         from rvsm.handwriting.figures.source import Figures
 
-        return Figures(task)
+        return Figures("spiral" if task == "spiral" else "wave")
     if task not in TEXTS:
         raise DataError(
             f"There is no task {task!r}: choose {', '.join(TEXTS + FIGURES[:-1])} or {FIGURES[-1]}."

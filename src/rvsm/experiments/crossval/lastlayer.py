@@ -182,13 +182,13 @@ def fit_last(seen: Seen, which: npt.NDArray[np.intp], labels: Ints, tried: Candi
     weights, offset = line.weights, line.offset
     net = copy.deepcopy(seen.net)
     if tried.method == "dense":
-        _write(net, -weights / 2, weights / 2, offset - line.mean @ weights)
+        _write(net, -weights / 2, weights / 2, offset - float(line.mean @ weights))
         return net
     inputs = (seen.inputs(which) - found.mean) / found.spread
     start = weights * np.where(np.isfinite(found.spread), found.spread, 0.0)
     weights, offset = _sparse(inputs, answers, start, offset, tried, views)
     weights = weights / found.spread
-    _write(net, np.zeros_like(weights), weights, offset - line.mean @ weights)
+    _write(net, np.zeros_like(weights), weights, offset - float(line.mean @ weights))
     return net
 
 
