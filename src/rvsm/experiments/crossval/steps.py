@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
-from rvsm.experiments.calibration import Platt, fit_shrunk, log_loss
+from rvsm.experiments.calibration import Platt, fit_platt, fit_shrunk, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
 from rvsm.experiments.crossval.candidates import Candidate
@@ -121,8 +121,15 @@ def answers_of(
     return answers
 
 
-def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple[int, Platt, Any]:
-    """The choice with the least log loss, scaled (`fit_shrunk`), over all inner folds together.
+def choose(
+    tried: Sequence[str],
+    scores: Sequence[Reals],
+    labels: Ints,
+    scaling: Callable[[Reals, Ints], Platt] = fit_platt,
+) -> tuple[int, Platt, Any]:
+    """The choice with the least log loss, once scaled, over all inner folds together.
+
+    Of logistic regressions, whose scores are log-odds already, the scaling is `fit_shrunk`.
 
     Returns
     -------
@@ -131,7 +138,7 @@ def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple
         Fitted to its inner answers.
     losses : dict of str to float
     """
-    scales = [fit_shrunk(found, labels) for found in scores]
+    scales = [scaling(found, labels) for found in scores]
     losses = [log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)]
     which = int(np.argmin(losses))
     return which, scales[which], dict(zip(tried, losses, strict=True))
@@ -148,7 +155,7 @@ def _line(material: Material, part: Part, tell: Tell) -> Answer:
         tell()
     truth = np.concatenate([material.labels[held] for _, held in part.inner])
     tried = [f"C {strength:g}" for strength in STRENGTHS]
-    which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth)
+    which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth, fit_shrunk)
     line = fit_lines(
         material.features[part.train], material.labels[part.train], (STRENGTHS[which],)
     )[0]
@@ -194,7 +201,8 @@ class _Networks:
                 tell()
             scores.append(np.concatenate(found))
             states.append(kept)
-        which, platt, losses = choose([c.name for c in tried], scores, truth)
+        scaling = fit_platt if self.seen is None else fit_shrunk
+        which, platt, losses = choose([c.name for c in tried], scores, truth, scaling)
         last = len(self.part.inner)
         test, state, zeros = self._fit(
             tried[which], f"{which}-all", last, self.part.train, self.part.test, seed
