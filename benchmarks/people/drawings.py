@@ -66,7 +66,8 @@ def trimmed(results: dict[str, Any]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The table of docs/crossval.md: a line for each classifier, intervals over people."""
     lines = [
-        "| drawings | classifier | right, % | AUC, % | people right, % | AUC of people, % | zeros, % |",
+        "| drawings | classifier | right, % | AUC, % | people right, % | AUC of people, % "
+        "| zeros, % |",
         "|---|---|---|---|---|---|---|",
     ]
     for study, name in STUDIES.items():
