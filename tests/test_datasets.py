@@ -216,8 +216,8 @@ def test_carriers_that_draw_nothing_are_told(tmp_path: Path, made: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"set": "wild"}, "no set 'wild': choose headline or mild"),
-        ({"source": None, "task": "runes"}, "no task 'runes': choose fonts or pen"),
+        ({"set": "wild"}, "no set 'wild': choose headline, mild or wide"),
+        ({"source": None, "task": "runes"}, "no task 'runes': choose fonts, pen, spiral or wave"),
         ({"counts": {"tset": 2}}, "no split 'tset': choose among train"),
         ({"counts": {"train": 3}}, "give an even number"),
         ({"counts": dict.fromkeys(COUNTS, 0)}, "Every split has 0 images"),

@@ -188,7 +188,8 @@ def make(
         source = shaken = Shaken(source, Path(tremor))
     wanted = _wanted(counts)
     if set not in SETS:
-        raise DataError(f"There is no set {set!r}: choose {' or '.join(SETS)}.")
+        names = list(SETS)
+        raise DataError(f"There is no set {set!r}: choose {', '.join(names[:-1])} or {names[-1]}.")
     if seed < 0:
         raise DataError(f"The seed is {seed}: give 0 or a positive whole number.")
     head: dict[str, Any] = {
