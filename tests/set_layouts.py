@@ -44,11 +44,11 @@ def parkinsons_drawings(root: Path) -> Path:
     seed = 0
     for task, letter in (("spiral", "E"), ("wave", "O")):
         for group, name in (("H", "healthy"), ("P", "parkinson")):
-            for volunteer in (1, 2, 55):
+            for volunteer in (1, 2, 9):
                 for repetition in (1, 2, 3):
                     split = "testing" if repetition == 1 else "training"
                     seed += 1
-                    mode = "RGBA" if (group, volunteer) == ("H", 55) else "RGB"
+                    mode = "RGBA" if (group, volunteer) == ("H", 9) else "RGB"
                     file = f"V{volunteer:02d}{group}{letter}{repetition:02d}.png"
                     save(drawing(seed, mode), root / task / split / name / file)
     (root / "README.md").write_text("About the set.")

@@ -25,7 +25,7 @@ def test_list(tmp_path: Path) -> None:
     told = rvsm("list", root).stdout
     assert "36 rows in the layout parkinsons-drawings" in told
     assert "6 healthy    spiral, split train" in told
-    assert "6 people: H01, H02, H55, P01, P02, ..." in told
+    assert "6 people: H01, H02, H09, P01, P02, ..." in told
     table = list(csv.DictReader(io.StringIO(rvsm("list", root, "--csv").stdout)))
     assert len(table) == 36
     assert {row["task"] for row in table} == {"spiral", "wave"}
@@ -59,7 +59,7 @@ def test_sheet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--person", "(V)(55)"], "has 2 groups"),
+        (["--person", "(V)(09)"], "has 2 groups"),
         (["--person", "(x"], "is not a regular expression"),
         (["--person", "(nobody)"], "is found in none of 36 paths"),
         (["--layout", "zip"], "There is no layout 'zip': choose one of dhsd"),

@@ -232,7 +232,8 @@ def test_keys_of_the_configuration(folder: Path) -> None:
             Settings(**{**TINY, "network": network}).base_config(cases, (16, 64))
     drawing = Settings(**TINY).base_config(cases, (96, 96))
     writing = Settings(**TINY).base_config(cases, (32, 128))
-    assert drawing.augmentation.flip_vertical
+    assert not drawing.augmentation.flip_vertical
+    assert drawing.augmentation.shift_columns == 4
     assert not writing.augmentation.flip_horizontal
     assert drawing.network.channels == (4, 6, 6)
 
@@ -288,10 +289,12 @@ def test_people_with_both_classes_are_kept_together(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not ZHAM.is_dir(), reason=f"the drawings of Zham et al. are not at {ZHAM}")
 @pytest.mark.parametrize(
-    ("kind", "official", "by_person"), [("spiral", 0.867, 0.723), ("wave", 0.767, 0.596)]
+    ("kind", "official", "by_person"), [("spiral", 0.731, 0.766), ("wave", 0.808, 0.648)]
 )
-def test_the_published_split_is_too_good(kind: str, official: float, by_person: float) -> None:
-    """The baseline of data/README.md, within 7 points: every writer of testing/ is in training/."""
+def test_the_baseline_on_the_published_split_and_by_person(
+    kind: str, official: float, by_person: float
+) -> None:
+    """That of benchmarks/people, within 7 points, the copies of volunteer 55 left out."""
     size = DRAWING if kind == "spiral" else WRITING
     cases, ink = load_ink(read_cases(ZHAM / kind, pattern=PEOPLE), size)
     features, labels = hog_features(ink), cases.labels
@@ -304,4 +307,3 @@ def test_the_published_split_is_too_good(kind: str, official: float, by_person: 
         scores[repeat, test] = fit_line(features[train], labels[train], 1.0)(features[test])
     honest = np.mean((scores > 0) == (labels == 1))
     assert honest == pytest.approx(by_person, abs=0.07)
-    assert honest < published

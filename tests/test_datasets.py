@@ -229,11 +229,11 @@ def test_carriers_that_draw_nothing_are_told(tmp_path: Path, made: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"set": "wild"}, "no set 'wild': choose headline or mild, or give two amplitudes"),
+        ({"set": "wild"}, "no set 'wild': choose headline, mild, wide, or give two amplitudes"),
         ({"set": "0.5-0.3"}, "the smaller first"),
         ({"set": "0-0.3"}, "no set '0-0.3'"),
         ({"set": "0.3-30"}, "none above 3"),
-        ({"source": None, "task": "runes"}, "no task 'runes': choose fonts or pen"),
+        ({"source": None, "task": "runes"}, "no task 'runes': choose fonts, pen, spiral or wave"),
         ({"counts": {"tset": 2}}, "no split 'tset': choose among train"),
         ({"counts": {"train": 3}}, "give an even number"),
         ({"counts": dict.fromkeys(COUNTS, 0)}, "Every split has 0 images"),

@@ -200,3 +200,19 @@ def test_example_of_any_model() -> None:
     found = runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](epochs=4)
     assert abs(found["zeros"] - 0.9) < 0.01
     assert found["sparse"] > 0.7
+
+
+def test_tables_of_drawings_of_people() -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "people"
+    found = json.loads((folder / "drawings.json").read_text("utf-8"))
+    run = runpy.run_path(str(folder / "drawings.py"))
+    text = (ROOT / "docs" / "crossval.md").read_text("utf-8")
+    assert run["table"](found) in text
+    assert run["differences"](found) in text
+    # Every command that the results come from is one that there is.
+    for command in run["commands"](Path("drawings"), Path("uci"), Path("work")):
+        check_command(list(command))
+        for word in command:
+            assert not word.endswith(".toml") or Path(word).is_file(), word

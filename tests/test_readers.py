@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
+from scipy import ndimage
 
 import set_layouts
 from published import DATA
 from rvsm.errors import DataError
+from rvsm.handwriting.images import read_picture
 from rvsm.handwriting.manifest import Row, list_images, write_manifest
 from rvsm.handwriting.readers import LAYOUTS, Collection, is_own, layout_of, read
 from rvsm.handwriting.readers.uci import stretch
+from rvsm.handwriting.scans.normalise import normalise
 from rvsm.handwriting.timed import cut
 from set_layouts import drawing, save
 
@@ -59,11 +63,11 @@ def test_parkinsons_drawings(tmp_path: Path) -> None:
     collection = read(set_layouts.parkinsons_drawings(tmp_path))
     assert collection.classes == ("healthy", "parkinson")
     assert len(collection.rows) == 36
-    row = by_file(collection)["wave/training/parkinson/V55PO03.png"]
-    assert (row.carrier, row.label, row.split) == ("P55", "shaky", "train")
+    row = by_file(collection)["wave/training/parkinson/V09PO03.png"]
+    assert (row.carrier, row.label, row.split) == ("P09", "shaky", "train")
     assert (row.task, row.repetition) == ("wave", "3")
     # V01HE and V01HO are one person, V01PE another.
-    assert sorted(collection.persons()) == ["H01", "H02", "H55", "P01", "P02", "P55"]
+    assert sorted(collection.persons()) == ["H01", "H02", "H09", "P01", "P02", "P09"]
     assert {r.split for r in collection.rows if r.repetition == "1"} == {"test"}
     spirals = read(tmp_path / "spiral")
     assert len(spirals.rows) == 18
@@ -271,7 +275,7 @@ BAD_PATTERNS = {
     "(V)(\\d+)": "has 2 groups",
     "(V": "is not a regular expression",
     "(nobody)": "is found in none of 36 paths",
-    "(V55H)": "is found in 6 of 36 paths, not in spiral",
+    "(V09H)": "is found in 6 of 36 paths, not in spiral",
 }
 
 
@@ -284,7 +288,7 @@ def test_bad_person_patterns(pattern: str, tmp_path: Path) -> None:
 
 def test_person_pattern_overrules_the_reader(tmp_path: Path) -> None:
     root = set_layouts.parkinsons_drawings(tmp_path)
-    assert sorted(read(root, person=r"/V(\d+)").persons()) == ["01", "02", "55"]
+    assert sorted(read(root, person=r"/V(\d+)").persons()) == ["01", "02", "09"]
     # Without a group all that is found is the person.
     assert "V01H" in read(root, person=r"V\d+[HP]").persons()
 
@@ -324,15 +328,65 @@ def test_stretch_of_nothing() -> None:
     assert stretch(np.zeros((0, 7))) == 1.0
 
 
+def test_a_volunteer_who_is_nobody_is_left_out(tmp_path: Path) -> None:
+    """Healthy volunteer 55 of the published set; V55P, should there be one, is somebody."""
+    root = set_layouts.parkinsons_drawings(tmp_path)
+    for copy, name in (("V55HE01", "healthy"), ("V55HO02", "healthy"), ("V55PE01", "parkinson")):
+        made = root / ("spiral" if copy[4] == "E" else "wave") / "training" / name / f"{copy}.png"
+        save(drawing(1), made)
+    collection = read(root)
+    assert set(collection.left_out) == {
+        "spiral/training/healthy/V55HE01.png",
+        "wave/training/healthy/V55HO02.png",
+    }
+    assert "another healthy volunteer's" in next(iter(collection.left_out.values()))
+    assert "P55" in collection.persons()
+    assert "H55" not in collection.persons()
+
+
+def test_the_real_copies_are_copies() -> None:
+    """Each wave of V55H is, mirrored, a wave of somebody else, and each spiral one turned by 18."""
+    root = real("parkinsons-drawings")
+
+    def small(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+        found = normalise(picture.convert("RGB")).ink
+        rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+        box = found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        grey = Image.fromarray((255 * box).astype(np.uint8)).resize(size, Image.Resampling.BOX)
+        blurred = ndimage.gaussian_filter(np.asarray(grey, dtype=float), 1.0)
+        centred = blurred - blurred.mean()
+        return (centred / np.linalg.norm(centred)).ravel()
+
+    def turned(picture: Image.Image, angle: float) -> Image.Image:
+        return picture.convert("RGB").rotate(
+            angle, Image.Resampling.BILINEAR, True, fillcolor=(255, 255, 255)
+        )
+
+    for task, size in (("wave", (128, 64)), ("spiral", (64, 64))):
+        paths = sorted((root / task).rglob("healthy/*.png"))
+        copies = [path for path in paths if path.stem.startswith("V55")]
+        assert len(copies) == 15
+        others = np.array([small(read_picture(p), size) for p in paths if p not in copies])
+        best = []
+        for path in copies:
+            picture = read_picture(path)
+            if task == "wave":
+                looks = [ImageOps.mirror(picture)]
+            else:
+                looks = [turned(picture, angle) for angle in (-17.0, -18.0, -19.0)]
+            best.append(max(float((others @ small(look, size)).max()) for look in looks))
+        assert min(best) > 0.85, (task, best)
+
+
 def test_real_parkinsons_drawings() -> None:
     collection = read(real("parkinsons-drawings"))
     assert collection.layout == "parkinsons-drawings"
-    assert Counter(row.task for row in collection.rows) == {"spiral": 102, "wave": 102}
+    assert Counter(row.task for row in collection.rows) == {"spiral": 87, "wave": 87}
     people = collection.persons()
-    assert Counter(person[0] for person in people) == {"H": 13, "P": 15}
-    assert not collection.left_out
+    assert Counter(person[0] for person in people) == {"H": 12, "P": 15}
+    assert len(collection.left_out) == 30
     rgba = [row for row in collection.rows if collection.picture(row).mode == "RGBA"]
-    assert len(rgba) == 9
+    assert len(rgba) == 6
     assert {row.label for row in rgba} == {"regular"}
 
 

@@ -67,6 +67,17 @@ def crossval(
     start: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A finished run whose weights to start from.")
     ] = None,
+    sparse_start: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Of sparse networks; only with --last-layer."),
+    ] = None,
+    last_layer: Annotated[
+        bool, typer.Option(help="Train the last layer alone: for a few dozen people.")
+    ] = False,
+    pool: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="What its maps are pooled by; to choose from if given again."),
+    ] = None,
     augment: Annotated[bool, typer.Option(help="Change training images anew each time.")] = True,
     ablate: Annotated[
         bool, typer.Option(help="Measure also without --start, and without augmentation.")
@@ -99,6 +110,7 @@ def crossval(
       rvsm crossval scans --arm majority --arm hog --repeats 10
       rvsm crossval scans --method l0 --sparsity 0.9 --sparsity 0.95 --epochs 20 --epochs 40
       rvsm crossval scans --start runs/pen --ablate
+      rvsm crossval parkinsons-drawings --task spiral --start runs/spiral --last-layer
     """
     from rvsm.experiments.crossval import ARMS, Settings
     from rvsm.experiments.crossval import crossval as study
@@ -122,6 +134,9 @@ def crossval(
         seed=seed,
         size=_size(size),
         start="" if start is None else str(start),
+        sparse_start="" if sparse_start is None else str(sparse_start),
+        last_layer=last_layer,
+        pools=tuple(pool or ()),
         augment=augment,
         ablate=ablate,
         arms=tuple(name for name in ARMS if not arm or name in arm),

@@ -39,11 +39,8 @@ Person = Annotated[
 class Task(StrEnum):
     fonts = "fonts"
     pen = "pen"
-
-
-class Range(StrEnum):
-    headline = "headline"
-    mild = "mild"
+    spiral = "spiral"
+    wave = "wave"
 
 
 @app.command()
@@ -53,7 +50,7 @@ def make(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="fonts: texts in fonts; pen: words in pen strokes over time.",
+            help="fonts: texts in fonts; pen: words in pen strokes; spiral, wave: drawn figures.",
             show_default="fonts",
         ),
     ] = None,
@@ -62,7 +59,8 @@ def make(
         typer.Option(
             "--set",
             metavar="SET",
-            help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8 mm, or two ends such as 0.2-1.2.",
+            help="Tremor: headline 0.4-1.2 mm RMS, mild 0.15-0.8, wide 0.2-1.6, or two ends such "
+            "as 0.2-1.2.",
         ),
     ] = "headline",
     seed: Annotated[int, typer.Option(help="The images are a function of it.", min=0)] = 0,
@@ -103,6 +101,7 @@ def make(
     Examples:
       rvsm data make data/fonts
       rvsm data make data/pen --task pen --set mild --seed 1
+      rvsm data make data/spirals --task spiral --set wide
       rvsm data make data/small --count train=2000 --count val=400
       rvsm data make data/own --fonts ~/.fonts
       rvsm data make data/words --words DHSD

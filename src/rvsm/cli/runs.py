@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rvsm.cli.data import Layouts, Range, Task, read_counts
+from rvsm.cli.data import Layouts, read_counts
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 """Files that could not be read are named up to so many."""
+
+
+class Task(StrEnum):
+    fonts = "fonts"
+    pen = "pen"
+
+
+class Range(StrEnum):
+    headline = "headline"
+    mild = "mild"
 
 
 class Accelerator(StrEnum):

@@ -76,6 +76,40 @@ def fit_platt(scores: Reals, labels: Ints) -> Platt:
     return Platt(float(at[0] / unit), float(at[1]))
 
 
+def fit_shrunk(scores: Reals, labels: Ints, spread: float = 0.5) -> Platt:
+    r"""Platt's scaling of log-odds, drawn towards leaving them as they are.
+
+    Log slope and offset have normal priors of mean 0 and standard deviation `spread`: of a dozen
+    people in a class, maximum likelihood finds slopes from 0.04 to 4 as chance has it, and answers
+    that were scaled so cannot be compared from one fold to the next.
+
+    .. math:: \sum_i \log(1 + e^{-y_i (e^a s_i + b)}) + \frac{a^2 + b^2}{2 \sigma^2}
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n,)
+        Log-odds from images that the classifier was not fitted to.
+    labels : ndarray of int, shape (n,)
+    spread : float
+
+    Returns
+    -------
+    Platt
+    """
+    from scipy.optimize import minimize
+
+    target = labels.astype(np.float64)
+
+    def posterior(at: Reals) -> tuple[float, Reals]:
+        scaled = np.exp(at[0]) * scores
+        error = expit(scaled + at[1]) - target
+        value = _loss(scaled + at[1], target) + float(at @ at) / (2 * spread**2)
+        return value, np.array([error @ scaled, error.sum()]) + at / spread**2
+
+    log_slope, offset = minimize(posterior, np.zeros(2), jac=True, method="L-BFGS-B").x
+    return Platt(float(np.exp(log_slope)), float(offset))
+
+
 def _only_offset(target: Reals) -> float:
     mean = float(target.mean())
     return float(np.log(mean / (1 - mean)))

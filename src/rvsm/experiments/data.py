@@ -22,6 +22,7 @@ from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
+from rvsm.handwriting.datasets import whole_size
 from rvsm.handwriting.images import SIZE, read_grey
 from rvsm.handwriting.manifest import LABELS, Row, read_manifest
 
@@ -74,7 +75,8 @@ def load_split(
     name
         Split, such as ``train``.
     size
-        Rows and columns of the result: 64x256, or a whole fraction of it (block averages).
+        Rows and columns of the result: those of the images (64x256 unless the folder says
+        otherwise, see :func:`whole_size`), or a whole fraction of them (block averages).
     rows
         The manifest's rows, where the caller has read them already.
     progress
@@ -85,7 +87,8 @@ def load_split(
     DataError
         If the split is missing or has images of one class only, or ``size`` does not fit.
     """
-    check_size(size)
+    whole = whole_size(folder)
+    check_size(size, whole)
     all_rows = read_rows(folder) if rows is None else rows
     wanted = [row for row in all_rows if row.split == name]
     usable = usable_rows(folder, all_rows, name)
@@ -93,7 +96,7 @@ def load_split(
     key = _fingerprint(folder, usable, size)
     cached = _read_cache(cache, key)
     if cached is None:
-        images, readable = _decode(folder, usable, size, progress)
+        images, readable = _decode(folder, usable, whole, size, progress)
         _write_cache(cache, key, images, readable)
     else:
         images, readable = cached
@@ -353,14 +356,18 @@ def seeded(*numbers: int) -> torch.Generator:
 
 
 def _decode(
-    folder: Path, rows: Sequence[Row], size: tuple[int, int], progress: Progress | None
+    folder: Path,
+    rows: Sequence[Row],
+    whole: tuple[int, int],
+    size: tuple[int, int],
+    progress: Progress | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read the images; a file that turned unreadable since the manifest is left out."""
     images = np.empty((len(rows), *size), np.uint8)
     readable: list[int] = []
     for index, row in enumerate(rows):
         with contextlib.suppress(DataError):
-            images[len(readable)] = reduce_image(read_grey(folder / row.file), size)
+            images[len(readable)] = reduce_image(read_grey(folder / row.file, whole), size)
             readable.append(index)
         if progress is not None and (index % 100 == 99 or index + 1 == len(rows)):
             progress(index + 1, len(rows))

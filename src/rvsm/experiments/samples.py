@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rvsm.errors import DataError
 from rvsm.experiments.data import read_rows, reduce_image, to_float, usable_rows
+from rvsm.handwriting.datasets import whole_size
 from rvsm.handwriting.images import read_grey
 
 
@@ -24,7 +25,7 @@ def some_images(folder: Path, split: str, size: tuple[int, int], most: int = 200
     split
         Such as ``val``.
     size
-        Rows and columns, a whole fraction of 64x256.
+        Rows and columns, a whole fraction of those of the images.
     most
         At most so many images.
 
@@ -39,10 +40,10 @@ def some_images(folder: Path, split: str, size: tuple[int, int], most: int = 200
         If the split is missing, or none of the images can be read.
     """
     rows = usable_rows(folder, read_rows(folder), split)
-    images = []
+    images, whole = [], whole_size(folder)
     for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int)):
         with contextlib.suppress(DataError):
-            images.append(reduce_image(read_grey(folder / rows[place].file), size))
+            images.append(reduce_image(read_grey(folder / rows[place].file, whole), size))
     if not images:
         raise DataError(
             f'No image of the split "{split}" of {folder} can be read; see which and why with '

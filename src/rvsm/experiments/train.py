@@ -53,6 +53,7 @@ from rvsm.experiments.runs import (
     resolve,
     start_file,
 )
+from rvsm.handwriting.datasets import whole_size
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.network import TremorNet
 
@@ -131,7 +132,7 @@ def train(
     data, size = Path(config.data), config.network.size
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError('accelerator is "gpu" but torch finds none; set it to "cpu".')
-    check_size(size)
+    check_size(size, whole_size(data))
     if config.start:
         start_file(config.start)
     SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()

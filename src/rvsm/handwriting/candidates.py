@@ -124,6 +124,7 @@ class Maker:
     splits : all splits that will be asked for; they give the total of the progress
     run : runs jobs, in order (see `pool`)
     progress : called with the numbers of candidates done and in all; the latter may grow
+    matched : whether the classes are made alike; else all that is rendered is taken
     pairs : each regular image has a shaky one of the same word, place and speed; nothing is matched
     """
 
@@ -135,14 +136,20 @@ class Maker:
         splits: Sequence[Split],
         run: Run,
         progress: Progress | None = None,
+        matched: bool = True,
         pairs: bool = False,
     ) -> None:
+        self.matched = matched
         self.source, self.seed, self.run, self.progress = source, seed, run, progress
         self.kinds = {info.name: info.kind for info in infos}
         self.pairs = pairs
         self.done = 0
-        groups = _paired if pairs else _groups
-        self.total = sum(group.missing() for split in splits for group in groups(split))
+        self.total = sum(group.missing() for split in splits for group in self._cut(split))
+
+    def _cut(self, split: Split) -> list[_Group]:
+        if self.pairs:
+            return _paired(split)
+        return _groups(split, _FIRST_RATIO if self.matched else 1.0)
 
     def choose(self, split: Split) -> Chosen:
         """Render candidates of a split until both classes can be made alike, and choose.
@@ -152,7 +159,11 @@ class Maker:
         """
         if self.pairs:
             return self._pairs(split)
-        groups = _groups(split)
+        groups = self._cut(split)
+        if not self.matched:
+            self._render(split, groups)
+            kept = [group.candidates[: group.share] for group in groups]
+            return self._chosen(split, kept, groups, None)
         good = _GOOD_GAP_TRAIN if split.name == "train" else _GOOD_GAP
         while True:
             self._render(split, groups)
@@ -169,11 +180,20 @@ class Maker:
                 group.ratio *= _GROWTH
                 self.total += group.missing()
         kept = [[g.candidates[i] for i in t] for g, t in zip(groups, matched.taken, strict=True)]
+        return self._chosen(split, kept, groups, max(matched.gaps))
+
+    def _chosen(
+        self,
+        split: Split,
+        kept: Sequence[list[Candidate]],
+        groups: Sequence[_Group],
+        gap: float | None,
+    ) -> Chosen:
         # Bands in turn would tell the amplitude by the file's number.
         shaky = [candidate for band in kept[1:] for candidate in band]
         order = np.random.default_rng([self.seed, 0x0DE2, split.number]).permutation(len(shaky))
         rendered = sum(len(group.candidates) for group in groups)
-        return Chosen(kept[0], [shaky[i] for i in order], split.count / rendered, max(matched.gaps))
+        return Chosen(kept[0], [shaky[i] for i in order], split.count / rendered, gap)
 
     def _pairs(self, split: Split) -> Chosen:
         groups = _paired(split)
@@ -218,7 +238,7 @@ def _measures(row: Row) -> tuple[float, float, float]:
     return (row.x_height_mm or 0.0, len(row.text), 1 + row.text.count(" "))
 
 
-def _groups(split: Split) -> list[_Group]:
+def _groups(split: Split, ratio: float = _FIRST_RATIO) -> list[_Group]:
     half = split.count // 2
     low, high = np.log(split.amplitude_mm)
     least = int(np.ceil((high - low) / np.log(_WIDEST_BAND)))
@@ -228,9 +248,9 @@ def _groups(split: Split) -> list[_Group]:
     edges = [float(edge) for edge in log_bands(*split.amplitude_mm, count)]
     bands = zip(pairwise(edges), pairwise(ends), strict=True)
     return [
-        _Group(0, False, split.amplitude_mm, half, _FIRST_RATIO, []),
+        _Group(0, False, split.amplitude_mm, half, ratio, []),
         *(
-            _Group(number, True, band, high - low, _FIRST_RATIO, [])
+            _Group(number, True, band, high - low, ratio, [])
             for number, (band, (low, high)) in enumerate(bands, start=1)
         ),
     ]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import DataError, RvsmError
+from rvsm.handwriting.datasets import whole_size
 from rvsm.handwriting.differences import Difference, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES, global_features
@@ -300,12 +301,13 @@ def _read(
     root: Path, rows: Sequence[Row], progress: Callable[[int, int], None] | None
 ) -> tuple[list[_Image], dict[str, str]]:
     images, unreadable = [], {}
+    whole = whole_size(root)
     for done, row in enumerate(rows, start=1):
         file = root / row.file
         try:
             if row.error:
                 raise DataError(row.error)
-            features = global_features(read_grey(file))
+            features = global_features(read_grey(file, whole))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
             size = f"{width}x{height}"

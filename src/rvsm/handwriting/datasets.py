@@ -22,6 +22,8 @@ import rvsm
 from rvsm.atomic import explain
 from rvsm.errors import DataError
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
+from rvsm.handwriting.figures.sampler import SIZES
+from rvsm.handwriting.images import SIZE
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
 from rvsm.handwriting.splits import Parts, cut
@@ -29,10 +31,17 @@ from rvsm.handwriting.splits import Parts, cut
 FORMAT_VERSION = 1
 DATASET = "dataset.json"
 
-SETS: dict[str, tuple[float, float]] = {"headline": (0.4, 1.2), "mild": (0.15, 0.8)}
+SETS: dict[str, tuple[float, float]] = {
+    "headline": (0.4, 1.2),
+    "mild": (0.15, 0.8),
+    "wide": (0.2, 1.6),
+}
 """RMS tremor amplitude of each set, drawn log-uniformly between two ends in mm."""
 
 CURVE_MM = (0.05, 1.5)
+TEXTS, FIGURES = ("fonts", "pen"), tuple(SIZES)
+"""The tasks of `make`: what is written, and what is drawn."""
+
 COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_000, "curve": 3_000}
 """Images of each split, half of each class."""
 
@@ -74,14 +83,13 @@ class Made:
         ]
         for split, counts in told["counts"].items():
             matched = told["matching"].get(split)
-            how = (
-                "in pairs"
-                if matched is None
-                else (
+            if matched is None:
+                how = "in pairs" if told["options"].get("pairs") else "nothing is matched"
+            else:
+                how = (
                     f"{matched['acceptance']:.0%} of the candidates accepted, "
                     f"features alike within {matched['gap']:.2f} sd"
                 )
-            )
             lines.append(
                 f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
                 f"{len(told['carriers'][split])} fonts or writers; {how}"
@@ -141,11 +149,12 @@ def make(
     ----------
     path : path-like
         The data folder to make.
-    task : {"fonts", "pen"}
-        Printed texts or pen strokes; not looked at with `words_dir`.
+    task : {"fonts", "pen", "spiral", "wave"}
+        Printed texts, pen strokes, or figures that hands draw; not looked at with `words_dir`.
     set : str
-        Range of the tremor amplitude: ``headline`` or ``mild`` (see `SETS`), or two ends in mm RMS
-        such as ``0.2-1.2``, which the split ``curve`` has too; ``0.3-0.3`` is 0.3 mm exactly.
+        Range of the tremor amplitude: ``headline``, ``mild`` or ``wide`` (see `SETS`), or two ends
+        in mm RMS such as ``0.2-1.2``, which the split ``curve`` has too; ``0.3-0.3`` is 0.3 mm
+        exactly.
     seed : int
         Nonnegative.
     counts : mapping of str to int, optional
@@ -214,7 +223,8 @@ def make(
         source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
     )
     with _folder(path) as folder, pool(workers) as run:
-        maker = Maker(source, seed, infos, splits, run, progress, pairs)
+        matched = head["task"] not in SIZES
+        maker = Maker(source, seed, infos, splits, run, progress, matched, pairs)
         rows: list[Row] = []
         matching: dict[str, dict[str, float]] = {}
         for split in splits:
@@ -256,7 +266,7 @@ def amplitudes(set: str) -> tuple[float, float]:
     ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", set)
     if ends is None or not 0 < float(ends[1]) <= float(ends[2]) <= _LARGEST_MM:
         raise DataError(
-            f"There is no set {set!r}: choose {' or '.join(SETS)}, or give two amplitudes in mm, "
+            f"There is no set {set!r}: choose {', '.join(SETS)}, or give two amplitudes in mm, "
             f"the smaller first and none above {_LARGEST_MM:g}, such as 0.2-1.2."
         )
     return float(ends[1]), float(ends[2])
@@ -269,6 +279,11 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Rows and columns of the images of a folder: 64 x 256, but of drawn figures."""
+    return SIZES.get((read_description(path) or {}).get("task", ""), SIZE)
 
 
 def _source(
@@ -287,8 +302,19 @@ def _source(
         from rvsm.handwriting.words import Words
 
         return Words(Path(words_dir))
-    if task not in {"fonts", "pen"}:
-        raise DataError(f"There is no task {task!r}: choose fonts or pen.")
+    if task in SIZES:
+        if font_dirs or stroke_files or omniglot is not None:
+            raise DataError(
+                f"A {task} is drawn without fonts and recorded strokes: leave them out, or choose "
+                "another task."
+            )
+        from rvsm.handwriting.figures.source import Figures
+
+        return Figures("spiral" if task == "spiral" else "wave")
+    if task not in TEXTS:
+        raise DataError(
+            f"There is no task {task!r}: choose {', '.join(TEXTS + FIGURES[:-1])} or {FIGURES[-1]}."
+        )
     return Rendered(
         task,
         tuple(Path(d) for d in font_dirs),

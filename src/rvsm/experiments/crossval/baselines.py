@@ -92,8 +92,39 @@ def fit_line(features: Reals, labels: Ints, strength: float) -> Line:
 
 def fit_lines(features: Reals, labels: Ints, strengths: Sequence[float]) -> list[Line]:
     """`fit_line` at several strengths, the coordinates computed once."""
-    from sklearn.linear_model import LogisticRegression
+    found = coordinates(features)
+    return [found.line(labels, strength) for strength in strengths]
 
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Images in an orthonormal basis of the span of their standardised features.
+
+    Attributes
+    ----------
+    mean, spread : ndarray, shape (f,)
+        Of the features; the spread is infinite where a feature never varies.
+    basis : ndarray, shape (f, r)
+    inputs : ndarray, shape (n, r)
+    """
+
+    mean: Reals
+    spread: Reals
+    basis: Reals
+    inputs: Reals
+
+    def line(self, labels: Ints, strength: float) -> Line:
+        """Fit the logistic regression of `fit_line` to the images."""
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6)
+        model.fit(self.inputs, labels)
+        weights = self.basis @ model.coef_[0] / self.spread
+        return Line(self.mean, np.asarray(weights), float(model.intercept_[0]))
+
+
+def coordinates(features: Reals) -> Coordinates:
+    """Standardise features, and find the basis in which as many numbers as images say all."""
     mean = features.mean(axis=0)
     spread = features.std(axis=0)
     spread = np.where(spread > 1e-9, spread, np.inf)
@@ -104,10 +135,4 @@ def fit_lines(features: Reals, labels: Ints, strengths: Sequence[float]) -> list
         basis = centred.T @ (vectors[:, kept] / np.sqrt(values[kept]))
     else:
         basis = np.eye(centred.shape[1])
-    lines = []
-    for strength in strengths:
-        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6)
-        model.fit(centred @ basis, labels)
-        weights = basis @ model.coef_[0] / spread
-        lines.append(Line(mean, np.asarray(weights), float(model.intercept_[0])))
-    return lines
+    return Coordinates(mean, spread, basis, centred @ basis)

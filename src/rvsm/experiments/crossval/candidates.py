@@ -8,7 +8,7 @@ from typing import Any
 
 from rvsm.experiments.config import Method, RuleConfig, TrainConfig
 
-_NO_CHANGE = {
+NO_CHANGE = {
     "flip_horizontal": False,
     "flip_vertical": False,
     "shift_rows": 0,
@@ -30,12 +30,20 @@ class Candidate:
     sparsity, lam : float or None
         Share of zeros asked of every layer but the first, or a penalty strength; both None for
         ``dense``.
+    ridge : float or None
+        Of a last layer trained alone: inverse strength of its l2 penalty, scikit-learn's C. It
+        is trained to the end, `epochs` is 0, and `sparsity` is that of the one layer.
+    pool : int or None
+        Rows and columns that the last convolution's maps are pooled by for it: how finely place
+        counts; None: as the network does.
     """
 
     method: Method
     epochs: int
     sparsity: float | None = None
     lam: float | None = None
+    ridge: float | None = None
+    pool: int | None = None
 
     @property
     def name(self) -> str:
@@ -44,6 +52,9 @@ class Candidate:
             strength = f", {100 * self.sparsity:g} % zeros"
         elif self.lam is not None:
             strength = f", lambda {self.lam:g}"
+        if self.ridge is not None:
+            pooled = "" if self.pool is None else f", pooled {self.pool} x {self.pool}"
+            return f"{self.method}{strength}, C {self.ridge:g}{pooled}"
         return f"{self.method}{strength}, {self.epochs} epochs"
 
     def config(self, base: TrainConfig, *, augment: bool, seed: int) -> TrainConfig:
@@ -64,7 +75,7 @@ class Candidate:
             "select": "last",
         }
         if not augment:
-            changes["augmentation"] = base.augmentation.model_copy(update=_NO_CHANGE)
+            changes["augmentation"] = base.augmentation.model_copy(update=NO_CHANGE)
         return base.model_copy(update=changes)
 
 
@@ -84,3 +95,19 @@ def grid(
             found += [Candidate(method, count, sparsity=share) for share in sparsities]
             found += [Candidate(method, count, lam=lam) for lam in lams]
     return found
+
+
+def last_layers(
+    methods: Sequence[Method],
+    ridges: Sequence[float],
+    sparsities: Sequence[float],
+    pools: Sequence[int],
+) -> list[Candidate]:
+    """Every candidate where only the last layer is trained; no `pools`: as the network does."""
+    return [
+        Candidate(method, 0, sparsity=share, ridge=ridge, pool=pool)
+        for method in methods
+        for share in ((None,) if method == "dense" else sparsities)
+        for pool in (pools or (None,))
+        for ridge in ridges
+    ]

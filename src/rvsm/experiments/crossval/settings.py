@@ -12,18 +12,31 @@ from typing import Any
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
-from rvsm.experiments.crossval.candidates import Candidate, grid
+from rvsm.experiments.crossval.candidates import Candidate, grid, last_layers
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
 
 ARMS = ("majority", "hog", "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
 
+RIDGES = (1e-2, 1e-1, 1.0, 10.0)
+"""Inverse strengths of the l2 penalty of last layers, of which the inner folds choose one."""
+
 SCRATCH, PLAIN = "dense, from scratch", "dense, not augmented"
 """Arms that show what pretraining and augmentation bought."""
 
 FILE = "crossval.json"
-_BEFORE = {"layout": "", "task": "", "reading": "stored"}  # of studies that do not say
+# of studies that do not say
+_BEFORE = {
+    "layout": "",
+    "task": "",
+    "reading": "stored",
+    "mirrored": "drawings",
+    "sparse_start": "",
+    "last_layer": False,
+    "views": 8,
+    "pools": [],
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,15 @@ class Settings:
         What the inner folds choose from; `methods` without ``dense``.
     start : str
         Folder of a finished run whose weights to start from; empty: from scratch.
+    sparse_start : str
+        The same for the sparse networks; empty: the dense networks of the same images.
+    last_layer : bool
+        Train the last layer alone, by `views` changed copies of each image; inner folds choose
+        the strength of its l2 penalty in place of `epochs`.
+    views : int
+    pools : tuple of int
+        Rows and columns that its maps are pooled by, of which inner folds choose; none: as the
+        network does.
     augment, ablate : bool
         Change training images anew each time; measure also without, and without `start`.
     arms : tuple of str
@@ -66,6 +88,10 @@ class Settings:
     sparsities: tuple[float, ...] = (0.92, 0.96)
     lams: tuple[float, ...] = ()
     start: str = ""
+    sparse_start: str = ""
+    last_layer: bool = False
+    views: int = 8
+    pools: tuple[int, ...] = ()
     augment: bool = True
     ablate: bool = False
     arms: tuple[str, ...] = ARMS
@@ -88,6 +114,15 @@ class Settings:
             raise ConfigError(
                 "There is no sparse network to try: give --method, and --sparsity or --lam."
             )
+        if self.views < 1 or min(self.pools, default=1) < 1:
+            raise ConfigError("A last layer needs 1 view and pools of 1 pixel: give 1 or more.")
+        if self.sparse_start and not (self.last_layer and self.start):
+            raise ConfigError(
+                "--sparse-start is for --last-layer with --start: elsewhere sparse networks start "
+                "from the dense ones."
+            )
+        if self.last_layer and self.lams:
+            raise ConfigError("--last-layer asks for shares of zeros: give --sparsity, not --lam.")
         if unknown := [name for name in self.methods if name not in METHODS or name == "dense"]:
             raise ConfigError(
                 f"There is no penalty {unknown[0]!r}: choose among {', '.join(METHODS[1:])}."
@@ -95,10 +130,14 @@ class Settings:
 
     def dense(self) -> list[Candidate]:
         """The dense networks the inner folds choose from."""
+        if self.last_layer:
+            return last_layers(("dense",), RIDGES, (), self.pools)
         return grid(("dense",), self.epochs, (), ())
 
     def sparse(self) -> list[Candidate]:
         """The sparse ones."""
+        if self.last_layer:
+            return last_layers(self.methods, RIDGES, self.sparsities, self.pools)
         return grid(self.methods, self.epochs, self.sparsities, self.lams)
 
     def network_arms(self) -> list[str]:
@@ -119,7 +158,7 @@ class Settings:
     def base_config(self, cases: Cases, size: tuple[int, int]) -> TrainConfig:
         """The training that candidates vary: of the start's network, or of our own for few images.
 
-        Drawings may be mirrored, writing may not.
+        Nothing is mirrored: a spiral that is asked for has a way round, as writing has.
         """
         drawing = size[1] < 1.6 * size[0]
         values: dict[str, Any] = {
@@ -128,8 +167,9 @@ class Settings:
             "batch_size": 16,
             "network": {"channels": [8, 24, 32], "dropout": 0.3},
             "augmentation": {
-                "flip_horizontal": drawing,
-                "flip_vertical": drawing,
+                "flip_horizontal": False,
+                "flip_vertical": False,
+                **({"shift_rows": 4, "shift_columns": 4} if drawing else {}),
                 "contrast": 0.2,
                 "elastic": 1.0,
             },
@@ -173,10 +213,12 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
         "data": str(cases.folder),
         "images": cases.fingerprint(),
         "reading": cases.reading,
+        "mirrored": "nothing",
     }
-    if settings.start and settings.network_arms():
-        weights = start_file(settings.start).read_bytes()
-        told["weights of the start"] = hashlib.sha256(weights).hexdigest()[:16]
+    for name, start in (("start", settings.start), ("sparse start", settings.sparse_start)):
+        if start and settings.network_arms():
+            weights = start_file(start).read_bytes()
+            told[f"weights of the {name}"] = hashlib.sha256(weights).hexdigest()[:16]
     wanted = json.loads(json.dumps(told))
     path = out / FILE
     if not path.is_file():

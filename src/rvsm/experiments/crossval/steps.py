@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
-from rvsm.experiments.calibration import Platt, fit_platt, log_loss
+from rvsm.experiments.calibration import Platt, fit_platt, fit_shrunk, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
 from rvsm.experiments.crossval.candidates import Candidate
@@ -28,7 +28,8 @@ from rvsm.experiments.data import seed_of
 from rvsm.experiments.evaluate import count_zeros
 
 if TYPE_CHECKING:
-    from rvsm.experiments.crossval.networks import State
+    from rvsm.experiments.crossval.lastlayer import Looks, Seen
+    from rvsm.experiments.crossval.networks import Fitted, State
 
 Tell = Callable[[], None]
 Answer = dict[str, Any]
@@ -36,7 +37,10 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Material:
-    """What every fold reads: ink for networks, features for the line, truth, people, a start."""
+    """What every fold reads: ink for networks, features for the line, truth, people, a start.
+
+    `looks` and `sparse_start` are for last layers trained alone.
+    """
 
     ink: npt.NDArray[np.uint8]
     features: Reals
@@ -44,6 +48,8 @@ class Material:
     people: Ints
     base: TrainConfig
     start: State | None
+    sparse_start: State | None = None
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def fits_of(settings: Settings) -> int:
     count = (settings.inner + 1) * ("hog" in settings.arms)
     for arm in settings.network_arms():
         tried = len(settings.sparse() if arm == "sparse" else settings.dense())
+        if arm == "sparse" and settings.last_layer:
+            tried //= len(settings.dense())
         count += tried * settings.inner + 1
     return count
 
@@ -94,16 +102,34 @@ def answers_of(
     for arm in settings.network_arms():
         tried = settings.sparse() if arm == "sparse" else settings.dense()
         starts: Sequence[State | None] = [None if arm == SCRATCH else material.start]
-        if arm == "sparse":
+        augment = arm != PLAIN and settings.augment
+        seen = None
+        if material.looks is not None:
+            sparse = arm == "sparse" and material.sparse_start is not None
+            start = material.sparse_start if sparse else starts[0]
+            seen = {c.pool: material.looks.of(start, augment, c.pool) for c in tried}
+            if arm == "sparse":
+                # The strength of the l2 penalty and the pool are those chosen for the dense layer.
+                dense = {c.name: c for c in settings.dense()}[answers["dense"]["chosen"]]
+                wanted = (dense.ridge, dense.pool)
+                tried = [c for c in tried if (c.ridge, c.pool) == wanted]
+        elif arm == "sparse":
             starts = states["dense"]
-        job = _Networks(material, part, arm, arm != PLAIN and settings.augment, starts, folder)
+        job = _Networks(material, part, arm, augment, starts, folder, seen)
         answer, states[arm] = job.answer(tried, settings.seed, tell)
         answers[arm] = {**answer, "cut": prior}
     return answers
 
 
-def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple[int, Platt, Any]:
-    """The choice with the least log loss after Platt's scaling, over all inner folds together.
+def choose(
+    tried: Sequence[str],
+    scores: Sequence[Reals],
+    labels: Ints,
+    scaling: Callable[[Reals, Ints], Platt] = fit_platt,
+) -> tuple[int, Platt, Any]:
+    """The choice with the least log loss, once scaled, over all inner folds together.
+
+    Of logistic regressions, whose scores are log-odds already, the scaling is `fit_shrunk`.
 
     Returns
     -------
@@ -112,7 +138,7 @@ def choose(tried: Sequence[str], scores: Sequence[Reals], labels: Ints) -> tuple
         Fitted to its inner answers.
     losses : dict of str to float
     """
-    scales = [fit_platt(found, labels) for found in scores]
+    scales = [scaling(found, labels) for found in scores]
     losses = [log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)]
     which = int(np.argmin(losses))
     return which, scales[which], dict(zip(tried, losses, strict=True))
@@ -129,7 +155,7 @@ def _line(material: Material, part: Part, tell: Tell) -> Answer:
         tell()
     truth = np.concatenate([material.labels[held] for _, held in part.inner])
     tried = [f"C {strength:g}" for strength in STRENGTHS]
-    which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth)
+    which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth, fit_shrunk)
     line = fit_lines(
         material.features[part.train], material.labels[part.train], (STRENGTHS[which],)
     )[0]
@@ -146,7 +172,10 @@ def _line(material: Material, part: Part, tell: Tell) -> Answer:
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks of one arm in one outer fold; `starts` holds one for all, or one a fit."""
+    """The networks of one arm in one outer fold; `starts` holds one for all, or one a fit.
+
+    With `seen` only their last layers are trained.
+    """
 
     material: Material
     part: Part
@@ -154,6 +183,7 @@ class _Networks:
     augment: bool
     starts: Sequence[State | None]
     folder: Path
+    seen: Mapping[int | None, Seen] | None = None
 
     def answer(
         self, tried: Sequence[Candidate], seed: int, tell: Tell
@@ -171,7 +201,8 @@ class _Networks:
                 tell()
             scores.append(np.concatenate(found))
             states.append(kept)
-        which, platt, losses = choose([c.name for c in tried], scores, truth)
+        scaling = fit_platt if self.seen is None else fit_shrunk
+        which, platt, losses = choose([c.name for c in tried], scores, truth, scaling)
         last = len(self.part.inner)
         test, state, zeros = self._fit(
             tried[which], f"{which}-all", last, self.part.train, self.part.test, seed
@@ -195,23 +226,12 @@ class _Networks:
         told, weights = self.folder / f"{stem}.json", self.folder / f"{stem}.safetensors"
         if (known := _known(told, weights, len(held))) is not None:
             return known
-        from rvsm.experiments.crossval.networks import fit  # Lightning: seconds to import
-
         check_apart(self.material.people, fitted, held)
-        config = candidate.config(
-            self.material.base,
-            augment=self.augment,
-            seed=seed_of(seed, self.part.number, number) % 2**31,
-        )
-        start = self.starts[number] if len(self.starts) > 1 else self.starts[0]
-        result = fit(
-            config,
-            self.material.ink[fitted],
-            self.material.labels[fitted],
-            start,
-            simplify=candidate.method != "dense" and start is not None,
-        )
-        scores = result.scores(self.material.ink[held])
+        result = self._trained(candidate, number, fitted, seed)
+        if self.seen is None:
+            scores = result.scores(self.material.ink[held])
+        else:
+            scores = self.seen[candidate.pool].scores(result.net, held)
         counted = count_zeros(result.net)
         zeros = {key: counted[key] for key in ("zeros", "fc_zeros", "nonzeros", "weights")}
         state = result.state()
@@ -222,6 +242,23 @@ class _Networks:
             stream.write(save(state))
         atomic_text(told, json.dumps({"scores": scores.tolist(), "zeros": zeros}))
         return scores, state, zeros
+
+    def _trained(self, candidate: Candidate, number: int, fitted: Index, seed: int) -> Fitted:
+        from rvsm.experiments.crossval.networks import Fitted, fit  # Lightning: seconds to import
+
+        labels = self.material.labels[fitted]
+        if self.seen is not None:
+            from rvsm.experiments.crossval.lastlayer import fit_last
+
+            return Fitted(fit_last(self.seen[candidate.pool], fitted, labels, candidate))
+        config = candidate.config(
+            self.material.base,
+            augment=self.augment,
+            seed=seed_of(seed, self.part.number, number) % 2**31,
+        )
+        start = self.starts[number] if len(self.starts) > 1 else self.starts[0]
+        simplify = candidate.method != "dense" and start is not None
+        return fit(config, self.material.ink[fitted], labels, start, simplify=simplify)
 
 
 def _known(told: Path, weights: Path, count: int) -> tuple[Reals, State, dict[str, Any]] | None:

@@ -21,6 +21,8 @@ from rvsm.experiments.crossval.summary import summarise, write_predictions
 from rvsm.experiments.runs import environment, locked, start_file
 
 if TYPE_CHECKING:
+    from rvsm.experiments.config import TrainConfig
+    from rvsm.experiments.crossval.lastlayer import Looks
     from rvsm.experiments.crossval.networks import State
 
 Progress = Callable[[str, int, int], None]
@@ -66,7 +68,7 @@ def crossval(
         repeated(cases.labels, cases.people, settings.folds, settings.repeats, settings.seed)
     )
     base = settings.base_config(cases, size)
-    start = _start(settings) if settings.network_arms() else None
+    start = _start(settings.start) if settings.network_arms() else None
     if start is None and settings.start:
         raise ConfigError("--start is of no use without networks: compare dense or sparse ones.")
     make_folder(out / "folds")
@@ -79,7 +81,16 @@ def crossval(
         features = np.zeros((len(cases.cases), 0))
         if "hog" in settings.arms and not all(found):
             features = hog_features(_edges(cases, size), _part(progress, "counting edges"))
-        material = Material(ink, features, cases.labels, cases.people, base, start)
+        material = Material(
+            ink,
+            features,
+            cases.labels,
+            cases.people,
+            base,
+            start,
+            _start(settings.sparse_start),
+            _looks(settings, base, ink),
+        )
         each = fits_of(settings)
         done = 0
 
@@ -116,12 +127,20 @@ def crossval(
     return results
 
 
-def _start(settings: Settings) -> State | None:
-    if not settings.start:
+def _start(run: str) -> State | None:
+    if not run:
         return None
     from rvsm import load
 
-    return dict(load(start_file(settings.start)))
+    return dict(load(start_file(run)))
+
+
+def _looks(settings: Settings, base: TrainConfig, ink: Any) -> Looks | None:
+    if not (settings.last_layer and settings.network_arms()):
+        return None
+    from rvsm.experiments.crossval.lastlayer import Looks
+
+    return Looks(base, ink, settings.views)
 
 
 def _edges(cases: Cases, size: tuple[int, int]) -> Any:

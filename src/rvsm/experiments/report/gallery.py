@@ -116,10 +116,11 @@ def _example(
 
 
 def _read(view: View, file: str) -> Any:
+    from rvsm.handwriting.datasets import whole_size
     from rvsm.handwriting.images import read_grey
 
     assert view.data is not None
-    return read_grey(view.data / file)
+    return read_grey(view.data / file, whole_size(view.data))
 
 
 def contact_sheet(

@@ -4,6 +4,10 @@ Folders are ``[spiral|wave/]training|testing/healthy|parkinson/V01HE01.png``: a 
 class H or P, the task E (spiral) or O (wave), and the repetition. Volunteers are numbered in each
 class by itself, so that V01HE and V01PE are two people and V01HE and V01HO one. Every writer of
 the published test split is also in the training split.
+
+Healthy volunteer 55 is nobody: those spirals are the other healthy volunteers', turned by about 18
+degrees, and those waves theirs mirrored, equal to the pixel. As a person of their own they would
+stand on the other side of a split from what they are copies of.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ about = "spirals and waves, training/healthy/V01HE01.png (Kaggle parkinsons-draw
 
 CLASSES = ("healthy", "parkinson")
 _NAME = re.compile(r"V(\d+)([HP])([EO])(\d+)", re.IGNORECASE)
+_COPIES = (55, "H")
 _TASKS = {"E": "spiral", "O": "wave"}
 
 
@@ -51,6 +56,9 @@ def read(root: Path) -> Collection:
             left_out[file] = "its name does not tell volunteer and task, as V01HE01 does"
             continue
         volunteer, group, task, repetition = (part.upper() for part in found.groups())
+        if (int(volunteer), group) == _COPIES:
+            left_out[file] = "it is another healthy volunteer's drawing, turned or mirrored"
+            continue
         split = next((p.lower() for p in path.parts[::-1] if p.lower() in SPLIT_NAMES), "")
         rows.append(
             person_row(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rvsm.errors import DataError
+from rvsm.handwriting.figures.sampler import FigureSampler
 from rvsm.handwriting.recorded.hands import RecordedHand
 from rvsm.handwriting.recorded.library import load_library
 from rvsm.handwriting.sources import Sampler, Source
@@ -105,7 +106,7 @@ class Shaken:
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """The base's sampler, shaken by the people of this part."""
         sampler = self.base.sampler(carriers, texts)
-        if not isinstance(sampler, Generator | WordSampler):
+        if not isinstance(sampler, Generator | WordSampler | FigureSampler):
             raise DataError(
                 f"{type(sampler).__name__} draws its own tremor: leave out the tremor library."
             )
