@@ -21,7 +21,6 @@ import csv
 import json
 import os
 import resource
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -95,7 +94,7 @@ def measured(run: Path, folder: Path, scan: bool, out: Path) -> dict[str, Any]:
         answers = Counter(line["answer"] for line in csv.DictReader(stream))
     count = sum(answers.values())
     return {
-        "command": "rvsm " + shlex.join(words),
+        "command": " ".join(["rvsm predict RUN", folder.name, "--out", out.name, *words[5:]]),
         "files": count,
         "answers": dict(sorted(answers.items())),
         "cpu_seconds": round(cpu, 2),
