@@ -157,12 +157,12 @@ class Maker:
         Groups that cannot be brought to the common target get more candidates, up to some forty
         times their share.
         """
-        if self.pairs:
-            return self._pairs(split)
         groups = self._cut(split)
-        if not self.matched:
+        if self.pairs or not self.matched:
             self._render(split, groups)
             kept = [group.candidates[: group.share] for group in groups]
+            if self.pairs:
+                return Chosen(kept[0], kept[1], 1.0, None)
             return self._chosen(split, kept, groups, None)
         good = _GOOD_GAP_TRAIN if split.name == "train" else _GOOD_GAP
         while True:
@@ -194,12 +194,6 @@ class Maker:
         order = np.random.default_rng([self.seed, 0x0DE2, split.number]).permutation(len(shaky))
         rendered = sum(len(group.candidates) for group in groups)
         return Chosen(kept[0], [shaky[i] for i in order], split.count / rendered, gap)
-
-    def _pairs(self, split: Split) -> Chosen:
-        groups = _paired(split)
-        self._render(split, groups)
-        regular, shaky = (group.candidates[: group.share] for group in groups)
-        return Chosen(regular, shaky, 1.0, None)
 
     def _render(self, split: Split, groups: Sequence[_Group]) -> None:
         jobs, owners = [], []
