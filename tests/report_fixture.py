@@ -112,6 +112,13 @@ def make_run(
     return result
 
 
+def make_pen_run(folder: Path) -> Path:
+    """Make a data folder of pen strokes and an l0 run on it; return the folder of the run."""
+    rows = make_data(folder / "data", "pen", "headline")
+    make_run(folder / "run", folder / "data", rows, "l0", 0, "pen", "headline")
+    return folder / "run"
+
+
 def make_reproduction(
     folder: Path,
     views: Sequence[tuple[str, str]] = (("fonts", "headline"), ("pen", "headline")),

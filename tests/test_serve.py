@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from report_fixture import make_data, make_run
+from report_fixture import make_pen_run
 from rvsm.experiments.gather import UNSURE, answer_of, mean_probability
 from rvsm.experiments.predict import predict
 from rvsm.experiments.report import pictures
@@ -39,10 +39,7 @@ KEY = "0123456789abcdef" * 2
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    rows = make_data(folder / "data", "pen", "headline")
-    make_run(folder / "run", folder / "data", rows, "l0", 0, "pen", "headline")
-    return folder / "run"
+    return make_pen_run(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture

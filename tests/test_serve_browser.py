@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from report_fixture import make_data, make_run
+from report_fixture import make_pen_run
 from rvsm.experiments.serve.example import example
 from test_serve_server import served
 
@@ -58,11 +58,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     named = os.environ.get("RVSM_SERVE_RUN")
-    folder = tmp_path_factory.mktemp("browser")
-    if not named:
-        rows = make_data(folder / "data", "pen", "headline")
-        make_run(folder / "run", folder / "data", rows, "l0", 0, "pen", "headline")
-    run = Path(named) if named else folder / "run"
+    run = Path(named) if named else make_pen_run(tmp_path_factory.mktemp("browser"))
     with served(run, "--no-compile") as (found, process):
         yield found
         process.terminate()

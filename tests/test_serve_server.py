@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from commandline import run_here
-from report_fixture import make_data, make_run
+from report_fixture import make_pen_run
 from rvsm.errors import RvsmError
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.serve import compiling
@@ -37,10 +37,7 @@ pytest.importorskip("uvicorn", reason="needs rvsm[serve]")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server")
-    rows = make_data(folder / "data", "pen", "headline")
-    make_run(folder / "run", folder / "data", rows, "l0", 0, "pen", "headline")
-    return folder / "run"
+    return make_pen_run(tmp_path_factory.mktemp("server"))
 
 
 @pytest.mark.parametrize(
