@@ -62,13 +62,14 @@ def test_values_statistics_and_gradients_are_those_of_float64(
     expected = by_torch(wide, pool, scale.double(), offset)
     (expected * weights).sum().backward()
     pooled = F.max_pool2d(wide.detach(), pool)
-    # Where a channel hardly varies, x - mean loses the digits that float32 has not.
+    # Where a channel hardly varies, x - mean and the variance, a difference of squares, lose the
+    # digits that float32 has not.
     spread = pooled.std((0, 2, 3)).amin().clamp(min=1e-6).item()
-    near = {"rtol": 0.0, "atol": 2e-5 / min(spread, 1)}
+    near = {"rtol": 0.0, "atol": 2e-5 / min(spread, 1) ** 2}
     assert found.maps.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.maps.double(), expected, **near)
     torch.testing.assert_close(found.mean.double(), pooled.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.var.double(), pooled.var((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.var.double(), pooled.var((0, 2, 3)), rtol=1e-4, atol=5e-6)
     if (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any():
         return  # on the brink of the ReLU float32 may fall to the other side
     near["atol"] /= min(spread, 1)

@@ -17,7 +17,17 @@ from benchmarks.frontier.methods import CANDIDATES, METHODS
 from benchmarks.frontier.networks import NETWORKS
 from benchmarks.frontier.options import Options, Run
 from benchmarks.frontier.store import Store
-from benchmarks.frontier.training import Average, Rate, counts, error_of, loss_of, train
+from benchmarks.frontier.training import (
+    Average,
+    Batches,
+    Rate,
+    Teacher,
+    counts,
+    error_of,
+    loss_of,
+    normalised,
+    train,
+)
 from benchmarks.frontier.work import Worker, listing, pending_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,7 +209,14 @@ def test_no_healing_ends_with_exact_zeros(images: Data) -> None:
     assert train(run_of(heal=1.0), images).row["nonzeros"] == 974
 
 
-@pytest.mark.parametrize("options", [{"distill": 0.5}, {"distill": 0.5, "shift": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"distill": 0.5},
+        {"distill": 0.5, "shift": 1},
+        {"distill": 0.5, "shift": 1, "answers": "plain"},
+    ],
+)
 def test_distillation_needs_and_counts_its_teacher(images: Data, options: dict) -> None:
     run = run_of(**options)
     dense = train(run.dense(), images)
@@ -209,6 +226,16 @@ def test_distillation_needs_and_counts_its_teacher(images: Data, options: dict) 
     assert taught.row["nonzeros"] == 974
     alone = train(dataclasses.replace(run, options=run.options.with_(distill=0.0)), images)
     assert not torch.equal(*(next(r.model.parameters()) for r in (taught, alone)))
+
+
+def test_a_teacher_is_asked_about_images_as_seen_or_as_they_are(images: Data) -> None:
+    model = NETWORKS["small"].build().eval()
+    batches = Batches(images.train, images.statistics(), Options(shift=2), seed=0)
+    x, _, places = next(batches.epoch(0))
+    plain = normalised(images.train[0][places], images.statistics())
+    assert not torch.equal(x, plain)
+    torch.testing.assert_close(Teacher(model, batches)(x, places), model(x))
+    torch.testing.assert_close(Teacher(model, batches, plain=True)(x, places), model(plain))
 
 
 def test_from_dense_starts_where_dense_ended(images: Data) -> None:

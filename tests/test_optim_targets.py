@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvsm.optim import RVSM, Rule
-from rvsm.optim.clear import Near, clear_threshold
+from rvsm.optim.clear import clear_threshold
+from rvsm.optim.near import Near
 from rvsm.optim.targets import smallest
 from rvsm.penalties import (
     L0,
@@ -71,13 +72,13 @@ def test_a_clear_threshold_marks_the_same_and_none_is_given_where_it_could_not(d
     ]
     together = torch.cat(parts)
     k = data.draw(st.integers(1, len(together)))
-    t = clear_threshold(parts, k)
+    found = clear_threshold(parts, k)
     ordered = together.sort().values
-    if t is None:
+    if found is None:
         assert ordered[k - 1] == 0 or ordered[k] <= ordered[k - 1] * (1 + 100 * rounding)
     else:
-        assert t == ordered[k - 1]
-        assert torch.equal(together <= t, smallest_by_sorting(together, k))
+        assert found.t == ordered[k - 1]
+        assert torch.equal(together <= found.t, smallest_by_sorting(together, k))
 
 
 @given(st.data())
@@ -86,37 +87,42 @@ def test_where_a_threshold_lay_before_changes_nothing(data):
     """Whether weights hardly move, jump, or shrink until nothing is near the threshold."""
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
     sizes = data.draw(st.lists(st.integers(1, 300), min_size=1, max_size=4))
-    ws = [torch.randn(n, generator=generator) for n in sizes]
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    ws = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
     k, near = data.draw(st.integers(1, sum(sizes))), Near()
     for _ in range(6):
         found = clear_threshold(ws, k, 4, near)
         expected = clear_threshold(ws, k, 4)
         assert (found is None) == (expected is None)
-        assert found is None or found == expected
+        if found is not None:
+            assert found[:2] == expected[:2]
+            above = tuple(int((w.abs() > found.t).sum()) for w in ws)
+            assert found.above is None or found.above == above
         moved = data.draw(st.sampled_from([0.0, 1e-4, 1e-2, 1.0]))
         shrunk = data.draw(st.sampled_from([0.5, 0.99, 1.0]))
         for w in ws:
-            w[w.abs() <= (found or 0)] *= shrunk
+            w[w.abs() <= (found.t if found else 0)] *= shrunk
             w += moved * torch.randn(len(w), generator=generator)
         k = min(max(k + data.draw(st.integers(-2, 2)), 1), sum(sizes))
 
 
-def test_a_threshold_is_found_near_the_last_one():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_threshold_is_found_near_the_last_one(dtype):
     torch.manual_seed(0)
-    w, near, found = torch.randn(400_000), Near(), []
+    w, near, found = torch.randn(400_000, dtype=dtype), Near(), []
     for _ in range(5):
-        flat = [w.numpy()]
-        found.append(near.look(flat, 390_000))
+        found.append(near.look([w], 390_000))
         assert clear_threshold([w], 390_000, 4, near) is not None
         w *= 1 + 1e-3 * torch.randn(len(w))
     assert found[0] is None
     assert None not in found[2:]
     # What is zeroed has shrunk, and nothing lies between it and the survivors.
-    w[w.abs() <= found[-1][0] * 1.01] *= 0.99
-    k = int((w.abs() < found[-1][0]).sum())
+    w[w.abs() <= found[-1].t * 1.01] *= 0.99
+    k = int((w.abs() < found[-1].t).sum())
     clear_threshold([w], k, 4, near)
-    t, following = near.look([w.numpy()], k)
+    t, following, above = near.look([w], k)
     assert t < following == w.abs()[w.abs() > t].min()
+    assert above == (len(w) - k,)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES, ids=str)

@@ -79,6 +79,8 @@ CHANGES: list[Change] = [
     *_of("averaging", average=(0.995, 0.999, 1.0)),
     Change("averaging", "average=0.999, rate='flat'", {"average": 0.999, "rate": "flat"}),
     *_of("distillation", distill=(0.5, 0.9)),
+    Change("distillation", "with augmentation, of images as they are",
+           {**WINNERS, "answers": "plain"}),
     *_of("start", from_dense=(True,)),
     *_of("augmentation", shift=(1, 2)),
     Change("augmentation", "shift=1, elastic=1.0", {"shift": 1, "elastic": 1.0}),

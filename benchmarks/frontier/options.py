@@ -67,6 +67,9 @@ class Options:
         Share of the loss that is the distance to the dense network of the same seed.
     temperature : float
         Of the distillation.
+    answers : {"seen", "plain"}
+        Whether the dense network is asked about every image as the sparse one sees it, moved and
+        bent, or once about the image itself, which takes no time to speak of.
     from_dense : bool
         Begin with the weights of that dense network.
     """
@@ -95,6 +98,7 @@ class Options:
     average: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
+    answers: Literal["seen", "plain"] = "seen"
     from_dense: bool = False
 
     def changed(self) -> dict[str, Any]:

@@ -91,6 +91,11 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.y) // self.options.batch)
 
+    def plain(self, size: int) -> Iterator[Tensor]:
+        """Yield all images in their order, unchanged but normalised."""
+        for x in self.x.split(size):
+            yield normalised(x, self.statistics) if self.changes else x
+
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield images, labels and places in the training set."""
         o, device = self.options, self.y.device
@@ -120,15 +125,18 @@ class Teacher:
     model : nn.Module
         Trained.
     batches : Batches
-        What the student sees: where no image ever changes, the answers are computed once.
+        What the student sees.
+    plain : bool
+        Ask about images as they are, which can be done once, even where the student sees them
+        changed.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches) -> None:
+    def __init__(self, model: nn.Module, batches: Batches, plain: bool = False) -> None:
         self.model = model.eval()
         self.answers: Tensor | None = None
-        if not batches.changes:
+        if plain or not batches.changes:
             with torch.no_grad():
-                self.answers = torch.cat([model(x) for x in batches.x.split(1000)])
+                self.answers = torch.cat([model(x) for x in batches.plain(1000)])
 
     @torch.no_grad()
     def __call__(self, x: Tensor, places: Tensor) -> Tensor:
@@ -244,7 +252,9 @@ def train(run: Run, data: Data, dense: Result | None = None) -> Result:
     model = NETWORKS[run.network].build().to(device)
     if dense is not None and o.from_dense:
         model.load_state_dict(dense.model.state_dict())
-    teacher = Teacher(dense.model, batches) if dense is not None and o.distill else None
+    teacher = None
+    if dense is not None and o.distill:
+        teacher = Teacher(dense.model, batches, o.answers == "plain")
     total = run.epochs * len(batches)
     rate = Rate(o, total)
     heal = int(o.heal * total)

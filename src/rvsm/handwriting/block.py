@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rvsm import native
-from rvsm.errors import RvsmError
 
 _MOST_CHANNELS = 2048
 """MOST in block.c."""
-_CODE = "block.c"
 
 
 class Normalised(NamedTuple):
@@ -159,14 +155,6 @@ def _call(name: str, *values: Tensor | int) -> None:
     )
 
 
-@lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     """Return block.c, compiled; None where it cannot be, which costs time alone."""
-    compiler = native.find_compiler()
-    if compiler is None:
-        return None
-    code = files("rvsm.handwriting").joinpath(_CODE).read_text("utf-8")
-    try:
-        return native.open_library(native.build(code, compiler))
-    except RvsmError:
-        return None
+    return native.part_of("rvsm.handwriting", "block.c")

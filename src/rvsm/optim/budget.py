@@ -140,18 +140,12 @@ def choose(
         Flat, one for each unit; inf where a group must stay.
     k : int
         Zeros over all units.
-    roundings : int, optional
-        Where the first survivor lies so far above the threshold, that alone says which groups are
-        zero. By default a mask always says it.
-    near : Nears, optional
-        Where thresholds lay when these units last shared a target; kept up to date.
 
     Returns
     -------
-    list of (bool Tensor or None, 0-d Tensor) or None
+    list of (bool Tensor, 0-d Tensor) or None
         For each unit which of its groups are zero, and the threshold that no survivor lies below
-        but for rounding; without a mask, the threshold that all others lie clearly above. None
-        for a unit that no threshold is for.
+        but for rounding; None for a unit that no threshold is for.
 
     Raises
     ------

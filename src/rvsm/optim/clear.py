@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,84 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rvsm.optim import passes
 from rvsm.optim.budget import Budget, check_reachable, shares_of
 from rvsm.optim.distributed import is_sharded
+from rvsm.optim.near import Found, Near, Nears, flat
 from rvsm.optim.targets import rounding
 from rvsm.optim.units import Unit
-
-_PIECE = 131072
-_SAMPLED = 64
-"""Of so many weights one is looked at first: mostly that is enough to know that a layer lives."""
-
-
-class Near:
-    """Where the k-th smallest lay in the last selections: the next is looked for there first.
-
-    What is found is the same. From one step to the next a threshold moves by a thousandth, and
-    reading all norms once costs a tenth of partitioning them.
-    """
-
-    _LEAST, _MOST = 1e-3, 0.1
-    """Bounds of half a window's width, as a share of the threshold."""
-
-    def __init__(self) -> None:
-        self._last, self._width = 0.0, 0.0
-
-    def look(self, flat: Sequence[NDArray[Any]], k: int) -> tuple[Any, Any] | None:
-        """Return the k-th smallest magnitude of all and the next if the k-th is in the window."""
-        if not self._last:
-            return None
-        low, high = self._last * (1 - self._width), self._last * (1 + self._width)
-        below, inside = 0, []
-        for magnitudes in _magnitudes(flat):
-            chosen = magnitudes >= low
-            below += len(magnitudes) - int(np.count_nonzero(chosen))
-            chosen &= magnitudes <= high
-            inside.append(_picked(magnitudes, chosen))
-        candidates = np.concatenate(inside)
-        k -= below
-        if not 0 < k <= len(candidates):
-            return None
-        candidates.partition(k - 1)
-        following = candidates[k:].min(initial=np.inf)
-        if k == len(candidates):  # what is zeroed shrinks, until nothing is near it
-            following = min(_picked(x, x > high).min(initial=np.inf) for x in _magnitudes(flat))
-        return candidates[k - 1], following
-
-    def note(self, t: float) -> None:
-        """Remember a threshold, and that the next may move twice as far as this one did."""
-        moved = abs(t - self._last) / t if t and self._last else 0.0
-        width = max(2 * moved, self._width / 2, self._LEAST)
-        self._last, self._width = t, min(width, self._MOST)
-
-
-Nears = dict[tuple[str, ...], Near]
-"""By the names of the units that share a target."""
-
-
-def _magnitudes(flat: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Yield the absolute values in pieces that stay in the cache, each in the memory of the last.
-
-    Of a tensor that is read once and never written, a third of what whole ones cost.
-    """
-    space = np.empty(min(_PIECE, max(map(len, flat))), flat[0].dtype)
-    for x in flat:
-        for start in range(0, len(x), _PIECE):
-            piece = x[start : start + _PIECE]
-            yield np.abs(piece, out=space[: len(piece)])
-
-
-def _picked(x: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return ``x[mask]`` for a mask with few True: eight are looked at at once."""
-    whole = len(x) // 8 * 8
-    eights = np.flatnonzero(mask[:whole].view(np.uint64))
-    some, which = x[:whole].reshape(-1, 8)[eights], mask[:whole].reshape(-1, 8)[eights]
-    return np.concatenate([some[which], x[whole:][mask[whole:]]])
 
 
 def clear_threshold(
     ws: Sequence[Tensor], k: int, roundings: int = 32, near: Near | None = None
-) -> Tensor | None:
+) -> Found | None:
     """Return the k-th smallest magnitude of all where comparing with it marks exactly `k`.
 
     None where the next lies too near for a penalty's threshold to come between, where the k-th is
@@ -109,29 +42,29 @@ def clear_threshold(
         w.device.type != "cpu" or w.dtype != dtype or is_sharded(w) for w in ws
     ):
         return None
-    flat = [w.detach().numpy().reshape(-1) for w in ws]
-    if [k + 1] == [*map(len, flat)]:
-        t, following = _one_survives(np.abs(flat[0]))
+    if [k + 1] == [w.numel() for w in ws]:
+        found = _one_survives(np.abs(flat(ws[0])))
     else:
-        t, following = (near and near.look(flat, k)) or _around(flat, k)
+        found = (near and near.look(ws, k)) or _around([flat(w) for w in ws], k)
         if near is not None:
-            near.note(float(t))
-    if t == 0 or following <= t * (1 + roundings * rounding(dtype)):
+            near.note(found.t)
+    if found.t == 0 or found.following <= found.t * (1 + roundings * rounding(dtype)):
         return None
-    return torch.as_tensor(t)
+    return found
 
 
-def _around(flat: Sequence[NDArray[Any]], k: int) -> tuple[Any, Any]:
+def _around(xs: Sequence[NDArray[Any]], k: int) -> Found:
     """Return the k-th smallest magnitude and the next."""
-    together = np.concatenate(flat)
+    together = np.concatenate(xs)
     np.abs(together, out=together).partition(k - 1)
-    return together[k - 1], together[k:].min(initial=np.inf)
+    return Found(float(together[k - 1]), float(together[k:].min(initial=np.inf)))
 
 
-def _one_survives(x: NDArray[Any]) -> tuple[Any, Any]:
+def _one_survives(x: NDArray[Any]) -> Found:
     """Return the two largest numbers, the largest last, without selecting: 0.1 ms for 400,000."""
     i = x.argmax()
-    return max(x[:i].max(initial=0), x[i + 1 :].max(initial=0)), x[i]
+    second = max(x[:i].max(initial=0), x[i + 1 :].max(initial=0))
+    return Found(float(second), float(x[i]), (1,))
 
 
 def clear_thresholds(
@@ -141,7 +74,7 @@ def clear_thresholds(
     k: int,
     roundings: int,
     near: Nears | None = None,
-) -> list[Tensor | None] | None:
+) -> list[float | None] | None:
     """Return for each unit the threshold that alone marks its zeros, those of `choose`.
 
     For units of single weights.
@@ -162,7 +95,7 @@ def clear_thresholds(
 
     Returns
     -------
-    list of 0-d Tensor or None, or None
+    list of float or None, or None
         None for a unit without zeros. No list where only a mask can say what is zero: under a
         scale, at ties, on another device than the CPU.
 
@@ -177,38 +110,45 @@ def clear_thresholds(
     budget = budget.at_target(units, k)
     near = {} if near is None else near
 
-    def clear(chosen: Sequence[int], k: int) -> Tensor | None:
+    def clear(chosen: Sequence[int], k: int) -> Found | None:
         own = near.setdefault(tuple(str(units[i]) for i in chosen), Near())
         return clear_threshold([ws[i] for i in chosen], k, roundings, own)
 
-    own: dict[int, Tensor | None] = {}
+    own: dict[int, float | None] = {}
+
+    def alone(i: int, k: int) -> bool:
+        """Let a unit have `k` zeros of its own; say whether a threshold marks them."""
+        found = clear([i], k) if k else None
+        own[i] = None if found is None else found.t
+        return k == 0 or found is not None
+
     if budget.layout != "threshold":
-        for i, zeros in enumerate(shares_of(budget, units, k)):
-            own[i] = clear([i], zeros) if zeros else None
-            if zeros and own[i] is None:
-                return None
+        shares = shares_of(budget, units, k)
+        if not all(alone(i, zeros) for i, zeros in enumerate(shares)):
+            return None
     free = [i for i in range(len(units)) if i not in own]
     while free and k:
-        t = clear(free, k)
-        if t is None:
+        found = clear(free, k)
+        if found is None:
             return None
-        short = [i for i in free if not _keeps_floor(budget, units[i], ws[i], t)]
+        above = found.above or [_above(ws[i], found.t) for i in free]
+        least = [budget.least(units[i]) for i in free]
+        short = [i for i, n, m in zip(free, above, least, strict=True) if n < m]
         if not short:
-            own |= dict.fromkeys(free, t)
+            own |= dict.fromkeys(free, found.t)
             break
         for i in short:
             most = units[i].count - budget.least(units[i])
-            own[i] = clear([i], most) if most else None
-            if most and own[i] is None:
+            if not alone(i, most):
                 return None
             k -= most
         free = [i for i in free if i not in own]
     return [own.get(i) for i in range(len(units))]
 
 
-def _keeps_floor(budget: Budget, unit: Unit, w: Tensor, t: Tensor) -> bool:
-    """Say whether more than `t` are as many weights of a unit as it must keep; on the CPU."""
-    least, flat = budget.least(unit), w.detach().numpy().reshape(-1)
-    if least == 0 or (least == 1 and (np.abs(flat[::_SAMPLED]) > t.numpy()).any()):
-        return True
-    return int(np.count_nonzero(np.abs(flat) > t.numpy())) >= least
+def _above(w: Tensor, t: float) -> int:
+    """Return how many weights on the CPU are larger than `t`."""
+    if passes.covers(w):
+        return passes.count_above(w, t)
+    x = flat(w)
+    return int(np.count_nonzero(np.abs(x) > x.dtype.type(t)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rvsm.groups import Elements, Groups
 from rvsm.groups.partition import scaled
+from rvsm.optim import passes
 from rvsm.penalties.base import Penalty, separable
 
 _PIECE = 131072
@@ -46,6 +48,9 @@ class Level:
 
     def show(self, target: Tensor, w: Tensor) -> None:
         """Write u of `w` into `target`, which may be `w` itself."""
+        if (threshold := self._threshold(target, w)) is not None:
+            threshold.show(target, w)
+            return
         for into, piece, zero in self._pieces(target, w):
             # Adding 0 takes the sign from zeros, which files would otherwise keep as values.
             torch.add(self.mapped(piece, zero), 0, out=into)
@@ -56,14 +61,23 @@ class Level:
         """Add ``factor (w - u)`` to `target`, which may be `w` itself.
 
         With `summed` return the sum of what `target` holds then, which costs little while each
-        piece is in the cache anyway; 0 otherwise.
+        piece is in the cache anyway, or another number that is finite if all of it is; 0 otherwise.
         """
+        if target is not w and (threshold := self._threshold(target, w)) is not None:
+            return 0.0 if threshold.pull(target, w, factor) else math.nan
         total = 0.0
         for into, piece, zero in self._pieces(target, w):
             into.add_(_distance(piece, self.mapped(piece, zero)), alpha=factor)
             if summed:
                 total += float(into.sum())
         return total
+
+    def _threshold(self, target: Tensor, w: Tensor) -> passes.Threshold | None:
+        """Return the map where it is a threshold that C can apply to these tensors."""
+        plain = self.zero is None and self.scale is None and isinstance(self.groups, Elements)
+        if not (plain and passes.covers(target, w)):
+            return None
+        return passes.Threshold.of(self.penalty, self.mu)
 
     def mapped(self, w: Tensor, zero: Tensor | None) -> Tensor:
         """Return u of `w` or a piece of it, with `zero` spread over its elements."""

@@ -14,8 +14,9 @@ from rvsm.groups import Elements
 from rvsm.optim import distributed
 from rvsm.optim.budget import Budget, choose
 from rvsm.optim.checks import check_number, check_share, is_steps
-from rvsm.optim.clear import Nears, clear_thresholds
+from rvsm.optim.clear import clear_thresholds
 from rvsm.optim.level import Level
+from rvsm.optim.near import Nears
 from rvsm.optim.nearest import check_target_of, groups_of
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import RuledOptimizer
@@ -153,7 +154,8 @@ class PenalizedOptimizer(RuledOptimizer):
         for unit, x, penalty, chosen in zip(pool, own, penalties, found, strict=True):
             if chosen is not None:
                 zero, t = chosen
-                levels.update(unit.levels(penalty, x, mu_beside(penalty, t, -_BELOW), zero))
+                mu = mu_beside(penalty, t, -_BELOW, t.dtype)
+                levels.update(unit.levels(penalty, x, mu, zero))
         return levels
 
     def _clear_levels(
@@ -178,7 +180,8 @@ class PenalizedOptimizer(RuledOptimizer):
         levels: dict[Ruled, Level] = {}
         for unit, x, penalty, t in zip(pool, own, penalties, thresholds, strict=True):
             if t is not None:
-                levels.update(unit.levels(penalty, x, mu_beside(penalty, t, apart // 2)))
+                mu = mu_beside(penalty, t, apart // 2, x[0].dtype)
+                levels.update(unit.levels(penalty, x, mu))
         return levels
 
     def _check_units(self, units: Sequence[Unit]) -> None:

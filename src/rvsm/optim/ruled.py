@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from rvsm.errors import RuleError, RunError
 from rvsm.groups import Tied
+from rvsm.optim import passes
 from rvsm.optim.checks import check_number
 from rvsm.optim.description import TOLD, difference, rule_text
 from rvsm.optim.distributed import whole
@@ -56,7 +57,7 @@ class RuledOptimizer(Optimizer):
         If the base or a rule cannot be used.
     """
 
-    _own: tuple[str, ...] = ("base", "rules", "_ruled", "_units")
+    _own: tuple[str, ...] = ("base", "rules", "_ruled", "_units", "_free")
     """Attributes that pickle and deepcopy keep; the rest are hooks, which torch drops too."""
 
     _ties: ClassVar[bool] = False
@@ -88,6 +89,7 @@ class RuledOptimizer(Optimizer):
         super().__setstate__({})  # the hooks that Optimizer.__init__ would make
         self._ruled: list[Ruled] = []
         self._units: list[Unit] = []
+        self._free: list[tuple[str, int, int]] = []  # name, group, index of what no rule is for
         before = [dict(group) for group in base.param_groups]
         try:
             if named_parameters is not None:
@@ -243,11 +245,12 @@ class RuledOptimizer(Optimizer):
                 )
             names += group["param_names"]
             places += [(g, i) for i in range(len(group["params"]))]
-        found = [
-            Ruled(clean_name(name), rule, *place)
-            for name, rule, place in zip(names, assign(names, self.rules), places, strict=True)
-            if rule is not None
-        ]
+        found, free = list[Ruled](), list[tuple[str, int, int]]()
+        for name, rule, place in zip(names, assign(names, self.rules), places, strict=True):
+            if rule is None:
+                free.append((clean_name(name), *place))
+            else:
+                found.append(Ruled(clean_name(name), rule, *place))
         for r in found:
             self._check_parameter(r)
         units = units_of(found, self.rules, self._parameter)
@@ -263,7 +266,7 @@ class RuledOptimizer(Optimizer):
                 "mode": {name: getattr(self, name) for name in self._mode},
             }
             group.setdefault(NUMBERS, fresh)
-        self._ruled[:], self._units[:] = found, units
+        self._ruled[:], self._units[:], self._free[:] = found, units, free
 
     def _check_parameter(self, r: Ruled) -> None:
         """Raise RuleError if the parameter cannot be under its rule."""
@@ -311,21 +314,25 @@ class RuledOptimizer(Optimizer):
 
     def _check_others(self) -> None:
         """Raise RunError if a gradient that no rule is for is not finite; on the CPU only."""
-        ruled = {(r.group, r.index) for r in self._ruled}
-        for g, group in enumerate(self.param_groups):
-            for i, (name, p) in enumerate(zip(group["param_names"], group["params"], strict=True)):
-                if p.grad is not None and (g, i) not in ruled:
-                    grad = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
-                    real = torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad
-                    self._check_gradient(clean_name(name), real)
+        for name, group, index in self._free:
+            grad = self.param_groups[group]["params"][index].grad
+            if grad is not None:
+                values = grad.coalesce().values() if grad.is_sparse else grad
+                if values.is_complex():
+                    values = torch.view_as_real(values.resolve_conj())
+                self._check_gradient(name, values)
 
     def _check_gradient(self, name: str, grad: Tensor | None, total: float | None = None) -> None:
         # Elsewhere the host would have to wait.
         if grad is None or grad.device.type != "cpu":
             return
-        # A sum may overflow: where it is not finite, that is only a reason to look.
-        total = float(whole(grad.sum())) if total is None else total
-        if not math.isfinite(total) and whole((~torch.isfinite(grad)).sum()):
+        if total is None and passes.covers(grad):
+            bad = not passes.finite(grad)
+        else:
+            # A sum may overflow: where it is not finite, that is only a reason to look.
+            total = float(whole(grad.sum())) if total is None else total
+            bad = not math.isfinite(total) and bool(whole((~torch.isfinite(grad)).sum()))
+        if bad:
             raise RunError(
                 f"The gradient of {name} is not finite at step {self.steps}; lower the "
                 "learning rate, clip the gradients or look for NaN in the data."

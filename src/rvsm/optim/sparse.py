@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
-from rvsm.optim import distributed
+from rvsm.optim import distributed, passes
 from rvsm.optim.budget import Budget
 from rvsm.optim.checks import check_steps
 from rvsm.optim.penalized import PenalizedOptimizer
@@ -62,6 +62,7 @@ class SparseOptimizer(PenalizedOptimizer):
         self.heal_from, self.model = heal_from, model
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
+        self._closed = False
         if named_parameters is None and model is not None and isinstance(base, Optimizer):
             named = all("param_names" in group for group in base.param_groups)
             named_parameters = None if named else model.named_parameters()
@@ -70,7 +71,7 @@ class SparseOptimizer(PenalizedOptimizer):
         )
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": [], "model": None})
+        super().__setstate__({**state, "_held": {}, "_inside": [], "_closed": False, "model": None})
 
     def __getstate__(self) -> dict[str, object]:
         self._refuse_inside("A copy or pickle of the optimizer")
@@ -155,7 +156,7 @@ class SparseOptimizer(PenalizedOptimizer):
                 self._prepare()
             for p, zero in dead:  # a base that mixes entries must not see what cannot move
                 if p.grad is not None:
-                    p.grad.masked_fill_(zero, 0)
+                    passes.clear(p.grad, zero)
 
         def evaluate() -> float:
             with torch.enable_grad():
@@ -164,18 +165,22 @@ class SparseOptimizer(PenalizedOptimizer):
             prepare()
             return self._searched(loss)
 
-        if closure is None:
-            prepare()
-            self.base.step()
-        else:
-            self.base.step(evaluate)
-        for p, zero in dead:
-            p.masked_fill_(zero, 0)
-        self._count_step()
-        if not frozen:
-            self._conclude()
-            if self.heal_from is not None and self.steps >= self.heal_from:
-                self.finalize()
+        self._closed = closure is not None
+        try:
+            if closure is None:
+                prepare()
+                self.base.step()
+            else:
+                self.base.step(evaluate)
+            for p, zero in dead:
+                passes.clear(p, zero)
+            self._count_step()
+            if not frozen:
+                self._conclude()
+        finally:
+            self._take_back()
+        if not frozen and self.heal_from is not None and self.steps >= self.heal_from:
+            self.finalize()
         return losses[0] if losses else None
 
     def _only_makes_state(self) -> bool:
@@ -206,6 +211,9 @@ class SparseOptimizer(PenalizedOptimizer):
     def _conclude(self) -> None:
         """Do what follows the base's step, which is counted by now."""
 
+    def _take_back(self) -> None:
+        """Undo what `_prepare` did to parameters for the time of the base's step alone."""
+
     def _searched(self, loss: float) -> float:
         """Return what a base with a line search shall take for the loss."""
         return loss
@@ -215,7 +223,7 @@ class SparseOptimizer(PenalizedOptimizer):
         if self.frozen:
             for r, p in self._split():
                 if self.param_groups[r.group][NUMBERS]["frozen"]:
-                    yield p, p == 0
+                    yield p, passes.zeros_of(p)
 
     def _sparse(self) -> dict[Ruled, Writer]:
         """Return how to write the result of parameters; what the others hold is theirs."""
@@ -248,7 +256,9 @@ class SparseOptimizer(PenalizedOptimizer):
         for r in self._ruled:
             p, hidden = self._parameter(r), self._kept(r, self._hidden)
             if hidden is not None:
-                stored[r] = hidden.copy_(p)
+                stored[r] = hidden
+                if not passes.are_one(hidden, p):
+                    hidden.copy_(p)
             elif p.grad is not None and (begin is None or r in begin):
                 stored[r] = self.state[p][self._hidden] = p.clone()
         return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
-from rvsm.optim import distributed
+from rvsm.optim import distributed, passes
 from rvsm.optim.budget import Budget, check_choice
 from rvsm.optim.compiled import Mapper
 from rvsm.optim.level import Level, distance_squared, pieces
@@ -107,6 +108,8 @@ class RVSM(SparseOptimizer):
         if coupling == "decoupled" and isinstance(base, Optimizer) and "lr" not in base.defaults:
             raise RuleError('coupling="decoupled" needs a base optimizer with a rate lr.')
         self.grad_at, self.coupling, self._map = grad_at, coupling, Mapper()
+        self._borrows: set[Ruled] = set()
+        self._lent: dict[Ruled, Tensor] = {}
         super().__init__(
             base,
             rules,
@@ -118,7 +121,7 @@ class RVSM(SparseOptimizer):
         )
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_map": Mapper()})
+        super().__setstate__({**state, "_map": Mapper(), "_lent": {}, "_borrows": set()})
 
     def compile(self, **options: Any) -> None:
         """Compile what a step does beside the base's: one kernel for each kind of rule.
@@ -141,35 +144,46 @@ class RVSM(SparseOptimizer):
                 self.state[p][self._hidden] = p.clone()
 
     def _check_gradients(self) -> None:
-        if self.frozen or not self._sums:
-            super()._check_gradients()
-            return
+        self._borrows = {r for r in self._ruled if self._may_lend(r)}
         for r in self._ruled:
             self._check_layout(r)
+            if not self._summed(r):
+                self._check_finite(r)
 
-    @property
-    def _sums(self) -> bool:
-        """Whether gradients are summed, to be found finite, while the coupling is added.
+    def _summed(self, r: Ruled) -> bool:
+        """Whether a gradient is found finite while the coupling is added: it is read once then.
 
-        Together they are read once. Only where nothing but gradients has changed by then.
+        Only where nothing but gradients has changed by then, or what has can be taken back.
         """
-        return self.grad_at == "w" and self.coupling == "gradient"
+        return r in self._borrows or (
+            self.grad_at == "w" and self.coupling == "gradient" and not self.frozen
+        )
+
+    def _may_lend(self, r: Ruled) -> bool:
+        """Whether the base can step on the memory of the stored w, which the parameter is lent.
+
+        Then nothing has to be copied to and fro. A closure would compute its loss at w.
+        """
+        if self.grad_at == "w" or self.coupling != "gradient" or self._closed or self.frozen:
+            return False
+        p, w = self._parameter(r), self._kept(r, self._hidden)
+        return p.grad is not None and w is not None and passes.covers(p.grad, p, w)
 
     def _prepare(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
         # First: what it refuses must find everything as it was.
         levels = {} if self._all_shown() else self._current()
-        if self.grad_at == "u":
-            self._hide_u()
         totals: dict[Ruled, float | None] = {}
+        if self.grad_at == "u":
+            totals.update(self._hide_u())
         for unit in self._units:
             self._add_subgradient(unit)
             for r in unit.members:
                 # Without a level u = w: not a single operation, so the base's step bit for bit.
                 if r in levels and self._parameter(r).grad is not None:
                     totals[r] = self._add_coupling(r, levels[r])
-        if self._sums:
-            for r in self._ruled:
+        for r in self._ruled:
+            if r in totals or (self.grad_at == "w" and self._summed(r)):
                 self._check_finite(r, totals.get(r))
 
     def _add_subgradient(self, unit: Unit) -> None:
@@ -210,7 +224,7 @@ class RVSM(SparseOptimizer):
         """
         p, factor = self._parameter(r), self._factor(r)
         target = p if self.coupling == "decoupled" else cast(Tensor, p.grad)
-        summed = self._sums and p.device.type == "cpu" and not distributed.is_sharded(p)
+        summed = self._summed(r) and p.device.type == "cpu" and not distributed.is_sharded(p)
         total = self._map(level, target, p, factor, summed=summed)
         return total if summed else None
 
@@ -218,33 +232,50 @@ class RVSM(SparseOptimizer):
         """Return the strength of the second penalty in force after the steps taken."""
         return self._numbers(unit.lead).get("lam2", 0.0) * self._share(unit.lead)
 
-    def _hide_u(self) -> None:
+    def _hide_u(self) -> dict[Ruled, float]:
         """Let the parameters hold the stored w again, and add the coupling to the u they held.
 
-        In their own memory, since fresh one would cost page faults, and in pieces.
+        Returns a number for every gradient that was looked at, finite if all of it is.
         """
+        totals = {}
         for r, p in self._split():
             w = self._kept(r, self._hidden)
             if w is None:
                 continue
             factor = -self._factor(r)
-            if p.grad is None:
+            if r in self._borrows:
+                totals[r] = 0.0 if passes.push(cast(Tensor, p.grad), p, w, factor) else math.nan
+                self._lent[r] = p.data
+                p.data = w
+            elif p.grad is None:
                 p.copy_(w)
             elif self.coupling == "decoupled":
                 p.sub_(w).mul_(factor).add_(w)
-            else:
+            else:  # in memory that is there, since fresh one would cost page faults, and in pieces
                 for grad, u, piece in pieces(p.grad, p, w):
                     grad.add_(u.sub_(piece), alpha=factor)
                     u.copy_(piece)
+        return totals
+
+    def _take_back(self) -> None:
+        """Let the parameters hold their own memory again."""
+        for r, own in self._lent.items():
+            self._parameter(r).data = own
+        self._lent.clear()
 
     def _conclude(self) -> None:
         """Store w, which the parameters hold after the base's step, and let them hold u."""
         if self.grad_at == "w":
             return
         levels = self._levels(dict(self._split()))
-        for r, w in self._veil(levels).items():
+        stored = self._veil(levels)
+        lent = set(self._lent)
+        self._take_back()
+        for r, w in stored.items():
             if r in levels:
                 self._map(levels[r], self._parameter(r), w, None)
+            elif r in lent:
+                self._parameter(r).copy_(w)
 
     def _searched(self, loss: float) -> float:
         # A line search must see the function whose gradient it is given.

@@ -18,16 +18,18 @@ from rvsm.optim.units import Unit
 from rvsm.penalties.base import Penalty
 
 
-def mu_beside(penalty: Penalty, t: Tensor, roundings: int) -> float | Tensor:
-    """Return the mu whose threshold lies some roundings above `t`, a 0-d tensor, or below.
+def mu_beside(
+    penalty: Penalty, t: float | Tensor, roundings: int, dtype: torch.dtype
+) -> float | Tensor:
+    """Return the mu whose threshold lies some roundings of a type above `t`, or below.
 
     Above, it zeroes what an exact target asks for, where nothing else lies near t. Below, a mask
     decides, and the map's own threshold must not zero what ties with t and survives.
     """
-    beside = t.double() * (1 + roundings * rounding(t.dtype))
-    if beside.device.type != "cpu":
-        return penalty.mu_for_threshold(beside)  # without waiting for the device
-    return penalty.mu_for_threshold(float(beside))
+    factor = 1 + roundings * rounding(dtype)
+    if isinstance(t, Tensor) and t.device.type != "cpu":
+        return penalty.mu_for_threshold(t.double() * factor)  # without waiting for the device
+    return penalty.mu_for_threshold(float(t) * factor)
 
 
 def check_target(rule: Rule) -> None:
