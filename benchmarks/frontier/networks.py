@@ -12,6 +12,12 @@ from benchmarks.architectures import VGG16, ResNet18, lenet_300_100, shared, sma
 from benchmarks.frontier.options import Options
 from rvsm.handwriting.network import TremorNet
 
+AUGMENTATION: dict[str, dict[str, Any]] = {
+    "mnist": {"shift": 1, "elastic": 1.0},
+    "fashion-mnist": {"shift": 1, "flip": True},
+}
+"""What is done to the images of a set, whatever the network and the method."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -38,9 +44,9 @@ class Network:
     seconds: float
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def base_options(self) -> Options:
-        """Return the options of every method."""
-        return Options.of(self.options)
+    def base_options(self, data: str = "") -> Options:
+        """Return the options of every method on a set; without one those of the network alone."""
+        return Options.of({**self.options, **AUGMENTATION.get(data, {})})
 
 
 # After He et al. and the family's own CIFAR code: SGD 0.1, weight decay 5e-4, crops and mirrors.

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.frontier.methods import CANDIDATES, METHODS, Method
 from benchmarks.frontier.networks import NETWORKS
-from benchmarks.frontier.options import Run
+from benchmarks.frontier.options import Options, Run
 from benchmarks.frontier.store import Row
 from rvsm.errors import ConfigError
 
@@ -35,7 +35,7 @@ class Contender:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-OURS = Contender("rvsm-l0-u")
+OURS = Contender("rvsm-l0-u", {"distill": 0.5})
 """Our best so far, by the ablation's validation errors."""
 ALL = (
     Contender("dense"),
@@ -75,6 +75,10 @@ class Place:
     more: Mapping[float, int] = field(default_factory=dict)
     strongest_of: tuple[str, str] | None = None
 
+    def options(self, contender: Contender) -> Options:
+        """Return the options that a contender trains with here."""
+        return NETWORKS[self.network].base_options(self.data).with_(**contender.options)
+
     def who(self, rows: Mapping[str, Row]) -> Sequence[Contender] | None:
         """Return who takes part; None while what decides it is not known."""
         if self.strongest_of is None:
@@ -83,8 +87,7 @@ class Place:
 
     def finals(self, contender: Contender, sparsity: float, setting: float | None) -> list[Run]:
         """Return the final runs of a contender, one for each seed."""
-        network = NETWORKS[self.network]
-        options = network.base_options().with_(**contender.options)
+        network, options = NETWORKS[self.network], self.options(contender)
         more = self.more.get(sparsity, 0) if contender == OURS else 0
         return [
             Run("final", self.network, self.data, contender.method, sparsity, setting, seed,
@@ -94,8 +97,7 @@ class Place:
 
     def tuning(self, contender: Contender, sparsity: float, setting: float) -> Run:
         """Return the short run that tries a setting."""
-        network = NETWORKS[self.network]
-        options = network.base_options().with_(**contender.options)
+        network, options = NETWORKS[self.network], self.options(contender)
         return Run("tune", self.network, self.data, contender.method, sparsity, setting, 0,
                    network.tune_epochs, network.held_out, options)  # fmt: skip
 

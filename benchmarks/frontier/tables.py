@@ -27,7 +27,7 @@ class Cell:
     sparsity : float
         Share of zeros asked for.
     options : str
-        What it has beyond the options of the network, as JSON.
+        What it has beyond the options that all share, as JSON.
     setting : float or None
         The strength that tuning chose.
     errors : tuple of float
@@ -82,8 +82,8 @@ class Cell:
 
 
 def _extra(run: Run) -> str:
-    """Return the options of a run beyond those of its network, as JSON."""
-    base = NETWORKS[run.network].base_options()
+    """Return the options of a run beyond those that all share, as JSON."""
+    base = NETWORKS[run.network].base_options(run.data)
     changed = {
         name: value for name, value in vars(run.options).items() if value != getattr(base, name)
     }
@@ -258,15 +258,15 @@ def _detail(c: Cell) -> str:
 def protocol(cells: Sequence[Cell]) -> str:
     """Return what all methods share, a line per network."""
     lines = [
-        "| network | weights | epochs | batch | rate | weight decay | augmentation | tuning |",
+        "| network, set | weights | epochs | batch | rate | weight decay | augmentation | tuning |",
         "|---" * 8 + "|",
     ]
-    for name in [name for name in NETWORKS if any(c.network == name for c in cells)]:
+    for name, data in dict.fromkeys((c.network, c.data) for c in cells):
         network = NETWORKS[name]
-        o = network.base_options()
+        o = network.base_options(data)
         weights = sum(p.numel() for p in network.build().parameters() if p.dim() > 1)
         lines.append(
-            f"| {name} | {weights:,} | {network.epochs} | {o.batch} | {o.lr:g} | "
+            f"| {name}, {data} | {weights:,} | {network.epochs} | {o.batch} | {o.lr:g} | "
             f"{o.weight_decay:g} | {_augmentation(o)} | {network.tune_epochs} epochs, "
             f"{network.held_out or 'its own'} images |"
         )

@@ -20,6 +20,7 @@ from benchmarks.frontier.data import Data, Part
 from benchmarks.frontier.methods import METHODS, Frame
 from benchmarks.frontier.networks import NETWORKS
 from benchmarks.frontier.options import Options, Run
+from rvsm import recipes
 from rvsm.errors import RunError
 from rvsm.experiments.data import seeded
 from rvsm.handwriting.network import TremorNet
@@ -148,21 +149,12 @@ class Teacher:
 def loss_of(
     logits: Tensor, labels: Tensor, options: Options, taught: Tensor | None
 ) -> Tensor:  # fmt: skip
-    """Return cross entropy or, with a teacher's logits, a mixture of it and their distance.
-
-    ``(1 - s) CE + s T^2 KL(softmax(taught / T) || softmax(logits / T))`` with the share s.
-
-    References
-    ----------
-    Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
-    """
-    plain = F.cross_entropy(logits, labels)
+    """Return cross entropy or, with a teacher's logits, a mixture of it and their distance."""
     if taught is None:
-        return plain
-    t = options.temperature
-    student, teacher = F.log_softmax(logits / t, 1), F.log_softmax(taught / t, 1)
-    distance = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return (1 - options.distill) * plain + options.distill * t * t * distance
+        return F.cross_entropy(logits, labels)
+    return recipes.distilled(
+        logits, labels, taught, share=options.distill, temperature=options.temperature
+    )
 
 
 class Average:

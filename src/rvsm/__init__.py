@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rvsm import recipes
     from rvsm.accounting import report, sensitivity
     from rvsm.deploy.compiler.runtime import Compiled, compile
     from rvsm.deploy.files import load, save
@@ -40,6 +41,7 @@ __all__ = [
     "compile",
     "load",
     "load_network",
+    "recipes",
     "report",
     "save",
     "sensitivity",
@@ -66,6 +68,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "recipes":
+        return import_module("rvsm.recipes")
     value = getattr(import_module(_HOME.get(name, "rvsm.errors")), name)
     globals()[name] = value
     return value
