@@ -12,7 +12,7 @@ from optimizers import BASES, MODES, each_base, each_mode, each_problem, each_st
 from problems import MLP, SMOOTH, train, weights
 from rvsm.errors import RuleError
 from rvsm.groups import NM, Blocks, Filters
-from rvsm.optim import RVSM, Continuation, Cosine, Cubic, Linear, Rule, Steps
+from rvsm.optim import RVSM, Continuation, Cosine, Cubic, Linear, MagnitudePruning, Rule, Steps
 from rvsm.penalties import L0, L1, TransformedL1
 
 
@@ -319,3 +319,30 @@ def test_zero_weights_groups_rates_and_strengths_give_no_nan(groups, penalty, mo
                 optimizer.finalize()
                 train(model, loss_of, optimizer, 1)
                 assert weights(model).isfinite().all()
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["splitting", "magnitude"])
+def test_what_cannot_move_is_forgotten_by_the_base(base, kind):
+    """Its momentum would stay at the least denormal number, where arithmetic is slow."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(50, 40)
+    make = {"sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "adam": torch.optim.Adam}
+    rules = [Rule("weight", L0(), sparsity=0.9)]
+    inner = make[base](model.named_parameters())
+    if kind == "splitting":
+        optimizer = RVSM(inner, rules, grad_at="u", heal_from=5)
+    else:
+        optimizer = MagnitudePruning(inner, rules, every=5)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(torch.randn(8, 50)).square().mean().backward()
+        optimizer.step()
+    dead = model.weight == 0
+    assert dead.sum() == round(0.9 * dead.numel())
+    held = [t for t in inner.state[model.weight].values() if t.shape == dead.shape]
+    moments = [t for t in held if t.is_floating_point()]
+    assert moments
+    for moment in moments:
+        assert (moment[dead] == 0).all()
+        assert (moment[~dead] != 0).any()

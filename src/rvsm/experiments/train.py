@@ -32,6 +32,7 @@ from rvsm.experiments.data import (
     read_rows,
     usable_rows,
 )
+from rvsm.experiments.denormals import no_denormals
 from rvsm.experiments.evaluate import (
     count_zeros,
     describe_skipped,
@@ -141,7 +142,7 @@ def train(
         usable_rows(data, rows, name)
     try:
         make_folder(run_dir)
-        with locked(run_dir), _threads(config.threads):
+        with locked(run_dir), _threads(config.threads), no_denormals():
             for leftover in (*run_dir.glob(".*.tmp"), *run_dir.glob("checkpoints/.*.tmp")):
                 leftover.unlink()
             # Another process may have been training here until now.

@@ -138,6 +138,7 @@ class MagnitudePruning(Relative):
                 mask = self.rules[r.rule].groups.spread(zero, p)
                 self.state[p][_MASK] = torch.empty_like(p, dtype=torch.bool).copy_(mask)
                 p.masked_fill_(mask, 0)
+                self._forget(p, mask)
 
     def _sparse(self) -> dict[Ruled, Writer]:
         levels = self._levels({r: self._parameter(r) for r in self._ruled})

@@ -348,8 +348,20 @@ class SparseOptimizer(PenalizedOptimizer):
         for _, p in self._split():
             for key in [key for key in self.state.get(p, {}) if str(key).startswith(OWN)]:
                 del self.state[p][key]
+            self._forget(p, passes.zeros_of(p))
         distributed.reshard()
         self._freeze()
+
+    def _forget(self, p: Tensor, zero: Tensor) -> None:
+        """Clear what the base remembers of entries that cannot move any more.
+
+        Momentum without gradients falls to the least denormal number and stays there, as 0.9 of it
+        is rounded to itself: steps would take five times as long from then on.
+        """
+        for key, held in self.state.get(p, {}).items():
+            same = isinstance(held, Tensor) and held.shape == p.shape and held.is_floating_point()
+            if same and not str(key).startswith(OWN):
+                passes.clear(held, zero)
 
     def _write_result(self) -> None:
         """Let the parameters hold the sparse result, or what they held if that fails."""
