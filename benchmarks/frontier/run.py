@@ -31,6 +31,7 @@ from benchmarks.frontier.data import Folders  # noqa: E402
 from benchmarks.frontier.store import Store  # noqa: E402
 from benchmarks.frontier.work import Worker, listing, pending_of  # noqa: E402
 from rvsm.errors import ConfigError, RvsmError  # noqa: E402
+from rvsm.experiments.denormals import no_denormals  # noqa: E402
 from rvsm.experiments.pages import keep_pages  # noqa: E402
 
 RESULTS = HERE / "results"
@@ -79,7 +80,8 @@ def main(words: list[str] | None = None) -> None:
         )
         if WORKER not in os.environ:
             tell(lines[-1])
-        worker.work(pending)
+        with no_denormals():  # momentum of zeros, whatever the method
+            worker.work(pending)
     if asked.tier == "quick" and WORKER not in os.environ:
         print(page.text(store.rows()))
 
