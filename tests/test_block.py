@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvsm import native
 from rvsm.handwriting import block, network
-from rvsm.handwriting.block import fused, pool_norm_relu
+from rvsm.handwriting.block import (
+    first_pool_norm_relu,
+    fused,
+    fused_first,
+    pool_norm_relu,
+)
 from rvsm.handwriting.network import FixedScaleNorm, TremorNet
 
 needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler")
@@ -166,6 +172,140 @@ def test_a_norm_trains_alike_with_and_without_it(
         found.append((out, norm.running_mean, norm.running_var, leaf.grad, norm.bias.grad))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def first_layer(channels: int = 5, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(1, channels, 3, padding=1, bias=False, **options)
+
+
+@needs_compiler
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 41), st.integers(1, 4),
+    st.integers(1, 5),
+)  # fmt: skip
+def test_the_first_layer_is_that_of_float64(
+    seed: int, images: int, channels: int, height: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(images, 1, 2 * height, 2 * width, generator=generator)
+    conv = first_layer(channels)
+    if images * height * width == 1:
+        assert not fused_first(x, conv, (2, 2))
+        return
+    assert fused_first(x, conv, (2, 2))
+    weight = torch.randn(channels, 1, 3, 3, generator=generator).requires_grad_()
+    _, scale, bias, toward = drawn(seed, (images, channels, height, width))
+    bias.requires_grad_()
+    found = first_pool_norm_relu(x, weight, scale, bias, 1e-5)
+    (found.maps * toward).sum().backward()
+
+    wide, offset = (t.detach().double().requires_grad_() for t in (weight, bias))
+    maps = F.conv2d(x.double(), wide, padding=1)
+    expected = by_torch(maps, (2, 2), scale.double(), offset)
+    (expected * toward).sum().backward()
+    pooled = F.max_pool2d(maps.detach(), (2, 2))
+    # Where a channel hardly varies, x - mean and the variance lose the digits float32 has not.
+    spread = pooled.std((0, 2, 3)).amin().clamp(min=1e-6).item()
+    near = {"rtol": 0.0, "atol": 5e-5 / min(spread, 1) ** 2}
+    assert found.maps.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.maps.double(), expected, **near)
+    torch.testing.assert_close(found.mean.double(), pooled.mean((0, 2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.var.double(), pooled.var((0, 2, 3)), rtol=1e-4, atol=5e-5)
+    blocks = maps.detach().unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).sort(-1).values
+    tied = (blocks[..., -1] - blocks[..., -2] < 1e-5).any()
+    brink = (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any()
+    if tied or brink:
+        return  # float32 may choose another entry, or fall to the other side of the ReLU
+    near["atol"] *= 9 / min(spread, 1)
+    assert weight.grad is not None
+    assert bias.grad is not None
+    torch.testing.assert_close(weight.grad.double(), wide.grad, **near)
+    torch.testing.assert_close(bias.grad.double(), offset.grad, **near)
+
+
+@needs_compiler
+def test_in_the_first_layer_the_first_of_equal_entries_gets_the_gradient() -> None:
+    """With a kernel of its centre alone the maps are the image; all of it is equal."""
+    image = torch.ones(1, 1, 4, 4)
+    image[0, 0, 0, 0] = 3.0  # or the variance is 0
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 1, 1] = 1
+    weight.requires_grad_()
+    out = first_pool_norm_relu(image, weight, torch.ones(1), 9 * torch.ones(1), 1e-5).maps
+    out[0, 0, 1, 1].backward()
+    maps = F.conv2d(image, weight.detach(), padding=1).requires_grad_()
+    by_blocks = pool_norm_relu(maps, (2, 2), torch.ones(1), 9 * torch.ones(1), 1e-5).maps
+    by_blocks[0, 0, 1, 1].backward()
+    expected = F.conv2d(F.pad(image, (1, 1, 1, 1)), maps.grad)
+    torch.testing.assert_close(weight.grad, expected, rtol=0, atol=1e-5)
+
+
+@needs_compiler
+def test_a_nan_in_an_image_comes_through() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    images[0, 0, 3, 3] = float("nan")
+    bias = torch.zeros(3, requires_grad=True)
+    out = first_pool_norm_relu(images, torch.randn(3, 1, 3, 3), torch.ones(3), bias, 1e-5).maps
+    assert out.isnan().any()
+
+
+class Own(nn.Conv2d):
+    """A convolution that may do anything."""
+
+
+def hooked() -> nn.Conv2d:
+    conv = first_layer()
+    conv.register_forward_hook(lambda *_: None)
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("images", "conv", "pool"),
+    [
+        (torch.zeros(2, 1, 8, 8), first_layer(), (1, 2)),
+        (torch.zeros(2, 1, 7, 8), first_layer(), (2, 2)),
+        (torch.zeros(2, 1, 8, 8).double(), first_layer().double(), (2, 2)),
+        (torch.zeros(2, 1, 8, 8, requires_grad=True), first_layer(), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), first_layer(padding_mode="reflect"), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), first_layer(stride=2), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), nn.Conv2d(1, 5, 5, padding=2, bias=False), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), nn.Conv2d(1, 5, 3, padding=1), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), Own(1, 5, 3, padding=1, bias=False), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), first_layer().requires_grad_(False), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), hooked(), (2, 2)),
+    ],
+)
+def test_other_first_layers_are_left_to_torch(
+    images: Tensor, conv: nn.Conv2d, pool: tuple[int, int]
+) -> None:
+    assert not fused_first(images, conv, pool)
+
+
+@needs_compiler
+def test_the_first_layer_is_left_to_torch_without_gradients_and_under_autocast() -> None:
+    images, conv = torch.zeros(2, 1, 8, 8), first_layer()
+    assert fused_first(images, conv, (2, 2))
+    with torch.no_grad():
+        assert not fused_first(images, conv, (2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fused_first(images, conv, (2, 2))
+
+
+@needs_compiler
+def test_a_network_trains_alike_with_and_without_its_own_first_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for own in (True, False):
+        torch.manual_seed(0)
+        net = TremorNet((16, 8, 8), size=(16, 32))
+        if not own:
+            monkeypatch.setattr(network, "fused_first", lambda *_: False)
+        (net(torch.rand(6, 1, 32, 64)) ** 2).sum().backward()
+        found.append([p.grad for p in net.parameters()] + list(net.buffers()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_without_a_compiler_a_network_trains_all_the_same() -> None:

@@ -170,3 +170,122 @@ void spread(const float *g, const float *y, const int8_t *at, const float *a, co
     else
         spread_11(g, y, at, a, b, e, f, o, x, n, h, w, c);
 }
+
+/* The first layer: a convolution of images of one channel with kernels of 3x3, pooling in blocks of
+   2x2, and back. Its maps, four times as large as what is left of them, are never written. Weights
+   are (9, c). Each image is copied into a frame of zeros first. */
+
+#define TAPS 9
+#define WIDE 16
+TYPES(16)
+
+static void frame(const float *x, float *framed, long h, long w) {
+    for (long r = 0; r < h; r++) memcpy(framed + (r + 1) * (w + 2) + 1, x + r * w, w * sizeof *x);
+}
+
+#define KEEP_LARGER(L, z, place)                                                                   \
+    {                                                                                              \
+        i##L more = ((z) > m) | ((z) != (z));                                                      \
+        m = CHOOSE(L, more, z, m);                                                                 \
+        which = (more & (place)) | (~more & which);                                                \
+    }
+
+#define FIRST_LAYER(L)                                                                             \
+    static void convolve_##L(const float *framed, const float *restrict weight, float *restrict y, \
+                             int8_t *restrict at, double *restrict sums, double *restrict squares, \
+                             long h, long w, long c) {                                             \
+        const long stride = w + 2;                                                                 \
+        f##L tap[TAPS];                                                                            \
+        for (int t = 0; t < TAPS; t++) tap[t] = OF(f##L, weight + t * c);                          \
+        for (long r = 0; r < h / 2; r++) {                                                         \
+            f##L s = {0}, q = {0};                                                                 \
+            for (long j = 0; j < w / 2; j++, y += c, at += c) {                                    \
+                const float *p = framed + 2 * (r * stride + j);                                    \
+                f##L m = {0}, z1 = {0}, z2 = {0}, z3 = {0};                                        \
+                _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)                                \
+                    _Pragma("GCC unroll 3") for (int k = 0; k < 3; k++) {                          \
+                        const float *v = p + i * stride + k;                                       \
+                        m += v[0] * tap[3 * i + k];                                                \
+                        z1 += v[1] * tap[3 * i + k];                                               \
+                        z2 += v[stride] * tap[3 * i + k];                                          \
+                        z3 += v[stride + 1] * tap[3 * i + k];                                      \
+                    }                                                                              \
+                i##L which = {0};                                                                  \
+                KEEP_LARGER(L, z1, 1)                                                              \
+                KEEP_LARGER(L, z2, 2)                                                              \
+                KEEP_LARGER(L, z3, 3)                                                              \
+                AT(f##L, y) = m;                                                                   \
+                AT(b##L, at) = __builtin_convertvector(which, b##L);                               \
+                s += m;                                                                            \
+                q += m * m;                                                                        \
+            }                                                                                      \
+            for (int l = 0; l < L; l++) {                                                          \
+                sums[l] += ((const float *)&s)[l];                                                 \
+                squares[l] += ((const float *)&q)[l];                                              \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    static void correlate_##L(const float *framed, const float *restrict g,                        \
+                              const float *restrict y, const int8_t *restrict at,                  \
+                              const float *restrict a, const float *restrict b,                    \
+                              const float *restrict e, const float *restrict f,                    \
+                              const float *restrict o, double *restrict slopes, long h, long w,    \
+                              long c) {                                                            \
+        const long stride = w + 2, k = 0;                                                          \
+        f##L total[TAPS] = {0};                                                                    \
+        for (long r = 0; r < h / 2; r++)                                                           \
+            for (long j = 0; j < w / 2; j++, g += c, y += c, at += c) {                            \
+                const float *p = framed + 2 * (r * stride + j);                                    \
+                SPREAD_BEGIN(L)                                                                    \
+                const f##L d0 = (f##L)((which == 0) & (i##L)d), d1 = (f##L)((which == 1) & (i##L)d);\
+                const f##L d2 = (f##L)((which == 2) & (i##L)d), d3 = (f##L)((which == 3) & (i##L)d);\
+                _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)                                \
+                    _Pragma("GCC unroll 3") for (int t = 0; t < 3; t++) {                          \
+                        const float *u = p + i * stride + t;                                       \
+                        total[3 * i + t] += u[0] * d0;                                             \
+                        total[3 * i + t] += u[1] * d1;                                             \
+                        total[3 * i + t] += u[stride] * d2;                                        \
+                        total[3 * i + t] += u[stride + 1] * d3;                                    \
+                    }                                                                              \
+            }                                                                                      \
+        for (int t = 0; t < TAPS; t++)                                                             \
+            for (int l = 0; l < L; l++) slopes[t * c + l] += ((const float *)&total[t])[l];        \
+    }
+FIRST_LAYER(16)
+FIRST_LAYER(8)
+FIRST_LAYER(1)
+
+#define BY_LANES(CALL)                                                                             \
+    do {                                                                                           \
+        long k = 0;                                                                                \
+        for (; k + WIDE <= c; k += WIDE) CALL(16);                                                 \
+        for (; k + LANES <= c; k += LANES) CALL(8);                                                \
+        for (; k < c; k++) CALL(1);                                                                \
+    } while (0)
+
+/* As `pool` of the maps of n images x. `framed` has room for (h + 2)(w + 2) numbers, all zero. */
+void convolve(const float *x, const float *weight, float *framed, float *y, int8_t *at,
+              double *sums, double *squares, long n, long h, long w, long c) {
+    memset(sums, 0, c * sizeof *sums);
+    memset(squares, 0, c * sizeof *squares);
+    for (long i = 0; i < n; i++, x += h * w, y += h / 2 * (w / 2) * c, at += h / 2 * (w / 2) * c) {
+        frame(x, framed, h, w);
+#define CONVOLVE(L) convolve_##L(framed, weight + k, y + k, at + k, sums + k, squares + k, h, w, c)
+        BY_LANES(CONVOLVE);
+    }
+}
+
+/* The gradient of the weights (9, c) from that of what is left of the maps, as `spread` has it. */
+void correlate(const float *x, float *framed, const float *g, const float *y, const int8_t *at,
+               const float *a, const float *b, const float *e, const float *f, const float *o,
+               double *slopes, long n, long h, long w, long c) {
+    const long size = h / 2 * (w / 2) * c;
+    memset(slopes, 0, TAPS * c * sizeof *slopes);
+    for (long i = 0; i < n; i++, x += h * w, g += size, y += size, at += size) {
+        frame(x, framed, h, w);
+#define CORRELATE(L)                                                                               \
+    correlate_##L(framed, g + k, y + k, at + k, a + k, b + k, e + k, f + k, o + k, slopes + k, h,  \
+                  w, c)
+        BY_LANES(CORRELATE);
+    }
+}

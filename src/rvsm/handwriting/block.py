@@ -6,7 +6,7 @@ import ctypes
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rvsm import native
@@ -86,6 +86,51 @@ def pool_norm_relu(
     return Normalised(y, mean, var)
 
 
+def fused_first(images: Tensor, conv: nn.Conv2d, pool: tuple[int, int]) -> bool:
+    """Say whether `first_pool_norm_relu` takes these images and this convolution."""
+    height, width = images.shape[-2:]
+    return (
+        type(conv) is nn.Conv2d  # no subclass, and no parametrisation, which makes one
+        and (conv.in_channels, conv.kernel_size, conv.padding) == (1, (3, 3), (1, 1))
+        and (conv.stride, conv.dilation, conv.padding_mode) == ((1, 1), (1, 1), "zeros")
+        and conv.bias is None
+        and not conv._forward_hooks
+        and not conv._forward_pre_hooks
+        and conv.weight.requires_grad
+        and conv.weight.dtype == images.dtype == torch.float32
+        and conv.weight.device.type == images.device.type == "cpu"
+        and pool == (2, 2)
+        and height % 2 == width % 2 == 0
+        and images.numel() > 4
+        and torch.is_grad_enabled()
+        and not images.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _library() is not None
+    )
+
+
+def first_pool_norm_relu(
+    images: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+) -> Normalised:
+    """Return `pool_norm_relu` of ``conv2d(images, weight, padding=1)`` with a pool of (2, 2).
+
+    The maps in between are never in memory, which they would cross six times: a fifth of a training
+    step of the paper's network.
+
+    Parameters
+    ----------
+    images : Tensor
+        ``(B, 1, H, W)`` for which `fused_first` holds; not differentiated.
+    weight : Tensor
+        ``(C, 1, 3, 3)``; differentiated.
+    scale, bias, eps
+        As for `pool_norm_relu`.
+    """
+    y, mean, var = _First.apply(images, weight, scale, bias, eps)  # type: ignore[no-untyped-call]
+    return Normalised(y, mean, var)
+
+
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -94,45 +139,97 @@ class _Block(torch.autograd.Function):
         maps = maps.contiguous(memory_format=torch.channels_last)
         images, channels, height, width = maps.shape
         rows, columns = pool
-        shape = (images, channels, height // rows, width // columns)
-        y, largest = _empty(shape), _empty(shape, torch.int8)
+        y, largest = _room(images, channels, height // rows, width // columns)
         sums = torch.empty(2, channels, dtype=torch.float64)
         _call("pool", maps, y, largest, sums[0], sums[1], *_sizes(maps), rows, columns)
-        count = y.numel() // channels
-        mean = sums[0] / count
-        var = (sums[1] / count - mean * mean).clamp_(min=0)
-        inverse = (var + eps).rsqrt()
-        a = scale * inverse
-        b = bias - mean * a
-        out = _empty(shape)
-        a32, b32 = a.float(), b.float()
-        _call("rectify", y, out, a32, b32, count, channels)
-        ctx.save_for_backward(y, largest, a32, b32, a, mean, inverse)
         ctx.pool, ctx.size = pool, maps.shape
-        mean32, unbiased = mean.float(), (var * (count / (count - 1))).float()
-        ctx.mark_non_differentiable(mean32, unbiased)
-        return out, mean32, unbiased
+        return _normalise(ctx, y, largest, sums, scale, bias, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
-        y, largest, a32, b32, a, mean, inverse = ctx.saved_tensors
-        channels = y.shape[1]
-        count = y.numel() // channels
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        sums = torch.empty(2, channels, dtype=torch.float64)
-        _call("add_up", gradient, y, a32, b32, sums[0], sums[1], count, channels)
-        # With x = (y - mean) inverse the gradient is a (g - mean(g) - x mean(g x)): linear in g
-        # and y, with factors and an offset for each channel.
-        along = (sums[1] - mean * sums[0]) * inverse
-        slope = -a * inverse * along / count
-        offset = -a * sums[0] / count - slope * mean
+        y, largest, *_ = ctx.saved_tensors
+        gradient, factors, slope_of_bias = _back(ctx, gradient)
         result = _empty(ctx.size)
-        factors = (a32, slope.float(), offset.float())
-        _call(
-            "spread", gradient, y, largest, a32, b32, *factors, result, *_sizes(result), *ctx.pool
-        )
-        return result, None, None, sums[0].float(), None
+        _call("spread", gradient, y, largest, *factors, result, *_sizes(result), *ctx.pool)
+        return result, None, None, slope_of_bias, None
+
+
+class _First(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images = images.contiguous()
+        count, _, height, width = images.shape
+        channels = len(weight)
+        taps = weight.reshape(channels, 9).t().contiguous()
+        y, largest = _room(count, channels, height // 2, width // 2)
+        sums = torch.empty(2, channels, dtype=torch.float64)
+        sizes = (count, height, width, channels)
+        _call("convolve", images, taps, _frame(images), y, largest, sums[0], sums[1], *sizes)
+        ctx.images, ctx.shape = images, weight.shape
+        return _normalise(ctx, y, largest, sums, scale, bias, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[None, Tensor, None, Tensor, None]:
+        y, largest, *_ = ctx.saved_tensors
+        gradient, factors, slope_of_bias = _back(ctx, gradient)
+        images, channels = ctx.images, y.shape[1]
+        count, _, height, width = images.shape
+        slopes = torch.empty(9, channels, dtype=torch.float64)
+        sizes = (count, height, width, channels)
+        _call("correlate", images, _frame(images), gradient, y, largest, *factors, slopes, *sizes)
+        return None, slopes.t().float().reshape(ctx.shape), None, slope_of_bias, None
+
+
+def _normalise(
+    ctx: Any, y: Tensor, largest: Tensor, sums: Tensor, scale: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is made of pooled maps, their mean and variance; note what the way back needs."""
+    channels = y.shape[1]
+    count = y.numel() // channels
+    mean = sums[0] / count
+    var = (sums[1] / count - mean * mean).clamp_(min=0)
+    inverse = (var + eps).rsqrt()
+    a = scale * inverse
+    b = bias - mean * a
+    out = torch.empty_like(y)
+    a32, b32 = a.float(), b.float()
+    _call("rectify", y, out, a32, b32, count, channels)
+    ctx.save_for_backward(y, largest, a32, b32, a, mean, inverse)
+    mean32, unbiased = mean.float(), (var * (count / (count - 1))).float()
+    ctx.mark_non_differentiable(mean32, unbiased)
+    return out, mean32, unbiased
+
+
+def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Return a gradient laid out as y is, how it goes on to the pooled maps, and the bias's."""
+    y, _, a32, b32, a, mean, inverse = ctx.saved_tensors
+    channels = y.shape[1]
+    count = y.numel() // channels
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    sums = torch.empty(2, channels, dtype=torch.float64)
+    _call("add_up", gradient, y, a32, b32, sums[0], sums[1], count, channels)
+    # With x = (y - mean) inverse the gradient is a (g - mean(g) - x mean(g x)): linear in g
+    # and y, with factors and an offset for each channel.
+    along = (sums[1] - mean * sums[0]) * inverse
+    slope = -a * inverse * along / count
+    offset = -a * sums[0] / count - slope * mean
+    return gradient, (a32, b32, a32, slope.float(), offset.float()), sums[0].float()
+
+
+def _room(images: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return memory for pooled maps and for which entry of each block was the largest."""
+    shape = (images, channels, height, width)
+    return _empty(shape), _empty(shape, torch.int8)
+
+
+def _frame(images: Tensor) -> Tensor:
+    """Return zeros into which one of the images goes, with a border of one."""
+    height, width = images.shape[-2:]
+    return torch.zeros(height + 2, width + 2)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

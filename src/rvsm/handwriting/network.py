@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvsm.errors import ConfigError
-from rvsm.handwriting.block import fused, pool_norm_relu
+from rvsm.handwriting.block import (
+    Normalised,
+    first_pool_norm_relu,
+    fused,
+    fused_first,
+    pool_norm_relu,
+)
 
 IMAGE_SIZE = (64, 256)
 """Rows and columns of the images a data folder holds."""
@@ -63,9 +69,20 @@ class FixedScaleNorm(nn.Module):
             return F.relu(self(F.max_pool2d(maps, pool), alive))
         chosen = slice(None) if alive is None else alive
         found = pool_norm_relu(maps, pool, self.scale[chosen], self.bias[chosen], self.eps)
-        with torch.no_grad():
-            for running, new in ((self.running_mean, found.mean), (self.running_var, found.var)):
-                running[chosen] = running[chosen].lerp(new, self.momentum)
+        return self._followed(found, chosen)
+
+    def convolved(self, images: Tensor, conv: nn.Conv2d, pool: tuple[int, int]) -> Tensor | None:
+        """Return ``pooled(conv(images), pool)`` of the first layer while training, if in one go."""
+        if not (self.training and fused_first(images, conv, pool)):
+            return None
+        found = first_pool_norm_relu(images, conv.weight, self.scale, self.bias, self.eps)
+        return self._followed(found, slice(None))
+
+    @torch.no_grad()
+    def _followed(self, found: Normalised, chosen: slice | Tensor) -> Tensor:
+        """Let the running statistics follow those of a batch; return its maps."""
+        for running, new in ((self.running_mean, found.mean), (self.running_var, found.var)):
+            running[chosen] = running[chosen].lerp(new, self.momentum)
         return found.maps
 
 
@@ -162,6 +179,10 @@ class TremorNet(nn.Module):
         maps = images.contiguous(memory_format=torch.channels_last)
         for conv, norm, pool in self._layers():
             alive = self._alive if conv is self.conv3 else None
+            first = norm.convolved(maps, conv, pool) if conv is self.conv1 and norm else None
+            if first is not None:
+                maps = first
+                continue
             maps = conv(maps) if alive is None else _some_maps(conv, maps, alive)
             if norm is None:
                 maps = F.relu(F.max_pool2d(maps, pool))
