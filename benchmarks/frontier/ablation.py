@@ -97,14 +97,33 @@ CHANGES: list[Change] = [
 
 @dataclass(frozen=True)
 class Ground:
-    """Where changes are measured: a network, a set and a share of zeros."""
+    """Where changes are measured.
+
+    Parameters
+    ----------
+    network, data : str
+        In `NETWORKS`, in `data.READERS`.
+    sparsity : float
+        Share of zeros.
+    factors : tuple of str
+        Which changes; by default all.
+    """
 
     network: str
     data: str
     sparsity: float
+    factors: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes measured here, the start first."""
+        return [c for c in CHANGES if not self.factors or c.factor in self.factors]
 
 
-GROUNDS = (Ground("lenet-300-100", "mnist", 0.987),)
+GROUNDS = (
+    Ground("lenet-300-100", "mnist", 0.987),
+    Ground("lenet-5", "mnist", 0.9967, ("none", "together")),
+)
 
 
 def run_of(ground: Ground, change: Change, seed: int) -> Run:
@@ -122,7 +141,7 @@ def runs() -> list[Run]:
         run.key: run
         for seed in range(SEEDS)
         for ground in GROUNDS
-        for change in CHANGES
+        for change in ground.changes
         for run in [run_of(ground, change, seed)]
     }
     return list(found.values())

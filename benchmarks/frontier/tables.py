@@ -297,7 +297,7 @@ def ablation_table(rows: Iterable[Row]) -> str:
             "| factor | changed to | validation error, % | difference, points | n |",
             "|---" * 5 + "|",
         ]
-        for change in ablation.CHANGES:
+        for change in ground.changes:
             own = _by_seed(errors, ground, change)
             if not own:
                 continue
