@@ -290,7 +290,7 @@ def ablation_table(rows: Iterable[Row]) -> str:
     tables = []
     for ground in ablation.GROUNDS:
         start = _by_seed(errors, ground, ablation.CHANGES[0])
-        if not start:
+        if not any(_by_seed(errors, ground, change) for change in ground.changes):
             continue
         lines = [
             f"{ground.network} on {ground.data}, {100 * ground.sparsity:g} % zeros:\n",
