@@ -76,7 +76,7 @@ def test_values_statistics_and_gradients_are_those_of_float64(
     torch.testing.assert_close(found.maps.double(), expected, **near)
     torch.testing.assert_close(found.mean.double(), pooled.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.var.double(), pooled.var((0, 2, 3)), rtol=1e-4, atol=5e-6)
-    if (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any():
+    if spread < 0.1 or (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any():
         return  # on the brink of the ReLU float32 may fall to the other side
     near["atol"] /= min(spread, 1)
     assert maps.grad is not None
@@ -215,8 +215,8 @@ def test_the_first_layer_is_that_of_float64(
     blocks = maps.detach().unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).sort(-1).values
     tied = (blocks[..., -1] - blocks[..., -2] < 1e-5).any()
     brink = (expected.detach().abs() < 1e-4).logical_xor(expected.detach() == 0).any()
-    if tied or brink:
-        return  # float32 may choose another entry, or fall to the other side of the ReLU
+    if tied or brink or spread < 0.3:
+        return  # float32 may choose another entry, fall to the other side of the ReLU, or lose all
     near["atol"] *= 9 / min(spread, 1)
     assert weight.grad is not None
     assert bias.grad is not None
@@ -260,6 +260,12 @@ def hooked() -> nn.Conv2d:
     return conv
 
 
+def watched() -> nn.Conv2d:
+    conv = first_layer()
+    conv.register_full_backward_hook(lambda *_: None)
+    return conv
+
+
 @pytest.mark.parametrize(
     ("images", "conv", "pool"),
     [
@@ -274,6 +280,10 @@ def hooked() -> nn.Conv2d:
         (torch.zeros(2, 1, 8, 8), Own(1, 5, 3, padding=1, bias=False), (2, 2)),
         (torch.zeros(2, 1, 8, 8), first_layer().requires_grad_(False), (2, 2)),
         (torch.zeros(2, 1, 8, 8), hooked(), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), watched(), (2, 2)),
+        (torch.zeros(2, 3, 8, 8), first_layer(), (2, 2)),
+        (torch.zeros(1, 8, 8), first_layer(), (2, 2)),
+        (torch.zeros(2, 1, 8, 8), first_layer(block._MOST_CHANNELS + 1), (2, 2)),
     ],
 )
 def test_other_first_layers_are_left_to_torch(
@@ -290,6 +300,52 @@ def test_the_first_layer_is_left_to_torch_without_gradients_and_under_autocast()
         assert not fused_first(images, conv, (2, 2))
     with torch.autocast("cpu", torch.bfloat16):
         assert not fused_first(images, conv, (2, 2))
+
+
+@needs_compiler
+def test_images_may_not_change_before_the_way_back() -> None:
+    images, weight = torch.rand(2, 1, 8, 8), torch.randn(3, 1, 3, 3, requires_grad=True)
+    out = first_pool_norm_relu(images, weight, torch.ones(3), torch.zeros(3), 1e-5).maps
+    images.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_does_not_matter(dtype: torch.dtype) -> None:
+    images, weight = torch.rand(2, 1, 8, 8), torch.randn(20, 1, 3, 3)
+    found = []
+    for default in (torch.float32, dtype):
+        leaf = weight.clone().requires_grad_()
+        torch.set_default_dtype(default)
+        try:
+            ones, zeros = (torch.full((20,), x, dtype=torch.float32) for x in (1.0, 0.0))
+            out = first_pool_norm_relu(images, leaf, ones, zeros, 1e-5).maps
+            out.sum().backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append((out, leaf.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_compiler
+def test_a_whole_batch_is_that_of_float64() -> None:
+    """Of the size of training, where no channel is nearly constant and few entries nearly tie."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 1, 32, 64, generator=generator)
+    weight = torch.randn(27, 1, 3, 3, generator=generator).requires_grad_()
+    _, scale, bias, toward = drawn(1, (6, 27, 16, 32))
+    bias.requires_grad_()
+    (first_pool_norm_relu(x, weight, scale, bias, 1e-5).maps * toward).sum().backward()
+    wide, offset = (t.detach().double().requires_grad_() for t in (weight, bias))
+    out = by_torch(F.conv2d(x.double(), wide, padding=1), (2, 2), scale.double(), offset)
+    (out * toward).sum().backward()
+    for found, expected in ((weight.grad, wide.grad), (bias.grad, offset.grad)):
+        assert found is not None
+        error = (found.double() - expected).norm() / expected.norm()
+        assert error < 1e-4
 
 
 @needs_compiler

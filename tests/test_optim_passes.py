@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rvsm import native
-from rvsm.errors import RunError
+from rvsm.errors import RuleError, RunError
 from rvsm.groups import Elements
 from rvsm.optim import RVSM, Cubic, Rule, passes
 from rvsm.optim.level import Level
@@ -161,25 +161,10 @@ def test_the_parameters_keep_their_memory():
     assert ((w == model[0].weight) | (model[0].weight == 0)).all()
 
 
-class Failing(torch.optim.SGD):
-    """Fails once in the middle of a step, or gives the parameters new memory."""
-
-    fails, renews = False, False
-
-    def step(self, closure=None):
-        if self.fails:
-            with torch.no_grad():
-                self.param_groups[0]["params"][0].add_(1)
-            raise RuntimeError("no step")
-        found = super().step(closure)
-        if self.renews:
-            for p in self.param_groups[0]["params"]:
-                p.data = p.data.clone()
-        return found
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_after_a_gradient_that_is_not_finite_all_is_as_before(bad):
+@pytest.mark.parametrize("other", ["plain", "transposed", "none"])
+def test_after_a_gradient_that_is_not_finite_all_is_as_before(bad, other):
+    """Also where another parameter's w is copied, not lent."""
     model = model_of()
     optimizer = optimizer_of(model, "u")
     train(model, optimizer, 5)
@@ -188,6 +173,10 @@ def test_after_a_gradient_that_is_not_finite_all_is_as_before(bad):
     places = [p.data_ptr() for p in model.parameters()]
     optimizer.zero_grad()
     model(torch.ones(1, 20)).sum().backward()
+    if other == "transposed":
+        model[0].weight.grad = model[0].weight.grad.t().contiguous().t()
+    if other == "none":
+        model[0].weight.grad = None
     model[2].weight.grad[0, 0] = bad
     with pytest.raises(RunError, match=r"2.weight is not finite at step 5"):
         optimizer.step()
@@ -198,24 +187,147 @@ def test_after_a_gradient_that_is_not_finite_all_is_as_before(bad):
         assert all(torch.equal(own[key], held[key]) for key in held)
 
 
-def test_a_base_that_fails_leaves_the_sparse_weights_in_the_parameters():
+def test_a_layer_without_gradients_changes_nothing_for_the_others():
+    """The coupling of those that show u is added once, whatever else is under the rules."""
+    found = []
+    for more in (False, True):
+        model = model_of()
+        named = [("0.weight", model[0].weight)] + ([("2.weight", model[2].weight)] if more else [])
+        base = torch.optim.SGD(named, lr=0.1)
+        optimizer = RVSM(base, [Rule("*.weight", L1(), lam=0.05, beta=0.1)], grad_at="u")
+        for step in range(4):
+            optimizer.zero_grad()
+            model[0].weight.grad = torch.full_like(model[0].weight, 0.1 * step)
+            optimizer.step()
+        found.append(model[0].weight.grad.clone())
+    assert torch.equal(*found)
+
+
+def test_a_state_of_another_shape_is_refused_by_torch_not_written_past():
+    model, other = model_of(), model_of()
+    optimizer = optimizer_of(model, "u")
+    train(model, optimizer, 3)
+    state = optimizer.state_dict()
+    fresh = optimizer_of(other, "u")
+    for held in state["state"].values():
+        if "rvsm_w" in held:
+            held["rvsm_w"] = torch.zeros(2 * held["rvsm_w"].shape[0], held["rvsm_w"].shape[1])
+    fresh.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size"):
+        train(other, fresh, 1)
+
+
+def test_masks_are_made_where_the_tensor_is():
+    p = torch.tensor([0.0, 1.0])
+    with torch.device("meta"):
+        zero = passes.zeros_of(p)
+    assert zero.tolist() == [True, False]
+
+
+class Flat(torch.optim.Optimizer):
+    """SGD on one buffer that the parameters were views of when it was built."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+        self.parts = [p for group in self.param_groups for p in group["params"]]
+        self.buffer = torch.cat([p.detach().flatten() for p in self.parts])
+        for p, piece in zip(
+            self.parts, self.buffer.split([p.numel() for p in self.parts]), strict=True
+        ):
+            p.data = piece.view_as(p)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        gradients = torch.cat([p.grad.flatten() for p in self.parts])
+        self.buffer.sub_(gradients, alpha=self.param_groups[0]["lr"])
+
+
+def test_a_base_with_references_to_the_memory_steps_on_it():
+    found = []
+    for make in (torch.optim.SGD, Flat):
+        model = model_of()
+        base = make(model.named_parameters(), lr=0.1)
+        rules = [Rule("*.weight", L0(), sparsity=0.8)]
+        optimizer = RVSM(base, rules, grad_at="u", budget="global")
+        train(model, optimizer, 5)
+        found.append([p.clone() for p in model.parameters()])
+    for p, q in zip(*found, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+
+
+class Twice(torch.optim.SGD):
+    """Moves the weights, asks again and moves them back, as SAM does."""
+
+    def step(self, closure=None):
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.add_(0.05)
+        closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(0.05)
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("grad_at", ["w", "u"])
+def test_a_closure_called_twice_is_refused_where_w_is_stored(grad_at):
     model = model_of()
-    base = Failing(model.named_parameters(), lr=0.1)
+    base = Twice(model.named_parameters(), lr=0.0)
+    optimizer = RVSM(base, [Rule("*.weight", L1(), lam=0.01)], grad_at=grad_at)
+    before = model[0].weight.clone()
+    x = torch.randn(4, 20)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    if grad_at == "u":
+        with pytest.raises(RuleError, match=r"Twice calls its closure more than once.*grad_at"):
+            optimizer.step(closure)
+    else:
+        optimizer.step(closure)
+        torch.testing.assert_close(model[0].weight, before)
+
+
+def test_a_base_that_fails_leaves_the_sparse_weights_in_the_parameters(monkeypatch):
+    model = model_of()
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
     optimizer = RVSM(base, [Rule("*.weight", L0(), sparsity=0.8)], grad_at="u", budget="global")
     train(model, optimizer, 3)
     before = [p.clone() for p in model.parameters()]
-    base.fails = True
+
+    def fail():
+        with torch.no_grad():
+            model[0].weight.add_(1)
+        raise RuntimeError("no step")
+
+    monkeypatch.setattr(base, "step", fail)
     with pytest.raises(RuntimeError, match="no step"):
         train(model, optimizer, 1)
     for p, q in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, q)
 
 
-def test_a_base_may_give_the_parameters_other_memory():
+def test_a_base_may_give_the_parameters_other_memory(monkeypatch):
     plain, renewing = model_of(), model_of()
     for model, renews in ((plain, False), (renewing, True)):
-        base = Failing(model.named_parameters(), lr=0.1)
-        base.renews = renews
+        base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+        step = base.step
+
+        def renew(step=step, model=model):
+            step()
+            for p in model.parameters():
+                p.data = p.data.clone()
+
+        if renews:
+            monkeypatch.setattr(base, "step", renew)
         rules = [Rule("*.weight", L0(), sparsity=0.8)]
         train(model, RVSM(base, rules, grad_at="u", budget="global"), 5)
     for p, q in zip(plain.parameters(), renewing.parameters(), strict=True):
@@ -245,6 +357,22 @@ def test_without_a_compiler_torch_does_it_all():
         "assert p.tolist()[0] == 0 and p.tolist()[1] > 1, p\n"
     )
     environment = {**os.environ, "CC": "/nowhere/cc"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_user_without_a_home_trains_all_the_same():
+    """As in a container that runs under a number without an entry in passwd."""
+    code = (
+        "import pathlib, torch, rvsm\n"
+        "def expanduser(self): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.expanduser = expanduser\n"
+        "from rvsm.optim import passes\n"
+        "assert not passes.covers(torch.ones(3))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RVSM_CACHE"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

@@ -346,3 +346,38 @@ def test_what_cannot_move_is_forgotten_by_the_base(base, kind):
     for moment in moments:
         assert (moment[dead] == 0).all()
         assert (moment[~dead] != 0).any()
+
+
+def test_what_a_base_of_ones_own_keeps_is_left_alone_when_the_support_is_frozen():
+    """It may be a preconditioner of the parameter's shape, which must stay positive."""
+
+    class Preconditioned(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.dim() == 2:
+                        self.state[p].setdefault("preconditioner", torch.eye(len(p)))
+            return super().step(closure)
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 6)
+    base = Preconditioned(model.named_parameters(), lr=0.1)
+    optimizer = RVSM(base, [Rule("weight", L0(), sparsity=0.9)], heal_from=2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().mean().backward()
+        optimizer.step()
+    assert optimizer.frozen
+    assert torch.equal(base.state[model.weight]["preconditioner"], torch.eye(6))
+
+
+def test_a_step_count_is_no_moment():
+    p = torch.nn.Parameter(torch.tensor(1e-3))
+    q = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    base = torch.optim.Adam([("p", p), ("q", q)], lr=1e-3)
+    optimizer = RVSM(base, [Rule("p", L0(), lam=1.0)], heal_from=3)
+    for _ in range(5):
+        p.grad, q.grad = torch.tensor(0.1), torch.ones(3)
+        optimizer.step()
+    assert p == 0
+    assert base.state[p]["step"] == 5

@@ -10,7 +10,7 @@ import torch
 
 from optimizers import resumes_bit_for_bit, through_a_file
 from problems import CONVOLUTIONAL, MLP, train, weights
-from rvsm.errors import RuleError
+from rvsm.errors import RuleError, RunError
 from rvsm.groups import Filters
 from rvsm.optim import RVSM, Cubic, Rule
 from rvsm.penalties import L0, L1, Elastic, TransformedL1
@@ -423,3 +423,17 @@ def test_distributed_checkpoints_flatten_and_restore_it(tmp_path):
         saved["param_groups"][0]["rvsm"]["mode"]["grad_at"] = "v"
         with pytest.raises(RuleError, match="grad_at is v there and"):
             set_optimizer_state_dict(resumed, again, saved)
+
+
+def test_a_pickle_of_before_there_was_a_list_of_the_others_still_works():
+    model = torch.nn.Linear(4, 3)
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    optimizer = RVSM(base, [Rule("weight", L0(), lam=0.1)])
+    state = optimizer.__getstate__()
+    del state["_free"]
+    old = RVSM.__new__(RVSM)
+    old.__setstate__(state)
+    model(torch.ones(1, 4)).sum().backward()
+    model.bias.grad[0] = float("nan")
+    with pytest.raises(RunError, match="bias is not finite"):
+        old.step()

@@ -41,8 +41,11 @@ ALL = (
     Contender("dense"),
     *(Contender(name) for name, m in METHODS.items() if m.party != "dense" and name != "prox-l1"),
     *([OURS] if OURS.options else []),
+    Contender("magnitude", OURS.options),
 )
-THREE = (Contender("dense"), OURS, Contender("magnitude"), Contender("pat-target"))
+TAUGHT = Contender("magnitude", OURS.options)
+"""The strongest relative with what we take part with: what is due to the method alone."""
+THREE = (Contender("dense"), OURS, Contender("magnitude"), TAUGHT, Contender("pat-target"))
 STRONGEST = 4
 
 

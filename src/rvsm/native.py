@@ -54,7 +54,13 @@ def cache_folder() -> Path:
     """
     own = os.environ.get("RVSM_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(own or f"{base}/rvsm").expanduser()
+    try:
+        folder = Path(own or f"{base}/rvsm").expanduser()
+    except RuntimeError as error:  # a user without a home
+        raise CompilerError(
+            f"There is no folder for compiled code: {first_line(error)} The variable RVSM_CACHE "
+            "names one."
+        ) from error
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -150,7 +156,7 @@ def part_of(package: str, name: str) -> ctypes.CDLL | None:
     code = files(package).joinpath(name).read_text("utf-8")
     try:
         return open_library(build(code, compiler))
-    except RvsmError:
+    except (RvsmError, OSError):
         return None
 
 

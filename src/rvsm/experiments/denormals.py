@@ -26,4 +26,5 @@ def no_denormals() -> Iterator[None]:
 
 def _flushed() -> bool:
     """Say whether denormal numbers are taken for zero now."""
-    return float(torch.tensor([1e-40]) * torch.tensor([1.0])) == 0
+    small = torch.tensor([1e-40], dtype=torch.float32, device="cpu")
+    return float(small * torch.ones_like(small)) == 0

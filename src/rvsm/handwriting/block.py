@@ -13,6 +13,8 @@ from rvsm import native
 
 _MOST_CHANNELS = 2048
 """MOST in block.c."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Who watches a convolution wants it to be called."""
 
 
 class Normalised(NamedTuple):
@@ -90,12 +92,15 @@ def fused_first(images: Tensor, conv: nn.Conv2d, pool: tuple[int, int]) -> bool:
     """Say whether `first_pool_norm_relu` takes these images and this convolution."""
     height, width = images.shape[-2:]
     return (
-        type(conv) is nn.Conv2d  # no subclass, and no parametrisation, which makes one
+        images.dim() == 4
+        and images.shape[1] == 1
+        and type(conv) is nn.Conv2d  # no subclass, and no parametrisation, which makes one
+        and type(conv.weight) is nn.Parameter
+        and conv.out_channels <= _MOST_CHANNELS
         and (conv.in_channels, conv.kernel_size, conv.padding) == (1, (3, 3), (1, 1))
         and (conv.stride, conv.dilation, conv.padding_mode) == ((1, 1), (1, 1), "zeros")
         and conv.bias is None
-        and not conv._forward_hooks
-        and not conv._forward_pre_hooks
+        and not any(getattr(conv, hooks) for hooks in _HOOKS)
         and conv.weight.requires_grad
         and conv.weight.dtype == images.dtype == torch.float32
         and conv.weight.device.type == images.device.type == "cpu"
@@ -140,7 +145,7 @@ class _Block(torch.autograd.Function):
         images, channels, height, width = maps.shape
         rows, columns = pool
         y, largest = _room(images, channels, height // rows, width // columns)
-        sums = torch.empty(2, channels, dtype=torch.float64)
+        sums = _sums(2, channels)
         _call("pool", maps, y, largest, sums[0], sums[1], *_sizes(maps), rows, columns)
         ctx.pool, ctx.size = pool, maps.shape
         return _normalise(ctx, y, largest, sums, scale, bias, eps)
@@ -165,29 +170,36 @@ class _First(torch.autograd.Function):
         channels = len(weight)
         taps = weight.reshape(channels, 9).t().contiguous()
         y, largest = _room(count, channels, height // 2, width // 2)
-        sums = torch.empty(2, channels, dtype=torch.float64)
+        sums = _sums(2, channels)
         sizes = (count, height, width, channels)
         _call("convolve", images, taps, _frame(images), y, largest, sums[0], sums[1], *sizes)
-        ctx.images, ctx.shape = images, weight.shape
-        return _normalise(ctx, y, largest, sums, scale, bias, eps)
+        ctx.shape = weight.shape
+        return _normalise(ctx, y, largest, sums, scale, bias, eps, images)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[None, Tensor, None, Tensor, None]:
-        y, largest, *_ = ctx.saved_tensors
+        y, largest, *_, images = ctx.saved_tensors
         gradient, factors, slope_of_bias = _back(ctx, gradient)
-        images, channels = ctx.images, y.shape[1]
+        channels = y.shape[1]
         count, _, height, width = images.shape
-        slopes = torch.empty(9, channels, dtype=torch.float64)
+        slopes = _sums(9, channels)
         sizes = (count, height, width, channels)
         _call("correlate", images, _frame(images), gradient, y, largest, *factors, slopes, *sizes)
         return None, slopes.t().float().reshape(ctx.shape), None, slope_of_bias, None
 
 
 def _normalise(
-    ctx: Any, y: Tensor, largest: Tensor, sums: Tensor, scale: Tensor, bias: Tensor, eps: float
+    ctx: Any,
+    y: Tensor,
+    largest: Tensor,
+    sums: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    eps: float,
+    *more: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what is made of pooled maps, their mean and variance; note what the way back needs."""
+    """Return what is made of pooled maps, their mean and variance; save what the way back needs."""
     channels = y.shape[1]
     count = y.numel() // channels
     mean = sums[0] / count
@@ -198,7 +210,7 @@ def _normalise(
     out = torch.empty_like(y)
     a32, b32 = a.float(), b.float()
     _call("rectify", y, out, a32, b32, count, channels)
-    ctx.save_for_backward(y, largest, a32, b32, a, mean, inverse)
+    ctx.save_for_backward(y, largest, a32, b32, a, mean, inverse, *more)
     mean32, unbiased = mean.float(), (var * (count / (count - 1))).float()
     ctx.mark_non_differentiable(mean32, unbiased)
     return out, mean32, unbiased
@@ -206,11 +218,11 @@ def _normalise(
 
 def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Return a gradient laid out as y is, how it goes on to the pooled maps, and the bias's."""
-    y, _, a32, b32, a, mean, inverse = ctx.saved_tensors
+    y, _, a32, b32, a, mean, inverse = ctx.saved_tensors[:7]
     channels = y.shape[1]
     count = y.numel() // channels
     gradient = gradient.contiguous(memory_format=torch.channels_last)
-    sums = torch.empty(2, channels, dtype=torch.float64)
+    sums = _sums(2, channels)
     _call("add_up", gradient, y, a32, b32, sums[0], sums[1], count, channels)
     # With x = (y - mean) inverse the gradient is a (g - mean(g) - x mean(g x)): linear in g
     # and y, with factors and an offset for each channel.
@@ -229,11 +241,15 @@ def _room(images: int, channels: int, height: int, width: int) -> tuple[Tensor, 
 def _frame(images: Tensor) -> Tensor:
     """Return zeros into which one of the images goes, with a border of one."""
     height, width = images.shape[-2:]
-    return torch.zeros(height + 2, width + 2)
+    return images.new_zeros(height + 2, width + 2)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
+
+
+def _sums(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64, device="cpu")
 
 
 def _sizes(maps: Tensor) -> tuple[int, int, int, int]:

@@ -27,9 +27,10 @@ _KINDS: dict[type[Any], int] = {L0: 0, L1: 1}
 
 
 def covers(*tensors: Tensor) -> bool:
-    """Say whether the passes take these tensors, which are of one shape."""
+    """Say whether the passes take these tensors: of one shape, too."""
     return (
         all(map(_plain, tensors))
+        and all(t.shape == tensors[0].shape for t in tensors[1:])
         and (tensors[0].numel() <= _ALONE or torch.get_num_threads() == 1)
         and _library() is not None
     )
@@ -125,14 +126,15 @@ def zeros_of(p: Tensor) -> Tensor:
     """Return a mask of the zeros of any tensor."""
     if not covers(p):
         return p == 0
-    mask = torch.empty(p.shape, dtype=torch.bool)
+    mask = torch.empty_like(p, dtype=torch.bool)
     _call("mark", p, mask, p.numel())
     return mask
 
 
 def clear(x: Tensor, zero: Tensor) -> None:
     """Set `x`, any tensor, to 0 where a mask says so."""
-    if not (covers(x) and zero.is_contiguous() and zero.shape == x.shape):
+    plain = zero.dtype == torch.bool and zero.is_contiguous() and zero.shape == x.shape
+    if not (covers(x) and plain):
         x.masked_fill_(zero, 0)
         return
     _call("clear", x, zero, x.numel())  # masked_fill_ takes four times as long on one core
@@ -141,7 +143,9 @@ def clear(x: Tensor, zero: Tensor) -> None:
 
 def _call(name: str, *values: Any) -> int:
     """Call a function of passes.c, which trusts sizes and layouts."""
-    return int(getattr(_library(), name)(*map(_argument, values)))
+    function = getattr(_library(), name)
+    function.restype = ctypes.c_long
+    return int(function(*map(_argument, values)))
 
 
 def _argument(value: Any) -> Any:

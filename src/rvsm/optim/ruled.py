@@ -133,6 +133,12 @@ class RuledOptimizer(Optimizer):
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.base.defaults = defaults
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not hasattr(self, "_free"):  # pickled before there was one
+            self._free = []
+            self._match_rules()
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._own}
 

@@ -21,6 +21,12 @@ from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import NUMBERS, OWN
 from rvsm.optim.units import Ruled
 
+_MOMENTS = (
+    "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg",
+    "grad_avg", "acc_delta", "sum", "prev",
+)  # fmt: skip
+"""What torch's optimizers keep entry by entry. Another's may mix entries, or divide by them."""
+
 Writer = Callable[[Tensor], object]
 """Writes the sparse result of a parameter into a tensor, which may be the parameter."""
 
@@ -159,6 +165,12 @@ class SparseOptimizer(PenalizedOptimizer):
                     passes.clear(p.grad, zero)
 
         def evaluate() -> float:
+            if losses and any(self._kept(r, self._hidden) is not None for r in self._ruled):
+                raise RuleError(
+                    f"{type(self.base).__name__} calls its closure more than once a step, and what "
+                    f"it has changed by then would be lost to what {type(self).__name__} stores; "
+                    'use another base, or rvsm.RVSM with grad_at="w".'
+                )
             with torch.enable_grad():
                 loss = cast(Callable[[], float], closure)()
             losses.append(loss)
@@ -348,9 +360,10 @@ class SparseOptimizer(PenalizedOptimizer):
         for _, p in self._split():
             for key in [key for key in self.state.get(p, {}) if str(key).startswith(OWN)]:
                 del self.state[p][key]
-            self._forget(p, passes.zeros_of(p))
         distributed.reshard()
         self._freeze()
+        for _, p in self._split():
+            self._forget(p, passes.zeros_of(p))
 
     def _forget(self, p: Tensor, zero: Tensor) -> None:
         """Clear what the base remembers of entries that cannot move any more.
@@ -358,9 +371,10 @@ class SparseOptimizer(PenalizedOptimizer):
         Momentum without gradients falls to the least denormal number and stays there, as 0.9 of it
         is rounded to itself: steps would take five times as long from then on.
         """
-        for key, held in self.state.get(p, {}).items():
-            same = isinstance(held, Tensor) and held.shape == p.shape and held.is_floating_point()
-            if same and not str(key).startswith(OWN):
+        state = self.state.get(p, {})
+        for held in (state[key] for key in _MOMENTS if key in state):
+            plain = type(held) is Tensor or distributed.is_sharded(held)
+            if plain and held.shape == p.shape and held.is_floating_point():
                 passes.clear(held, zero)
 
     def _write_result(self) -> None:

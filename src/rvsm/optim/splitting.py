@@ -162,9 +162,12 @@ class RVSM(SparseOptimizer):
     def _may_lend(self, r: Ruled) -> bool:
         """Whether the base can step on the memory of the stored w, which the parameter is lent.
 
-        Then nothing has to be copied to and fro. A closure would compute its loss at w.
+        Then nothing has to be copied to and fro. Not under a closure, which would compute its loss
+        at w, nor for bases that may have references to the memory they were built with.
         """
-        if self.grad_at == "w" or self.coupling != "gradient" or self._closed or self.frozen:
+        lends = self.grad_at == "u" and self.coupling == "gradient"
+        own = type(self.base).__module__.startswith("torch.optim")
+        if not (lends and own) or self._closed or self.frozen:
             return False
         p, w = self._parameter(r), self._kept(r, self._hidden)
         return p.grad is not None and w is not None and passes.covers(p.grad, p, w)
@@ -173,9 +176,11 @@ class RVSM(SparseOptimizer):
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
         # First: what it refuses must find everything as it was.
         levels = {} if self._all_shown() else self._current()
-        totals: dict[Ruled, float | None] = {}
         if self.grad_at == "u":
-            totals.update(self._hide_u())
+            for r in [r for r in levels if self._shown(r)]:
+                del levels[r]  # their coupling comes from the u they show
+            self._hide_u()
+        totals: dict[Ruled, float | None] = {}
         for unit in self._units:
             self._add_subgradient(unit)
             for r in unit.members:
@@ -183,7 +188,7 @@ class RVSM(SparseOptimizer):
                 if r in levels and self._parameter(r).grad is not None:
                     totals[r] = self._add_coupling(r, levels[r])
         for r in self._ruled:
-            if r in totals or (self.grad_at == "w" and self._summed(r)):
+            if self._summed(r) and r not in self._borrows:
                 self._check_finite(r, totals.get(r))
 
     def _add_subgradient(self, unit: Unit) -> None:
@@ -232,22 +237,21 @@ class RVSM(SparseOptimizer):
         """Return the strength of the second penalty in force after the steps taken."""
         return self._numbers(unit.lead).get("lam2", 0.0) * self._share(unit.lead)
 
-    def _hide_u(self) -> dict[Ruled, float]:
-        """Let the parameters hold the stored w again, and add the coupling to the u they held.
-
-        Returns a number for every gradient that was looked at, finite if all of it is.
-        """
-        totals = {}
-        for r, p in self._split():
-            w = self._kept(r, self._hidden)
-            if w is None:
-                continue
-            factor = -self._factor(r)
+    def _hide_u(self) -> None:
+        """Let the parameters hold the stored w again, and add the coupling to the u they held."""
+        kept = [(r, p, self._kept(r, self._hidden)) for r, p in self._split()]
+        hidden = [(r, p, w) for r, p, w in kept if w is not None]
+        for r, p, w in hidden:  # first: what they are lent can be taken back
             if r in self._borrows:
-                totals[r] = 0.0 if passes.push(cast(Tensor, p.grad), p, w, factor) else math.nan
+                finite = passes.push(cast(Tensor, p.grad), p, w, -self._factor(r))
+                self._check_finite(r, 0.0 if finite else math.nan)
                 self._lent[r] = p.data
                 p.data = w
-            elif p.grad is None:
+        for r, p, w in hidden:
+            if r in self._borrows:
+                continue
+            factor = -self._factor(r)
+            if p.grad is None:
                 p.copy_(w)
             elif self.coupling == "decoupled":
                 p.sub_(w).mul_(factor).add_(w)
@@ -255,7 +259,6 @@ class RVSM(SparseOptimizer):
                 for grad, u, piece in pieces(p.grad, p, w):
                     grad.add_(u.sub_(piece), alpha=factor)
                     u.copy_(piece)
-        return totals
 
     def _take_back(self) -> None:
         """Let the parameters hold their own memory again."""
