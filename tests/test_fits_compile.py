@@ -9,8 +9,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from problems import CONVOLUTIONAL, MLP, train, weights
+from rvsm import native
 from rvsm.groups import Filters, InputChannels, Tied
-from rvsm.optim import RVSM, Cubic, Linear, Rule
+from rvsm.optim import RVSM, Cubic, Linear, Rule, passes
 from rvsm.penalties import L0, L1, TransformedL1
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*isinstance.*")
@@ -56,7 +57,8 @@ def go(model, loss_of, optimizer, scheduler, steps):
 
 @each_mode
 @pytest.mark.parametrize("rules", RULES)
-def test_changing_strengths_and_rates_compile_nothing_again(rules, mode):
+def test_changing_strengths_and_rates_compile_nothing_again(rules, mode, monkeypatch):
+    monkeypatch.setattr(passes, "covers", lambda *_: False)
     run = build(rules, mode)
     run[2].compile(backend="eager")
     go(*run, 4)
@@ -69,6 +71,17 @@ def test_changing_strengths_and_rates_compile_nothing_again(rules, mode):
     go(*plain, 16)
     torch.testing.assert_close(weights(run[0]), weights(plain[0]), rtol=0, atol=2e-6)
     assert run[2].zeros() == plain[2].zeros()
+
+
+@pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("rules", ["l0", "l1"])
+def test_what_c_does_is_not_compiled_by_torch(rules):
+    run, plain = build(rules, {}), build(rules, {})
+    run[2].compile(backend="eager")
+    for each in (run, plain):
+        go(*each, 6)
+    assert counters["stats"]["unique_graphs"] == 0
+    assert torch.equal(weights(run[0]), weights(plain[0]))
 
 
 @each_mode

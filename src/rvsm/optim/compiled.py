@@ -36,7 +36,12 @@ class Mapper:
 
         With `summed` return the sum of what `target` holds then, otherwise 0.
         """
-        if self._kernel is None or distributed.is_sharded(w) or level.scale is not None:
+        if (
+            self._kernel is None
+            or distributed.is_sharded(w)
+            or level.scale is not None
+            or level.threshold_in_c(target, w) is not None  # faster than a compiled kernel
+        ):
             if factor is not None:
                 return level.add_distance(target, w, factor, summed=summed)
             level.show(target, w)
