@@ -66,7 +66,7 @@ class Plan:
         """Plan a data set and its check."""
         self._know(task, set_name)
         path = str(self.data(task, set_name))
-        counts = self.counts or recipes.counts(task, full=self.full)
+        counts = self.counts or recipes.counts(full=self.full)
         options = {**options, "task": task, "set": set_name, "counts": counts}
         name = f"data/{task}-{set_name}"
         self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}))
@@ -192,7 +192,7 @@ class Plan:
         data, start = str(self.data(task, set_name)), str(self.out / before) if before else ""
         if kind:
             return self._here(recipes.maps_recipe(data=data, seed=seed, start=start))
-        found = recipes.recipe(method, task=task, full=self.full, data=data, seed=seed, start=start)
+        found = recipes.recipe(method, full=self.full, data=data, seed=seed, start=start)
         return self._here(found)
 
     def _here(self, config: TrainConfig) -> TrainConfig:
