@@ -115,7 +115,6 @@ def test_full_goes_by_way_of_whole_maps(
     for method, values in recipes.FULL.items():
         monkeypatch.setitem(recipes.FULL, method, {**values, **few})
     monkeypatch.setattr(recipes, "_FULL_MAPS", {**recipes._FULL_MAPS, **few})
-    monkeypatch.setattr(recipes, "_PEN_EPOCHS", dict.fromkeys(recipes.FULL, few["epochs"]))
     monkeypatch.setattr(recipes, "_GRID_PACE", few)
     monkeypatch.setattr(recipes, "GRID_FC_SPARSITY", (0.5,))
     monkeypatch.setattr(recipes, "GRID_BETA", (0.1,))
