@@ -37,14 +37,13 @@ class Contender:
 
 OURS = Contender("rvsm-l0-u", {"distill": 0.5})
 """Our best so far, by the ablation's validation errors."""
+TAUGHT = Contender("magnitude", OURS.options)
+"""The strongest relative with what we take part with: what is due to the method alone."""
 ALL = (
     Contender("dense"),
     *(Contender(name) for name, m in METHODS.items() if m.party != "dense" and name != "prox-l1"),
-    *([OURS] if OURS.options else []),
-    Contender("magnitude", OURS.options),
+    *([OURS, TAUGHT] if OURS.options else []),
 )
-TAUGHT = Contender("magnitude", OURS.options)
-"""The strongest relative with what we take part with: what is due to the method alone."""
 THREE = (Contender("dense"), OURS, Contender("magnitude"), TAUGHT, Contender("pat-target"))
 STRONGEST = 4
 

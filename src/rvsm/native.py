@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from rvsm.atomic import explain
 from rvsm.errors import CompilerError, RvsmError, first_line
@@ -144,8 +145,35 @@ def open_library(library: Path) -> ctypes.CDLL:
         ) from error
 
 
+class Part:
+    """A C file whose functions take pointers, longs and floats, and return a long or nothing.
+
+    Called with a function's name and its arguments: tensors, for where they begin, int and float,
+    and what ctypes takes as it is. The functions trust sizes and layouts.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._functions: dict[str, Any] = {}
+
+    def __call__(self, name: str, *values: Any) -> int:
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._library[name]
+            function.restype = ctypes.c_long
+        return int(function(*map(_argument, values)))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    return ctypes.c_void_p(value.data_ptr()) if hasattr(value, "data_ptr") else value
+
+
 @functools.cache
-def part_of(package: str, name: str) -> ctypes.CDLL | None:
+def part_of(package: str, name: str) -> Part | None:
     """Return a C file of a package, compiled; None where it cannot be.
 
     For what is only faster in C: the caller has another way.
@@ -155,7 +183,7 @@ def part_of(package: str, name: str) -> ctypes.CDLL | None:
         return None
     code = files(package).joinpath(name).read_text("utf-8")
     try:
-        return open_library(build(code, compiler))
+        return Part(open_library(build(code, compiler)))
     except (RvsmError, OSError):
         return None
 

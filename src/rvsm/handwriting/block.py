@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, NamedTuple
 
 import torch
@@ -258,16 +257,11 @@ def _sizes(maps: Tensor) -> tuple[int, int, int, int]:
 
 
 def _call(name: str, *values: Tensor | int) -> None:
-    """Call a function of block.c, which trusts sizes and layouts."""
-    function = getattr(_library(), name)
-    function(
-        *(
-            ctypes.c_void_p(v.data_ptr()) if isinstance(v, Tensor) else ctypes.c_long(v)
-            for v in values
-        )
-    )
+    library = _library()
+    assert library is not None, "fused() said yes"
+    library(name, *values)
 
 
-def _library() -> ctypes.CDLL | None:
+def _library() -> native.Part | None:
     """Return block.c, compiled; None where it cannot be, which costs time alone."""
     return native.part_of("rvsm.handwriting", "block.c")

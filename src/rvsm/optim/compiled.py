@@ -40,7 +40,8 @@ class Mapper:
             self._kernel is None
             or distributed.is_sharded(w)
             or level.scale is not None
-            or level.threshold_in_c(target, w) is not None  # faster than a compiled kernel
+            # faster than a compiled kernel
+            or level.threshold_in_c(target, w, adds=factor is not None) is not None
         ):
             if factor is not None:
                 return level.add_distance(target, w, factor, summed=summed)

@@ -48,7 +48,7 @@ class Level:
 
     def show(self, target: Tensor, w: Tensor) -> None:
         """Write u of `w` into `target`, which may be `w` itself."""
-        if (threshold := self.threshold_in_c(target, w)) is not None:
+        if (threshold := self.threshold_in_c(target, w, adds=False)) is not None:
             threshold.show(target, w)
             return
         for into, piece, zero in self._pieces(target, w):
@@ -63,7 +63,7 @@ class Level:
         With `summed` return the sum of what `target` holds then, which costs little while each
         piece is in the cache anyway, or another number that is finite if all of it is; 0 otherwise.
         """
-        if target is not w and (threshold := self.threshold_in_c(target, w)) is not None:
+        if (threshold := self.threshold_in_c(target, w, adds=True)) is not None:
             return 0.0 if threshold.pull(target, w, factor) else math.nan
         total = 0.0
         for into, piece, zero in self._pieces(target, w):
@@ -72,10 +72,13 @@ class Level:
                 total += float(into.sum())
         return total
 
-    def threshold_in_c(self, target: Tensor, w: Tensor) -> passes.Threshold | None:
-        """Return the map where it is a threshold that C can apply to these tensors."""
+    def threshold_in_c(self, target: Tensor, w: Tensor, *, adds: bool) -> passes.Threshold | None:
+        """Return the map where it is a threshold that C can apply to these tensors.
+
+        What `adds` to its target needs another one than `w`.
+        """
         plain = self.zero is None and self.scale is None and isinstance(self.groups, Elements)
-        if not (plain and passes.covers(target, w)):
+        if not plain or (adds and target is w) or not passes.covers(target, w):
             return None
         return passes.Threshold.of(self.penalty, self.mu)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.optim import passes
 from rvsm.optim.budget import Budget
 from rvsm.optim.checks import check_share, check_steps
 from rvsm.optim.relative import Relative
@@ -137,7 +138,7 @@ class MagnitudePruning(Relative):
             elif p.grad is not None:
                 mask = self.rules[r.rule].groups.spread(zero, p)
                 self.state[p][_MASK] = torch.empty_like(p, dtype=torch.bool).copy_(mask)
-                p.masked_fill_(mask, 0)
+                passes.clear(p, mask)
                 self._forget(p, mask)
 
     def _sparse(self) -> dict[Ruled, Writer]:

@@ -142,19 +142,10 @@ def clear(x: Tensor, zero: Tensor) -> None:
 
 
 def _call(name: str, *values: Any) -> int:
-    """Call a function of passes.c, which trusts sizes and layouts."""
-    function = getattr(_library(), name)
-    function.restype = ctypes.c_long
-    return int(function(*map(_argument, values)))
+    library = _library()
+    assert library is not None, "covers() said yes"
+    return library(name, *values)
 
 
-def _argument(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_long(value) if isinstance(value, int) else value
-
-
-def _library() -> ctypes.CDLL | None:
+def _library() -> native.Part | None:
     return native.part_of("rvsm.optim", "passes.c")

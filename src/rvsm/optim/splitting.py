@@ -145,13 +145,10 @@ class RVSM(SparseOptimizer):
 
     def _check_gradients(self) -> None:
         self._borrows = {r for r in self._ruled if self._may_lend(r)}
-        for r in self._ruled:
-            self._check_layout(r)
-            if not self._summed(r):
-                self._check_finite(r)
+        super()._check_gradients()
 
     def _summed(self, r: Ruled) -> bool:
-        """Whether a gradient is found finite while the coupling is added: it is read once then.
+        """Whether a gradient is found finite while the coupling is added to it.
 
         Only where nothing but gradients has changed by then, or what has can be taken back.
         """
@@ -272,12 +269,11 @@ class RVSM(SparseOptimizer):
             return
         levels = self._levels(dict(self._split()))
         stored = self._veil(levels)
-        lent = set(self._lent)
         self._take_back()
         for r, w in stored.items():
             if r in levels:
                 self._map(levels[r], self._parameter(r), w, None)
-            elif r in lent:
+            elif r in self._borrows:
                 self._parameter(r).copy_(w)
 
     def _searched(self, loss: float) -> float:
