@@ -66,6 +66,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
 
 
+def test_learning_from_answers_needs_somebody_who_answers() -> None:
+    with pytest.raises(ConfigError, match="no start"):
+        make_config({"data": "d", "distill": 0.5})
+    with pytest.raises(ConfigError, match="both soften"):
+        make_config({"data": "d", "start": "s", "distill": 0.5, "label_smoothing": 0.1})
+
+
 def test_a_dense_run_needs_no_rules() -> None:
     assert make_config({"data": "d", "method": "dense", "rules": []}).rules == ()
 

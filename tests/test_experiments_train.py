@@ -14,13 +14,15 @@ import torch
 import rvsm
 from drawings import make_folder
 from rvsm.errors import RunError
-from rvsm.experiments import runs
+from rvsm.experiments import module, runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, load_config
 from rvsm.experiments.data import load_split
 from rvsm.experiments.evaluate import count_zeros, evaluate, evaluate_network
+from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.runs import load_into, load_run, make_network, result_rows
 from rvsm.experiments.train import RunResult, train
+from rvsm.recipes import distilled
 from training_runs import (
     EPOCHS,
     STEPS,
@@ -146,6 +148,40 @@ def test_starting_from_another_run(whole: RunResult, folder: Path, tmp_path: Pat
     other_shape = {"channels": [4, 6, 8]}
     with pytest.raises(RunError, match="do not fit"):
         train(configure(folder, start=start, network=other_shape), tmp_path / "third")
+
+
+def test_learning_from_the_answers_of_the_start(
+    whole: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[torch.Tensor] = []
+
+    def watch(*arguments: torch.Tensor, share: float) -> torch.Tensor:
+        assert share == 0.7
+        taught.append(arguments[2])
+        return distilled(*arguments, share=share)
+
+    monkeypatch.setattr(module, "distilled", watch)
+    config = configure(folder, start=str(whole.run_dir), distill=0.7, epochs=2)
+    run, other = tmp_path / "run", tmp_path / "other"
+    with pytest.raises(Stopped):
+        train(config, run, progress=stop_after(6))
+    train(config, run)
+    count = len(taught)
+    train(config, other)
+    assert_same(run, other)
+    assert count == 6 + STEPS // EPOCHS
+    weights = rvsm.load(other / "training.safetensors")
+    assert set(weights) == set(rvsm.load(whole.run_dir / "training.safetensors"))
+
+    teacher = load_run(whole.run_dir)[1]
+    images, labels = torch.rand(8, 1, 32, 128), torch.arange(8) % 2
+    student = make_network(config).train()
+    torch.manual_seed(0)  # of dropout
+    got = SparseTraining(student, config, 4, teacher).training_step((images, labels), 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = distilled(student(images), labels, teacher(images), share=0.7)
+    torch.testing.assert_close(got.detach(), expected)
 
 
 def test_test_splits_are_opened_after_training(

@@ -101,6 +101,9 @@ class TrainConfig(_Strict):
         Folder of a finished run whose weights to start from, written with the zeros they have
         for nothing (:meth:`rvsm.handwriting.network.TremorNet.simplify`); empty starts from
         scratch.
+    distill
+        Share, in [0, 1], of the loss that is the distance to the answers of the network in
+        `start` about the same images (:func:`rvsm.recipes.distilled`).
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity. ``last``: the last one.
@@ -134,6 +137,7 @@ class TrainConfig(_Strict):
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    distill: float = Field(default=0.0, ge=0, le=1)
     select: Literal["val-accuracy", "val-loss", "last"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
     accelerator: Accelerator = "cpu"
@@ -158,6 +162,15 @@ class TrainConfig(_Strict):
             raise ConfigError(
                 f'method "{self.method}" has no [[rules]]; give at least one, or set method to '
                 '"dense".'
+            )
+        if self.distill and not self.start:
+            raise ConfigError(
+                f"distill is {self.distill} but there is no start, whose answers would be learned "
+                "from; name a finished run as start, or set distill to 0."
+            )
+        if self.distill and self.label_smoothing:
+            raise ConfigError(
+                "distill and label_smoothing both soften the labels; set one of them to 0."
             )
         for rule in self.rules:
             if (rule.lam is None) == (rule.sparsity is None):

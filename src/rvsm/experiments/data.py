@@ -257,13 +257,19 @@ def bend(images: Tensor, strength: float, knot: int, generator: torch.Generator)
     count, _, height, width = images.shape
     rows, columns = _spline(height, knot), _spline(width, knot)
     knots = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
-    strengths = strength * torch.rand(count, 1, 1, 1, generator=generator)
-    field = rows @ (knots * strengths) @ columns.T
-    # grid_sample wants (x, y) with -1 and 1 at the edges of the image.
-    y = (torch.arange(height).view(-1, 1) + 0.5 + field[:, 0]) * (2 / height) - 1
-    x = (torch.arange(width) + 0.5 + field[:, 1]) * (2 / width) - 1
-    grid = torch.stack((x, y), -1).to(images.device)
-    return F.grid_sample(images, grid, align_corners=False)
+    knots *= strength * torch.rand(count, 1, 1, 1, generator=generator)
+    # Drawn as (y, x); grid_sample wants (x, y), with -1 and 1 at the edges of the image.
+    knots = knots.flip(1) * torch.tensor([2 / width, 2 / height]).view(2, 1, 1)
+    grid = rows @ (knots @ columns.T)
+    grid += _places(height, width)
+    return F.grid_sample(images, grid.movedim(1, -1).to(images.device), align_corners=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _places(height: int, width: int) -> Tensor:
+    """Return where the pixels of an image are: x and y in [-1, 1], ``(2, height, width)``."""
+    y, x = ((2 * torch.arange(length) + 1) / length - 1 for length in (height, width))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"))
 
 
 @functools.lru_cache(maxsize=8)

@@ -23,6 +23,7 @@ from rvsm.groups import Elements, InputChannels
 from rvsm.handwriting.network import TremorNet
 from rvsm.optim import Cubic
 from rvsm.penalties import L0, L1, Penalty, TransformedL1
+from rvsm.recipes import distilled
 
 STATISTICS_IMAGES = 1000
 STATISTICS_BATCH = 250
@@ -55,6 +56,9 @@ class SparseTraining(LightningModule):
         The run's configuration.
     steps_per_epoch
         Minibatches in an epoch: schedules and the one-cycle rate are told the whole length.
+    teacher
+        The network whose answers are learned from if the configuration says `distill`; on the
+        device of the images.
 
     Notes
     -----
@@ -64,8 +68,16 @@ class SparseTraining(LightningModule):
     the module are w with ``grad_at="w"`` and u with ``grad_at="u"``.
     """
 
-    def __init__(self, net: TremorNet, config: TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        net: TremorNet,
+        config: TrainConfig,
+        steps_per_epoch: int,
+        teacher: TremorNet | None = None,
+    ) -> None:
         super().__init__()
+        # In a tuple, or its weights would be part of this module's checkpoints.
+        self._teachers = () if teacher is None else (teacher,)
         self.net = net
         self.config = config
         self.steps_per_epoch = steps_per_epoch
@@ -200,12 +212,17 @@ class SparseTraining(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a minibatch; stop with a remedy when it is no number."""
         images, labels = batch
-        loss = F.cross_entropy(
-            self.net(images), labels, label_smoothing=self.config.label_smoothing
-        )
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        fit = loss
+        for teacher in self._teachers:
+            with torch.no_grad():
+                taught = teacher(images)
+            loss = distilled(logits, labels, taught, share=self.config.distill)
         if not bool(torch.isfinite(loss)):
             raise self._diverged(f"The loss became {loss.item()}")
-        self._add("train_loss", loss.detach() * len(labels), len(labels))
+        # The part that can be compared between runs, whatever else is minimised.
+        self._add("train_loss", fit.detach() * len(labels), len(labels))
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -180,10 +180,14 @@ def _fit(
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
     assert config.precision != "auto", "resolved before the run began"
     net = make_network(config)
+    teacher: TremorNet | None = None
     if config.start:
         load_into(net, start_file(config.start))
         net.simplify()
-    module = SparseTraining(net, config, len(batches))
+        if config.distill:
+            teacher = net.folded().eval().to(device)
+            teacher.simplify()
+    module = SparseTraining(net, config, len(batches), teacher)
     recorder = Recorder(run_dir, config.select)
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     # A resumed run writes its event file anew from the rows of the checkpoint.
