@@ -92,6 +92,46 @@ def test_what_is_laid_out_otherwise_goes_to_torch(odd):
     assert torch.equal(odd == 0, zero)
 
 
+def test_layouts_are_told_apart():
+    last = torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)
+    assert passes.covers(last)
+    assert passes.covers(last, last.clone())
+    assert not passes.covers(last, last.contiguous())
+    single = torch.randn(8, 1, 5, 5)  # of one channel: both layouts are one
+    assert passes.covers(single, single.clone().to(memory_format=torch.channels_last))
+    square = torch.randn(4, 4)
+    assert not passes.are_one(square, square.t())
+    zero = last > 0
+    for mask in (zero, zero.contiguous()):
+        x = last.clone()
+        passes.clear(x, mask)
+        assert torch.equal(x, last.masked_fill(zero, 0))
+
+
+@pytest.mark.parametrize("grad_at", ["w", "u"])
+def test_a_layout_changes_no_step(grad_at, monkeypatch):
+    """The steps are those of weights that lie in rows; the gradients are handed in, not computed:
+    a convolution rounds otherwise in another layout."""
+    models = [nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(8, 4, 3)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].to(memory_format=torch.channels_last)
+    optimizers = [optimizer_of(model, grad_at) for model in models]
+    seen = []
+    covers = passes.covers
+    monkeypatch.setattr(passes, "covers", lambda *ts: seen.append(covers(*ts)) or seen[-1])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        for a, b in zip(*(m.parameters() for m in models), strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = torch.empty_like(b).copy_(a.grad)
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.equal(a, b)
+    assert models[1][1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(seen)
+
+
 def test_a_penalty_of_the_users_own_goes_to_torch():
     class Shifted(L0):
         def prox(self, x, mu):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from benchmarks.architectures import VGG16, ResNet18, lenet_300_100, shared, small_network
@@ -17,6 +18,11 @@ AUGMENTATION: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"shift": 1, "flip": True},
 }
 """What is done to the images of a set, whatever the network and the method."""
+
+
+def _last(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Return how to build a network with its channels last: a CPU trains it in two thirds."""
+    return lambda: cast("Any", build()).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,9 @@ _CIFAR: dict[str, Any] = {
 
 NETWORKS: dict[str, Network] = {
     "small": Network(small_network, 8, 4, 300, 0.15, {"batch": 64}),
-    "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 3.0),
-    "lenet-5": Network(shared.LeNet5, 40, 5, 10_000, 24.0),
+    "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 2.0),
+    "lenet-5": Network(_last(shared.LeNet5), 40, 5, 10_000, 17.0),
     "tremor": Network(TremorNet, 10, 3, 0, 15.0, {"batch": 32, "shift": 3}),
-    "vgg-16": Network(VGG16, 160, 20, 5_000, 900.0, _CIFAR),
-    "resnet-18": Network(ResNet18, 160, 20, 5_000, 1600.0, _CIFAR),
+    "vgg-16": Network(_last(VGG16), 160, 20, 5_000, 900.0, _CIFAR),
+    "resnet-18": Network(_last(ResNet18), 160, 20, 5_000, 1600.0, _CIFAR),
 }

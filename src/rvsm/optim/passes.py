@@ -20,6 +20,7 @@ from rvsm import native
 from rvsm.penalties import L0, L1
 from rvsm.penalties.base import Penalty, representable
 
+_LAST = torch.channels_last
 _ALONE = 2**20
 """Up to so many numbers one thread is as fast as many: they are in its cache."""
 _KINDS: dict[type[Any], int] = {L0: 0, L1: 1}
@@ -27,10 +28,10 @@ _KINDS: dict[type[Any], int] = {L0: 0, L1: 1}
 
 
 def covers(*tensors: Tensor) -> bool:
-    """Say whether the passes take these tensors: of one shape, too."""
+    """Say whether the passes take these tensors: of one shape and layout, too."""
     return (
         all(map(_plain, tensors))
-        and all(t.shape == tensors[0].shape for t in tensors[1:])
+        and all(_alike(t, tensors[0]) for t in tensors[1:])
         and (tensors[0].numel() <= _ALONE or torch.get_num_threads() == 1)
         and _library() is not None
     )
@@ -41,13 +42,22 @@ def _plain(t: Tensor) -> bool:
         type(t) in (Tensor, nn.Parameter)
         and t.dtype == torch.float32
         and t.device.type == "cpu"
-        and t.is_contiguous()
+        and (t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=_LAST)))
     )
 
 
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors have one shape and keep their numbers in the same order."""
+    if a.shape != b.shape:
+        return False
+    steps = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return a.stride() == b.stride() or all(x == y or n == 1 for n, x, y in steps)
+
+
 def are_one(a: Tensor, b: Tensor) -> bool:
-    """Say whether two tensors of one shape are known to hold the same memory."""
-    return _plain(a) and _plain(b) and a.data_ptr() == b.data_ptr()  # 0 for all that are sharded
+    """Say whether two tensors are known to hold the same memory in the same order."""
+    same = _plain(a) and _plain(b) and a.data_ptr() == b.data_ptr()  # 0 for all that are sharded
+    return same and _alike(a, b)
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,7 @@ def zeros_of(p: Tensor) -> Tensor:
 
 def clear(x: Tensor, zero: Tensor) -> None:
     """Set `x`, any tensor, to 0 where a mask says so."""
-    plain = zero.dtype == torch.bool and zero.is_contiguous() and zero.shape == x.shape
-    if not (covers(x) and plain):
+    if not (covers(x) and zero.dtype == torch.bool and _alike(zero, x)):
         x.masked_fill_(zero, 0)
         return
     _call("clear", x, zero, x.numel())  # masked_fill_ takes four times as long on one core
