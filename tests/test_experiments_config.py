@@ -67,10 +67,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_learning_from_answers_needs_somebody_who_answers() -> None:
-    with pytest.raises(ConfigError, match="no start"):
-        make_config({"data": "d", "distill": 0.5})
+    for half in ({"distill": 0.5}, {"teacher": "run"}):
+        with pytest.raises(ConfigError, match="or neither"):
+            make_config({"data": "d", **half})
     with pytest.raises(ConfigError, match="both soften"):
-        make_config({"data": "d", "start": "s", "distill": 0.5, "label_smoothing": 0.1})
+        make_config({"data": "d", "teacher": "t", "distill": 0.5, "label_smoothing": 0.1})
 
 
 def test_a_dense_run_needs_no_rules() -> None:

@@ -13,7 +13,7 @@ import torch
 
 import rvsm
 from drawings import make_folder
-from rvsm.errors import RunError
+from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import module, runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, load_config
@@ -150,7 +150,7 @@ def test_starting_from_another_run(whole: RunResult, folder: Path, tmp_path: Pat
         train(configure(folder, start=start, network=other_shape), tmp_path / "third")
 
 
-def test_learning_from_the_answers_of_the_start(
+def test_learning_from_the_answers_of_another_run(
     whole: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[torch.Tensor] = []
@@ -161,7 +161,7 @@ def test_learning_from_the_answers_of_the_start(
         return distilled(*arguments, share=share)
 
     monkeypatch.setattr(module, "distilled", watch)
-    config = configure(folder, start=str(whole.run_dir), distill=0.7, epochs=2)
+    config = configure(folder, teacher=str(whole.run_dir), distill=0.7, epochs=2)
     run, other = tmp_path / "run", tmp_path / "other"
     with pytest.raises(Stopped):
         train(config, run, progress=stop_after(6))
@@ -173,6 +173,12 @@ def test_learning_from_the_answers_of_the_start(
     weights = rvsm.load(other / "training.safetensors")
     assert set(weights) == set(rvsm.load(whole.run_dir / "training.safetensors"))
 
+    for wrong, message in (
+        ({"teacher": str(tmp_path)}, "holds no finished run"),
+        ({"network": config.network.model_copy(update={"size": (32, 64)})}, "reads images of"),
+    ):
+        with pytest.raises((RunError, ConfigError), match=message):
+            train(config.model_copy(update=wrong), tmp_path / "third")
     teacher = load_run(whole.run_dir)[1]
     images, labels = torch.rand(8, 1, 32, 128), torch.arange(8) % 2
     student = make_network(config).train()

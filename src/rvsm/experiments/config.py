@@ -101,9 +101,9 @@ class TrainConfig(_Strict):
         Folder of a finished run whose weights to start from, written with the zeros they have
         for nothing (:meth:`rvsm.handwriting.network.TremorNet.simplify`); empty starts from
         scratch.
-    distill
-        Share, in [0, 1], of the loss that is the distance to the answers of the network in
-        `start` about the same images (:func:`rvsm.recipes.distilled`).
+    teacher, distill
+        Folder of a finished run, and the share, in [0, 1], of the loss that is the distance to
+        its answers about the same images (:func:`rvsm.recipes.distilled`).
     select
         ``val-accuracy`` or ``val-loss``: what chooses the epoch; always on the validation split,
         and only among the epochs that reached the asked sparsity. ``last``: the last one.
@@ -137,6 +137,7 @@ class TrainConfig(_Strict):
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    teacher: str = ""
     distill: float = Field(default=0.0, ge=0, le=1)
     select: Literal["val-accuracy", "val-loss", "last"] = "val-accuracy"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
@@ -163,10 +164,10 @@ class TrainConfig(_Strict):
                 f'method "{self.method}" has no [[rules]]; give at least one, or set method to '
                 '"dense".'
             )
-        if self.distill and not self.start:
+        if bool(self.distill) != bool(self.teacher):
             raise ConfigError(
-                f"distill is {self.distill} but there is no start, whose answers would be learned "
-                "from; name a finished run as start, or set distill to 0."
+                f'distill is {self.distill} and teacher is "{self.teacher}"; give a share above 0 '
+                "and the folder of a finished run, or neither."
             )
         if self.distill and self.label_smoothing:
             raise ConfigError(

@@ -48,6 +48,7 @@ from rvsm.experiments.runs import (
     environment,
     holds_run,
     load_into,
+    load_run,
     locked,
     make_network,
     read_result,
@@ -136,6 +137,7 @@ def train(
     check_size(size, whole_size(data))
     if config.start:
         start_file(config.start)
+    _teacher(config)
     SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()
     rows = read_rows(data)
     for name in TRAINING_SPLITS:
@@ -180,14 +182,10 @@ def _fit(
     val_batches = Batches(val_split, VALIDATION_BATCH, device=device)
     assert config.precision != "auto", "resolved before the run began"
     net = make_network(config)
-    teacher: TremorNet | None = None
     if config.start:
         load_into(net, start_file(config.start))
         net.simplify()
-        if config.distill:
-            teacher = net.folded().eval().to(device)
-            teacher.simplify()
-    module = SparseTraining(net, config, len(batches), teacher)
+    module = SparseTraining(net, config, len(batches), _teacher(config))
     recorder = Recorder(run_dir, config.select)
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     # A resumed run writes its event file anew from the rows of the checkpoint.
@@ -212,6 +210,20 @@ def _fit(
     net.to("cpu")
     net.load_state_dict(recorder.best_state or module.state_at_u())
     return recorder, net.eval()
+
+
+def _teacher(config: TrainConfig) -> TremorNet | None:
+    """Return the network whose answers are learned from, on the device of the images."""
+    if not config.teacher:
+        return None
+    teacher = load_run(Path(config.teacher))[1]
+    if teacher.size != config.network.size:
+        raise ConfigError(
+            f"The teacher {config.teacher} reads images of {teacher.size}, the network of "
+            f"{config.network.size} pixels; name another run, or set network.size to that."
+        )
+    teacher.simplify()  # computes no maps that it does not read
+    return teacher.to(_device(config))
 
 
 def _device(config: TrainConfig) -> str:
