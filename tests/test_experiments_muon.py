@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from pytorch_optimizer import Muon
 
+from rvsm import RVSM, Rule
 from rvsm.experiments.muon import WideMuon
+from rvsm.penalties import L0
 
 
 def stepped(kind: type[Muon]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,3 +43,15 @@ def test_the_iteration_itself_has_the_precision_of_float32() -> None:
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     torch.testing.assert_close(step.double(), x, rtol=0, atol=1e-4)
+
+
+def test_its_coupling_can_be_decoupled() -> None:
+    """Its rates are those of its groups: there is none for all of them."""
+    weight = torch.nn.Parameter(torch.randn(12, 4, 3, 3))
+    base = WideMuon([{"params": [("weight", weight)], "lr": 0.5, "use_muon": True}])
+    optimizer = RVSM(base, [Rule("weight", L0(), lam=0.1, beta=0.2)], coupling="decoupled")
+    weight.grad = torch.zeros_like(weight)
+    start = weight.detach().clone()
+    optimizer.step()
+    pulled = 0.5 * 0.2 * (start - L0().prox(start, 0.1 / 0.2))
+    torch.testing.assert_close(weight.detach(), start - pulled)

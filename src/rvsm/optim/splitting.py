@@ -105,7 +105,8 @@ class RVSM(SparseOptimizer):
         check_choice("coupling", coupling, ("gradient", "decoupled"))
         if isinstance(base, torch.optim.LBFGS) and (grad_at, coupling) != ("w", "gradient"):
             raise RuleError('LBFGS works with grad_at="w" and coupling="gradient" only.')
-        if coupling == "decoupled" and isinstance(base, Optimizer) and "lr" not in base.defaults:
+        groups = base.param_groups if isinstance(base, Optimizer) else []
+        if coupling == "decoupled" and not all("lr" in group for group in groups):
             raise RuleError('coupling="decoupled" needs a base optimizer with a rate lr.')
         self.grad_at, self.coupling, self._map = grad_at, coupling, Mapper()
         self._borrows: set[Ruled] = set()
