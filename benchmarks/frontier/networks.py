@@ -60,10 +60,12 @@ _CIFAR: dict[str, Any] = {
     "lr": 0.1, "batch": 128, "weight_decay": 5e-4, "shift": 4, "flip": True,
 }  # fmt: skip
 
+# Without ReLU behind its convolutions LeNet-5 ends at chance with the rate of the others, 0.05, and
+# 4.5 % after five epochs (validation, dense); with 0.03 it has 1.75, with 0.02 and 0.01 1.4 and 1.3.
 NETWORKS: dict[str, Network] = {
     "small": Network(small_network, 8, 4, 300, 0.15, {"batch": 64}),
     "lenet-300-100": Network(lenet_300_100, 40, 10, 10_000, 2.0),
-    "lenet-5": Network(_last(shared.LeNet5), 40, 5, 10_000, 17.0),
+    "lenet-5": Network(_last(shared.LeNet5), 40, 5, 10_000, 17.0, {"lr": 0.02}),
     "tremor": Network(TremorNet, 10, 3, 0, 15.0, {"batch": 32, "shift": 3}),
     "vgg-16": Network(_last(VGG16), 160, 20, 5_000, 900.0, _CIFAR),
     "resnet-18": Network(_last(ResNet18), 160, 20, 5_000, 1600.0, _CIFAR),
