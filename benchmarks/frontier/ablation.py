@@ -92,6 +92,9 @@ CHANGES: list[Change] = [
     Change("together", "augmentation, distillation, flat rate, average",
            {**WINNERS, "rate": "flat", "average": 0.999}),
     Change("together", "cubic magnitude, the same", WINNERS, method="magnitude", setting=0.5),
+    Change("together", "gradient at w, the same", WINNERS, method="rvsm-l0-w"),
+    Change("together", "gradient at w, the same, beta=1", {**WINNERS, "beta": 1.0},
+           method="rvsm-l0-w"),
 ]  # fmt: skip
 
 
