@@ -268,8 +268,9 @@ def bend(images: Tensor, strength: float, knot: int, generator: torch.Generator)
 @functools.lru_cache(maxsize=8)
 def _places(height: int, width: int) -> Tensor:
     """Return where the pixels of an image are: x and y in [-1, 1], ``(2, height, width)``."""
-    y, x = ((2 * torch.arange(length) + 1) / length - 1 for length in (height, width))
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"))
+    unmoved = torch.eye(2, 3).unsqueeze(0)
+    grid: Tensor = F.affine_grid(unmoved, [1, 1, height, width], align_corners=False)
+    return grid[0].movedim(-1, 0).contiguous()
 
 
 @functools.lru_cache(maxsize=8)
