@@ -76,8 +76,8 @@ class SparseTraining(LightningModule):
         teacher: TremorNet | None = None,
     ) -> None:
         super().__init__()
-        # In a tuple, or its weights would be part of this module's checkpoints.
-        self._teachers = () if teacher is None else (teacher,)
+        # Not the network itself, whose weights would be part of this module's checkpoints.
+        self._answers = None if teacher is None else teacher.forward
         self.net = net
         self.config = config
         self.steps_per_epoch = steps_per_epoch
@@ -213,11 +213,10 @@ class SparseTraining(LightningModule):
         """Return the loss of a minibatch; stop with a remedy when it is no number."""
         images, labels = batch
         logits = self.net(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        fit = loss
-        for teacher in self._teachers:
+        loss = fit = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if self._answers is not None:
             with torch.no_grad():
-                taught = teacher(images)
+                taught = self._answers(images)
             loss = distilled(logits, labels, taught, share=self.config.distill)
         if not bool(torch.isfinite(loss)):
             raise self._diverged(f"The loss became {loss.item()}")

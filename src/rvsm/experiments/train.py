@@ -137,7 +137,7 @@ def train(
     check_size(size, whole_size(data))
     if config.start:
         start_file(config.start)
-    _teacher(config)
+    teacher = _teacher(config)
     SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()
     rows = read_rows(data)
     for name in TRAINING_SPLITS:
@@ -158,7 +158,7 @@ def train(
             if not holds_run(run_dir):
                 atomic_text(run_dir / "environment.json", json.dumps(environment(), indent=2))
                 atomic_text(run_dir / "config.toml", dump_config(config))
-            recorder, net = _fit(config, run_dir, splits["train"], splits["val"], progress)
+            recorder, net = _fit(config, run_dir, splits["train"], splits["val"], teacher, progress)
             save(net, run_dir / TRAINING_FILE)
             net = net.folded()
             save(net, run_dir / "model.safetensors")
@@ -174,7 +174,12 @@ def train(
 
 
 def _fit(
-    config: TrainConfig, run_dir: Path, train_split: Split, val_split: Split, progress: Any
+    config: TrainConfig,
+    run_dir: Path,
+    train_split: Split,
+    val_split: Split,
+    teacher: TremorNet | None,
+    progress: Any,
 ) -> tuple[Recorder, TremorNet]:
     """Run Lightning's trainer from the last checkpoint on and return the chosen model."""
     device = _device(config)
@@ -185,7 +190,7 @@ def _fit(
     if config.start:
         load_into(net, start_file(config.start))
         net.simplify()
-    module = SparseTraining(net, config, len(batches), _teacher(config))
+    module = SparseTraining(net, config, len(batches), teacher)
     recorder = Recorder(run_dir, config.select)
     checkpoint = last_checkpoint(run_dir / "checkpoints")
     # A resumed run writes its event file anew from the rows of the checkpoint.
