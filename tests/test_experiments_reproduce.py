@@ -132,8 +132,7 @@ def test_full_goes_by_way_of_whole_maps(
         "pen-headline-l0-s3",
     }
     maps = json.loads((tiny / "pen-headline-transformed-l1-maps-s3" / "result.json").read_text())
-    share = recipes._FULL_MAPS["rules"][0]["sparsity"]
-    assert maps["fc_zeros"] == round(32 * share) / 32
+    assert maps["fc_zeros"] == 30 / 32
     assert {row["method"] for row in results["sweep"]} == {"l1", "l0", "transformed-l1"}
     final = next(row for row in results["rows"] if row["method"] == "l0")
     assert final["fc_zeros"] == pytest.approx(0.98, abs=1e-3)
