@@ -95,6 +95,12 @@ CHANGES: list[Change] = [
     Change("together", "gradient at w, the same", WINNERS, method="rvsm-l0-w"),
     Change("together", "gradient at w, the same, beta=1", {**WINNERS, "beta": 1.0},
            method="rvsm-l0-w"),
+    *(Change("together", f"gradient at w, the same, beta={beta:g}", {**WINNERS, "beta": beta},
+             method="rvsm-l0-w") for beta in (0.01, 0.3)),
+    *(Change("together", f"augmentation, distillation, beta={beta:g}", {**WINNERS, "beta": beta})
+      for beta in (0.01, 0.3, 1.0)),
+    Change("together", "augmentation, distillation, from the dense network",
+           {**WINNERS, "from_dense": True}),
 ]  # fmt: skip
 
 
