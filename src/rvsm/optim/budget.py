@@ -82,9 +82,9 @@ class Budget:
         """Return the budget with the floor that holds at `k` zeros: by default 1 or else 0."""
         if self.floor is not None:
             return self
-        one = replace(self, floor=1)
+        one = _with_floor(self, 1)
         kept = sum(unit.count for unit in units) - k
-        return one if kept >= sum(map(one.least, units)) else replace(self, floor=0)
+        return one if kept >= sum(map(one.least, units)) else _with_floor(self, 0)
 
     def divisor(self, unit: Unit, norms: Tensor) -> float | Tensor:
         """Return what the norms of a unit are divided by before they compete."""
@@ -96,6 +96,11 @@ class Budget:
         finite = norms.masked_fill(norms.isinf(), 0) if free else norms
         found = finite.amax() if self.scale == "max" else finite.sum() / max(unit.reachable, 1)
         return torch.where(found > 0, found, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_floor(budget: Budget, floor: int) -> Budget:
+    return replace(budget, floor=floor)
 
 
 def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ def clear_thresholds(
     near = {} if near is None else near
 
     def clear(chosen: Sequence[int], k: int) -> Found | None:
-        own = near.setdefault(tuple(str(units[i]) for i in chosen), Near())
+        own = near.setdefault(tuple(units[i].members for i in chosen), Near())
         return clear_threshold([ws[i] for i in chosen], k, roundings, own)
 
     own: dict[int, float | None] = {}

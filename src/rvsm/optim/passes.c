@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { HARD, SOFT, BLOCK = 1024, WINDOW = 256 };
+enum { HARD, SOFT, BLOCK = 1024, WINDOW = 128, PART = 16 };
 
 static inline int32_t bits_of(float x) {
     int32_t b;
@@ -68,6 +68,12 @@ void show(int kind, float *u, const float *w, long n, float t) {
     BY_KIND(SHOW);
 }
 
+/* The same of m tensors, each by its own map. */
+void show_all(const long *kinds, float *const *us, const float *const *ws, const long *ns,
+              const float *ts, long m) {
+    for (long j = 0; j < m; j++) show(kinds[j], us[j], ws[j], ns[j], ts[j]);
+}
+
 /* Whether one of them is not finite. */
 long any_strange(const float *x, long n) {
     int32_t bad = 0;
@@ -86,7 +92,8 @@ struct window { long below, inside; };
 
 /* How many magnitudes of x are less than low and how many up to high, in `count`; those inside in
    `inside` while there is room, the least above in `above` if it is less than what that holds. Few
-   are inside: whole blocks are passed over. Of numbers >= 0 the bits are in order. */
+   are inside: whole blocks are passed over, then parts of blocks. Of numbers >= 0 the bits are in
+   order. */
 static void look_at(const float *x, long n, float low, float high, float *inside, long room,
                     struct window *count, int32_t *above) {
     const int32_t from = bits_of(low), to = bits_of(high);
@@ -104,18 +111,25 @@ static void look_at(const float *x, long n, float low, float high, float *inside
             least = beyond < least ? beyond : least;
         }
         count->below += under;
-        if (up_to > under)
-            for (long i = 0; i < m; i++) {
+        for (long at = 0; up_to > under && at < m; at += PART) {
+            int32_t hits = m - at < PART;
+            if (!hits)
+                for (long i = 0; i < PART; i++) {
+                    int32_t a = bits_of(y[at + i]) & 0x7fffffff;
+                    hits |= (a >= from) & (a <= to);
+                }
+            for (long i = at; hits && i < m && i < at + PART; i++) {
                 float a = fabsf(y[i]);
                 if (a >= low && a <= high && count->inside++ < room) inside[count->inside - 1] = a;
             }
+        }
     }
     *above = least;
 }
 
 /* The same of m tensors together, counts one by one; how many are inside in all. */
-long look(const float *const *xs, const long *ns, long m, float low, float high, float *inside,
-          long room, struct window *counts, float *above) {
+static long look(const float *const *xs, const long *ns, long m, float low, float high,
+                 float *inside, long room, struct window *counts, float *above) {
     int32_t least = bits_of(INFINITY);
     long found = 0;
     for (long j = 0; j < m; j++) {
@@ -125,6 +139,130 @@ long look(const float *const *xs, const long *ns, long m, float low, float high,
     }
     memcpy(above, &least, sizeof *above);
     return found;
+}
+
+/* The k-th smallest of n numbers, from 1, which are put in order so far that none before it is
+   larger and none after it smaller. */
+static float select_from(float *x, long n, long k) {
+    long low = 0, high = n - 1;
+    while (low < high) {
+        float pivot = x[low + (high - low) / 2];
+        long i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (x[j] > pivot) j--;
+            if (i <= j) {
+                float other = x[i];
+                x[i++] = x[j];
+                x[j--] = other;
+            }
+        }
+        if (k - 1 <= j) high = j;
+        else if (k - 1 >= i) low = i;
+        else break;
+    }
+    return x[k - 1];
+}
+
+/* The k-th smallest magnitude of m tensors and the next in `found`, and how many of each tensor
+   are larger, where the first lies between low and high; whether it does. `space` is for twice
+   `room` numbers: more inside are too many. */
+long between(const float *const *xs, const long *ns, long m, float low, float high, long k,
+             float *space, long room, struct window *counts, float *found, long *larger) {
+    float above, *chosen = space + room;
+    long inside = look(xs, ns, m, low, high, space, room, counts, &above);
+    for (long j = 0; j < m; j++) k -= counts[j].below;
+    if (inside > room || k <= 0 || k > inside) return 0;
+    memcpy(chosen, space, inside * sizeof *chosen);
+    found[0] = select_from(chosen, inside, k);
+    found[1] = above;
+    for (long i = k; i < inside; i++) found[1] = chosen[i] < found[1] ? chosen[i] : found[1];
+    for (long j = 0; j < m; space += counts[j++].inside) {
+        larger[j] = ns[j] - counts[j].below;
+        for (long i = 0; i < counts[j].inside; i++) larger[j] -= space[i] <= found[0];
+    }
+    return 1;
+}
+
+/* The place of the first of m tensors that holds a number that is not finite, or that a coupling
+   might make so; m for none. */
+long first_strange(const float *const *xs, const long *ns, long m) {
+    const int32_t huge = bits_of(0x1p120f);
+    for (long j = 0; j < m; j++) {
+        int32_t bad = 0;
+        for (long i = 0; i < ns[j]; i++) bad |= (bits_of(xs[j][i]) & 0x7fffffff) >= huge;
+        if (bad) return j;
+    }
+    return m;
+}
+
+/* What happens to the gradient g of p before SGD takes it: nothing; g + factor (u - p), or
+   g + factor (p - u) with the u of p; or it is 0 where p is, which stays 0. */
+enum { ALONE, STORED, MAPPED_HARD, MAPPED_SOFT, HELD };
+
+struct rates { float lr, momentum, fresh, decay, nesterov; };
+
+static inline __attribute__((always_inline)) long descend_as(
+    int kind, float *restrict g, const float *restrict u, float *restrict p, float *restrict b,
+    long n, float t, float factor, struct rates r) {
+    int32_t bad = 0;
+    for (long begin = 0; begin < n; begin += BLOCK, g += BLOCK, p += BLOCK) {
+        long m = n - begin < BLOCK ? n - begin : BLOCK;
+        float d[BLOCK], kept[BLOCK];
+        for (long i = 0; i < m; i++) {
+            float x = g[i];
+            if (kind == STORED) x += factor * (u[begin + i] - p[i]);
+            if (kind == MAPPED_HARD) x += factor * (p[i] - mapped(HARD, p[i], t));
+            if (kind == MAPPED_SOFT) x += factor * (p[i] - mapped(SOFT, p[i], t));
+            if (kind == HELD) x = p[i] == 0.0f ? 0.0f : x;
+            if (kind != ALONE) g[i] = x;
+            bad |= strange(x);
+            d[i] = x;
+        }
+        if (r.decay != 0.0f)
+            for (long i = 0; i < m; i++) d[i] += r.decay * p[i];
+        if (b) {
+            float *c = b + begin;
+            /* In a loop of its own, since torch rounds the product. */
+            for (long i = 0; i < m; i++) kept[i] = c[i] * r.momentum;
+            for (long i = 0; i < m; i++) c[i] = kept[i] + r.fresh * d[i];
+            if (r.nesterov != 0.0f)
+                for (long i = 0; i < m; i++) d[i] += r.momentum * c[i];
+            else
+                for (long i = 0; i < m; i++) d[i] = c[i];
+        }
+        for (long i = 0; i < m; i++) {
+            float next = p[i] - r.lr * d[i];
+            p[i] = kind == HELD && p[i] == 0.0f ? 0.0f : next;
+        }
+    }
+    return bad;
+}
+
+/* A step of torch's SGD on m tensors, with momentum where there are b; the place of the first whose
+   gradient was not finite, m for none. `numbers` are t and factor of each. */
+long descend(const long *kinds, float *const *gs, const float *const *us, float *const *ps,
+             float *const *bs, const long *ns, const float *numbers, long m, float lr,
+             float momentum, float fresh, float decay, float nesterov) {
+    const struct rates r = {lr, momentum, fresh, decay, nesterov};
+    long first = m;
+    for (long j = 0; j < m; j++) {
+        long bad = 0;
+#define DESCEND(K) \
+    case K: \
+        bad = descend_as(K, gs[j], us[j], ps[j], bs[j], ns[j], numbers[2 * j], \
+                         numbers[2 * j + 1], r); \
+        break;
+        switch (kinds[j]) {
+            DESCEND(ALONE)
+            DESCEND(STORED)
+            DESCEND(MAPPED_HARD)
+            DESCEND(MAPPED_SOFT)
+            DESCEND(HELD)
+        }
+        if (bad && first == m) first = j;
+    }
+    return first;
 }
 
 /* Where p is zero; and x with zeros there. */

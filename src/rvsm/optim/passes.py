@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
@@ -23,41 +22,50 @@ from rvsm.penalties.base import Penalty, representable
 _LAST = torch.channels_last
 _ALONE = 2**20
 """Up to so many numbers one thread is as fast as many: they are in its cache."""
-_KINDS: dict[type[Any], int] = {L0: 0, L1: 1}
-"""HARD and SOFT in passes.c; subclasses may map otherwise."""
+HARD, SOFT = range(2)
+"""Maps, as in passes.c."""
+_KINDS: dict[type[Any], int] = {L0: HARD, L1: SOFT}
+"""Subclasses may map otherwise."""
+
+
+_TYPES = (Tensor, nn.Parameter)
 
 
 def covers(*tensors: Tensor) -> bool:
     """Say whether the passes take these tensors: of one shape and layout, too."""
-    return (
-        all(map(_plain, tensors))
-        and all(_alike(t, tensors[0]) for t in tensors[1:])
-        and (tensors[0].numel() <= _ALONE or torch.get_num_threads() == 1)
-        and _library() is not None
-    )
+    first = tensors[0]
+    if not _plain(first):
+        return False
+    shape, steps = first.shape, first.stride()
+    for t in tensors[1:]:
+        if type(t) not in _TYPES or t.dtype != torch.float32 or not t.is_cpu:
+            return False
+        if t.shape != shape or not (t.stride() == steps or alike(t, first)):
+            return False
+    return (first.numel() <= _ALONE or torch.get_num_threads() == 1) and _library() is not None
 
 
 def _plain(t: Tensor) -> bool:
     return (
-        type(t) in (Tensor, nn.Parameter)
+        type(t) in _TYPES
         and t.dtype == torch.float32
-        and t.device.type == "cpu"
+        and t.is_cpu
         and (t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=_LAST)))
     )
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def alike(a: Tensor, b: Tensor) -> bool:
     """Say whether two tensors have one shape and keep their numbers in the same order."""
     if a.shape != b.shape:
         return False
     steps = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return a.stride() == b.stride() or all(x == y or n == 1 for n, x, y in steps)
+    return all(x == y or n == 1 for n, x, y in steps)
 
 
 def are_one(a: Tensor, b: Tensor) -> bool:
     """Say whether two tensors are known to hold the same memory in the same order."""
     same = _plain(a) and _plain(b) and a.data_ptr() == b.data_ptr()  # 0 for all that are sharded
-    return same and _alike(a, b)
+    return same and alike(a, b)
 
 
 @dataclass(frozen=True)
@@ -85,51 +93,65 @@ class Threshold:
 
     def show(self, target: Tensor, w: Tensor) -> None:
         """Write u of `w` into `target`, which may be `w`; no zero is negative."""
-        _call("show", self.kind, target, w, w.numel(), self.t)
+        call("show", self.kind, target, w, w.numel(), self.t)
         increment_version([target])
 
     def pull(self, target: Tensor, w: Tensor, factor: float) -> bool:
         """Add ``factor (w - u)`` to `target`, another tensor; say whether all of it is finite."""
-        finite = not _call("pull", self.kind, target, w, w.numel(), self.t, factor)
+        finite = not call("pull", self.kind, target, w, w.numel(), self.t, factor)
         increment_version([target])
         return finite
 
 
+def show_all(shown: Sequence[tuple[Tensor, Tensor, Threshold]]) -> None:
+    """Write u of each second tensor into the first; one call, as ten small ones cost time too."""
+    count = len(shown)
+    call(
+        "show_all",
+        (ctypes.c_long * count)(*[map_.kind for _, _, map_ in shown]),
+        (ctypes.c_void_p * count)(*[u.data_ptr() for u, _, _ in shown]),
+        (ctypes.c_void_p * count)(*[w.data_ptr() for _, w, _ in shown]),
+        (ctypes.c_long * count)(*[u.numel() for u, _, _ in shown]),
+        (ctypes.c_float * count)(*[map_.t for _, _, map_ in shown]),
+        count,
+    )
+    increment_version([u for u, _, _ in shown])
+
+
 def push(grad: Tensor, u: Tensor, w: Tensor, factor: float) -> bool:
     """Add ``factor (u - w)`` to `grad`; say whether all of it is finite."""
-    finite = not _call("push", grad, u, w, w.numel(), factor)
+    finite = not call("push", grad, u, w, w.numel(), factor)
     increment_version([grad])
     return finite
 
 
 def count_above(x: Tensor, t: float) -> int:
     """Return how many magnitudes are larger than `t`."""
-    return _call("count_above", x, x.numel(), t)
+    return call("count_above", x, x.numel(), t)
 
 
-def look(
-    xs: Sequence[Tensor], low: float, high: float, room: int
-) -> tuple[list[int], list[NDArray[np.float32]], float] | None:
-    """Return how many magnitudes of each are less than `low`, those up to `high`, the least above.
+def between(
+    xs: Sequence[Tensor], low: float, high: float, k: int, room: int
+) -> tuple[float, float, tuple[int, ...]] | None:
+    """Return the k-th smallest magnitude of all, the next, and how many of each are larger.
 
-    None where more than `room` in all are inside.
+    None where it does not lie from `low` to `high`, or more than `room` do.
     """
     count = len(xs)
-    places = (ctypes.c_void_p * count)(*[x.data_ptr() for x in xs])
-    sizes = (ctypes.c_long * count)(*[x.numel() for x in xs])
-    counts, above = (ctypes.c_long * (2 * count))(), ctypes.c_float()
-    inside = np.empty(room, np.float32)
-    into = inside.ctypes.data_as(ctypes.c_void_p)
-    at = ctypes.byref(above)
-    if _call("look", places, sizes, count, low, high, into, room, counts, at) > room:
-        return None
-    ends = np.cumsum(counts[1::2])
-    return list(counts[::2]), np.split(inside[: ends[-1]], ends[:-1]), above.value
+    longs, floats = ctypes.c_long * count, ctypes.c_float * 2
+    space = np.empty(2 * room, np.float32)
+    counts, found, larger = (ctypes.c_long * (2 * count))(), floats(), longs()
+    inside = call(
+        "between", (ctypes.c_void_p * count)(*[x.data_ptr() for x in xs]),
+        longs(*[x.numel() for x in xs]), count, low, high, k,
+        ctypes.c_void_p(space.ctypes.data), room, counts, found, larger,
+    )  # fmt: skip
+    return (found[0], found[1], tuple(larger)) if inside else None
 
 
 def finite(x: Tensor) -> bool:
     """Say whether all numbers are finite."""
-    return not _call("any_strange", x, x.numel())
+    return not call("any_strange", x, x.numel())
 
 
 def zeros_of(p: Tensor) -> Tensor:
@@ -137,20 +159,21 @@ def zeros_of(p: Tensor) -> Tensor:
     if not covers(p):
         return p == 0
     mask = torch.empty_like(p, dtype=torch.bool)
-    _call("mark", p, mask, p.numel())
+    call("mark", p, mask, p.numel())
     return mask
 
 
 def clear(x: Tensor, zero: Tensor) -> None:
     """Set `x`, any tensor, to 0 where a mask says so."""
-    if not (covers(x) and zero.dtype == torch.bool and _alike(zero, x)):
+    if not (covers(x) and zero.dtype == torch.bool and alike(zero, x)):
         x.masked_fill_(zero, 0)
         return
-    _call("clear", x, zero, x.numel())  # masked_fill_ takes four times as long on one core
+    call("clear", x, zero, x.numel())  # masked_fill_ takes four times as long on one core
     increment_version([x])
 
 
-def _call(name: str, *values: Any) -> int:
+def call(name: str, *values: Any) -> int:
+    """Call a function of passes.c with tensors that `covers` admits, and what `Part` takes."""
     library = _library()
     assert library is not None, "covers() said yes"
     return library(name, *values)

@@ -28,6 +28,32 @@ _BELOW = 16
 """Roundings by which a map's threshold lies below that of a mask."""
 
 
+class Pool:
+    """Units that meet a target of zeros together, with what of them stays the same.
+
+    Parameters
+    ----------
+    units : list of Unit
+        At least one.
+    rules : sequence of Rule
+        All of the optimizer.
+
+    Attributes
+    ----------
+    penalties : list of Penalty
+        Of each unit.
+    apart : int or None
+        By how many roundings the first survivor must lie above a threshold that alone marks the
+        zeros, where single weights of single parameters compete; None where no threshold does.
+    """
+
+    def __init__(self, units: list[Unit], rules: Sequence[Rule]) -> None:
+        self.units = units
+        self.penalties = [cast(Penalty, rules[unit.lead.rule].penalty) for unit in units]
+        single = all(map(separable, self.penalties)) and all(map(_single, units))
+        self.apart = max(map(roundings, self.penalties)) if single else None
+
+
 class PenalizedOptimizer(RuledOptimizer):
     """A ruled optimizer that knows the level of every parameter: strength, target and budget.
 
@@ -55,13 +81,14 @@ class PenalizedOptimizer(RuledOptimizer):
         named_parameters: Iterable[tuple[str, Tensor]] | None,
     ) -> None:
         self.warmup, self._near = warmup, Nears()
+        self._pooled: tuple[Sequence[Rule], Sequence[Unit], list[Pool]] | None = None
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(base, rules, named_parameters)
         for rule in self.rules:
             _warn_of_a_jump(rule, warmup)
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_near": Nears()})
+        super().__setstate__({**state, "_near": Nears(), "_pooled": None})
 
     def _split(self) -> Iterator[tuple[Ruled, Tensor]]:
         """Yield every parameter with a split penalty."""
@@ -74,7 +101,9 @@ class PenalizedOptimizer(RuledOptimizer):
         if self.steps < self.warmup:
             return 0.0
         rule = self.rules[r.rule]
-        share = 1.0 if rule.schedule is None else float(rule.schedule(self.steps))
+        if rule.schedule is None:
+            return 1.0
+        share = float(rule.schedule(self.steps))
         if not 0 <= share <= 1:
             raise RuleError(
                 f"Rule({rule.pattern!r}): the schedule gave {share!r} at step {self.steps}; let "
@@ -108,7 +137,7 @@ class PenalizedOptimizer(RuledOptimizer):
             if lam != 0 and (mu := self._mu(unit.lead, lam)) != 0:
                 penalty = cast(Penalty, self.rules[unit.lead.rule].penalty)
                 levels.update(unit.levels(penalty, [xs[r] for r in unit.members], mu))
-        for pool in self._pools([unit for unit in self._units if unit.lead in xs]):
+        for pool in self._pools_among([unit for unit in self._units if unit.lead in xs]):
             levels.update(self._exact_levels(pool, xs))
         return {r: distributed.level_of(level, xs[r]) for r, level in levels.items()}
 
@@ -135,23 +164,31 @@ class PenalizedOptimizer(RuledOptimizer):
                 pools.setdefault(key, []).append(unit)
         return list(pools.values())
 
-    def _exact_levels(self, pool: list[Unit], xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
+    def _pools_among(self, units: Sequence[Unit]) -> list[Pool]:
+        """Return the units that meet a target together, as they were if they are the same."""
+        same = self._pooled
+        if same is None or same[0] is not self.rules or same[1] != units:
+            pools = [Pool(own, self.rules) for own in self._pools(units)]
+            same = self._pooled = (self.rules, units, pools)
+        return same[2]
+
+    def _exact_levels(self, pool: Pool, xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
         """Return the levels at which `pool` together has exactly its target of zeros."""
-        shares = [self._target(unit.lead) for unit in pool]
+        units, penalties = pool.units, pool.penalties
+        shares = [self._target(unit.lead) for unit in units]
         if not any(shares):
             return {}
-        own = [[xs[r] for r in unit.members] for unit in pool]
-        penalties = [cast(Penalty, self.rules[unit.lead.rule].penalty) for unit in pool]
-        clear = self._clear_levels(pool, own, penalties, shares)
+        own = [[xs[r] for r in unit.members] for unit in units]
+        clear = self._clear_levels(pool, own, shares)
         if clear is not None:
             return clear
         norms = [
-            unit.norms(penalty, x) for unit, penalty, x in zip(pool, penalties, own, strict=True)
+            unit.norms(penalty, x) for unit, penalty, x in zip(units, penalties, own, strict=True)
         ]
-        if (k := groups_of(self.budget, pool, norms, shares)) == 0:
+        if (k := groups_of(self.budget, units, norms, shares)) == 0:
             return {}
-        found, levels = choose(self.budget, pool, norms, k), dict[Ruled, Level]()
-        for unit, x, penalty, chosen in zip(pool, own, penalties, found, strict=True):
+        found, levels = choose(self.budget, units, norms, k), dict[Ruled, Level]()
+        for unit, x, penalty, chosen in zip(units, own, penalties, found, strict=True):
             if chosen is not None:
                 zero, t = chosen
                 mu = mu_beside(penalty, t, -_BELOW, t.dtype)
@@ -159,26 +196,22 @@ class PenalizedOptimizer(RuledOptimizer):
         return levels
 
     def _clear_levels(
-        self,
-        pool: Sequence[Unit],
-        own: Sequence[Sequence[Tensor]],
-        penalties: Sequence[Penalty],
-        shares: Sequence[float],
+        self, pool: Pool, own: Sequence[Sequence[Tensor]], shares: Sequence[float]
     ) -> dict[Ruled, Level] | None:
         """Return the same levels, all without a mask; None where one is needed."""
-        if self._masks or not all(map(separable, penalties)) or not all(map(_single, pool)):
+        units, penalties, apart = pool.units, pool.penalties, pool.apart
+        if self._masks or apart is None:
             return None
-        k = round(sum(s * unit.count for s, unit in zip(shares, pool, strict=True)))
+        k = round(sum(s * unit.count for s, unit in zip(shares, units, strict=True)))
         ws = [
             unit.norms(penalty, x) if distributed.is_sharded(x[0]) else x[0]
-            for unit, penalty, x in zip(pool, penalties, own, strict=True)
+            for unit, penalty, x in zip(units, penalties, own, strict=True)
         ]
-        apart = max(map(roundings, penalties))
-        thresholds = clear_thresholds(self.budget, pool, ws, k, apart, self._near)
+        thresholds = clear_thresholds(self.budget, units, ws, k, apart, self._near)
         if thresholds is None:
             return None
         levels: dict[Ruled, Level] = {}
-        for unit, x, penalty, t in zip(pool, own, penalties, thresholds, strict=True):
+        for unit, x, penalty, t in zip(units, own, penalties, thresholds, strict=True):
             if t is not None:
                 mu = mu_beside(penalty, t, apart // 2, x[0].dtype)
                 levels.update(unit.levels(penalty, x, mu))

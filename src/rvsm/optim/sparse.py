@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rvsm.errors import RuleError
-from rvsm.optim import distributed, passes
+from rvsm.errors import RuleError, RunError
+from rvsm.optim import descent, distributed, passes
 from rvsm.optim.budget import Budget
 from rvsm.optim.checks import check_steps
 from rvsm.optim.penalized import PenalizedOptimizer
@@ -69,6 +69,8 @@ class SparseOptimizer(PenalizedOptimizer):
         self._held: dict[Ruled, Tensor] = {}
         self._inside: list[None] = []
         self._closed = False
+        self._plan: descent.Plan | None = None
+        self._planned_frozen = False
         if named_parameters is None and model is not None and isinstance(base, Optimizer):
             named = all("param_names" in group for group in base.param_groups)
             named_parameters = None if named else model.named_parameters()
@@ -77,7 +79,8 @@ class SparseOptimizer(PenalizedOptimizer):
         )
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_held": {}, "_inside": [], "_closed": False, "model": None})
+        fresh = {"_held": {}, "_inside": [], "_closed": False, "model": None}
+        super().__setstate__({**state, **fresh, "_plan": None, "_planned_frozen": False})
 
     def __getstate__(self) -> dict[str, object]:
         self._refuse_inside("A copy or pickle of the optimizer")
@@ -151,6 +154,12 @@ class SparseOptimizer(PenalizedOptimizer):
             self._make_state()
             return None
         frozen = self.frozen
+        if closure is None and self._descends():
+            self._count_step()
+            if not frozen:
+                self._arrive()
+                self._heal()
+            return None
         dead = list(self._dead())
         losses: list[float] = []
 
@@ -191,9 +200,67 @@ class SparseOptimizer(PenalizedOptimizer):
                 self._conclude()
         finally:
             self._take_back()
-        if not frozen and self.heal_from is not None and self.steps >= self.heal_from:
-            self.finalize()
+        self._heal()
         return losses[0] if losses else None
+
+    def _heal(self) -> None:
+        """Take the result for good where healing begins."""
+        if not self.frozen and self.heal_from is not None and self.steps >= self.heal_from:
+            self.finalize()
+
+    def _descends(self) -> bool:
+        """Take the whole step in C if that is possible, which changes nothing but its time.
+
+        Raises
+        ------
+        RuleError
+            If the strengths in force cannot be met.
+        RunError
+            If a coupling is not finite; the weights are not as before then.
+        """
+        if not descent.takes(self.base):
+            return False
+        frozen, plan = self.frozen, self._plan
+        if plan is None or frozen != self._planned_frozen or not plan.holds(self.base):
+            plan = self._plan = None
+        if plan is None or not self._steady():
+            moves = self._moves()
+            if moves is None:
+                return False
+            try:
+                if plan is None:
+                    self._planned_frozen = frozen
+                    plan = self._plan = descent.Plan(self.base, moves, self._hidden)
+                else:
+                    plan.change(moves)
+            except LookupError:
+                return False
+        try:
+            return plan.step()
+        except OverflowError as error:
+            (p,) = error.args
+            name = next(r.name for r in self._ruled if self._parameter(r) is p)
+            raise RunError(
+                f"The coupling of {name} is not finite at step {self.steps}; lower its beta."
+            ) from None
+
+    def _steady(self) -> bool:
+        """Say whether what `_moves` returned for the step before still holds."""
+        return self.frozen
+
+    def _moves(self) -> dict[int, descent.Move] | None:
+        """Return what a step is beside the base's own, by parameter, None if C has no such."""
+        if not self.frozen:
+            return None
+        return {
+            id(p): descent.Move(p, descent.HELD)
+            for r, p in self._split()
+            if self.param_groups[r.group][NUMBERS]["frozen"]
+        }
+
+    def _arrive(self) -> None:
+        """Do what follows a step in C that is no step of healing, which is counted by now."""
+        raise NotImplementedError
 
     def _only_makes_state(self) -> bool:
         """Say whether this is the step with which distributed checkpoints look at the state.

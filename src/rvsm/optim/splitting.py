@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -15,8 +15,11 @@ from rvsm.errors import RuleError
 from rvsm.optim import distributed, passes
 from rvsm.optim.budget import Budget, check_choice
 from rvsm.optim.compiled import Mapper
+from rvsm.optim.descent import STORED, Move
 from rvsm.optim.level import Level, distance_squared, pieces
 from rvsm.optim.rule import Rule
+from rvsm.optim.ruled import NUMBERS
+from rvsm.optim.schedules import Continuation
 from rvsm.optim.sparse import SparseOptimizer, Writer
 from rvsm.optim.strength import check_subgradient, critical
 from rvsm.optim.units import Ruled, Unit
@@ -111,6 +114,7 @@ class RVSM(SparseOptimizer):
         self.grad_at, self.coupling, self._map = grad_at, coupling, Mapper()
         self._borrows: set[Ruled] = set()
         self._lent: dict[Ruled, Tensor] = {}
+        self._met: list[Any] = []
         super().__init__(
             base,
             rules,
@@ -122,7 +126,9 @@ class RVSM(SparseOptimizer):
         )
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        super().__setstate__({**state, "_map": Mapper(), "_lent": {}, "_borrows": set()})
+        super().__setstate__(
+            {**state, "_map": Mapper(), "_lent": {}, "_borrows": set(), "_met": []}
+        )
 
     def compile(self, **options: Any) -> None:
         """Compile what a step does beside the base's: one kernel for each kind of rule.
@@ -169,6 +175,67 @@ class RVSM(SparseOptimizer):
             return False
         p, w = self._parameter(r), self._kept(r, self._hidden)
         return p.grad is not None and w is not None and passes.covers(p.grad, p, w)
+
+    def _moves(self) -> dict[int, Move] | None:
+        """Return the coupling of every parameter; None where it is none that C adds."""
+        if self.frozen:
+            return super()._moves()
+        if self.coupling != "gradient" or any(rule.subgradient for rule in self.rules):
+            return None
+        split = list(self._split())
+        if any(p.grad is None for _, p in split):
+            return None
+        if self.grad_at == "w":
+            return self._moves_of_levels(self._current())
+        moves: dict[int, Move] = {}
+        for r, p in split:
+            w = self._kept(r, self._hidden)
+            if w is None:
+                return None
+            moves[id(p)] = Move(w, STORED, factor=-self._factor(r))
+        self._check_strengths()
+        return moves
+
+    def _steady(self) -> bool:
+        if self.frozen:
+            return True
+        grows = any(isinstance(rule.beta, Continuation) for rule in self.rules)
+        return self.grad_at == "u" and not grows and self._strengths() == self._met
+
+    def _moves_of_levels(self, levels: Mapping[Ruled, Level]) -> dict[int, Move] | None:
+        """Return the coupling of parameters that hold w; None where one has no threshold in C."""
+        moves: dict[int, Move] = {}
+        for r, level in levels.items():
+            p = self._parameter(r)
+            threshold = level.threshold_in_c(p, p, adds=False)
+            if threshold is None:
+                return None
+            moves[id(p)] = Move.mapped(p, threshold, self._factor(r))
+        return moves
+
+    def _arrive(self) -> None:
+        """Let the parameters hold the u of the stored w."""
+        if self.grad_at == "w":
+            return
+        levels = self._current()
+        shown: list[tuple[Tensor, Tensor, passes.Threshold]] = []
+        for r, p in self._split():
+            w, level = self._w(r), levels.get(r)
+            map_ = None if level is None else level.threshold_in_c(p, w, adds=False)
+            if map_ is not None:
+                shown.append((p, w, map_))
+            elif level is not None:
+                self._map(level, p, w, None)
+            else:
+                p.copy_(w)
+        passes.show_all(shown)
+        self._met = self._strengths()
+
+    def _strengths(self) -> list[Any]:
+        """Return a copy of every strength, with the rules and the step that schedules are at."""
+        groups = [group[NUMBERS] for group in self.param_groups]
+        numbers = [(own["step"], {k: dict(v) for k, v in own["rules"].items()}) for own in groups]
+        return [id(self.rules), *numbers]
 
     def _prepare(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""

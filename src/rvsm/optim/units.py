@@ -30,7 +30,7 @@ class Ruled:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unit:
     """Parameters whose groups live or die together: one, or the members of a tied set.
 
