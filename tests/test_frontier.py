@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.frontier import page, plan, run, tables
+from benchmarks.frontier.check import compared
 from benchmarks.frontier.data import Data, Folders, cifar10, digits, idx
 from benchmarks.frontier.methods import CANDIDATES, METHODS
 from benchmarks.frontier.networks import NETWORKS
@@ -33,6 +34,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import rvsm
 from drawings import make_folder
 from frontier_sets import (
     HERE,
@@ -202,6 +204,25 @@ def test_budgets_share_the_zeros_out(images: Data) -> None:
     c = erk["6.weight"] / (256 + 32)  # kept in proportion to the sum of the axes
     assert abs(erk["2.weight"] - c * (16 + 8 + 3 + 3)) <= 1
     assert abs(erk["8.weight"] - c * (32 + 10)) <= 1
+
+
+@pytest.mark.parametrize("method", ["rvsm-l0-u", "magnitude"])
+@pytest.mark.parametrize("scale", ["rms", "mean"])
+def test_whole_units_go_first(images: Data, tmp_path: Path, method: str, scale: str) -> None:
+    run = run_of(method, units=0.6, units_scale=scale)
+    result = train(run, images)
+    row = result.row
+    assert row["nonzeros"] == 974
+    assert (row["weights"], row["parameters"]) == (9736, 9802)
+    assert row["zeros"] == round(1 - row["nonzeros"] / 9736, 6)
+    left = sum(p.numel() for p in result.model.parameters() if p.dim() > 1)
+    assert 974 < left < 0.45 * 9736  # what read and fed the units has gone with them
+    assert dict(result.model.named_parameters())["8.weight"].shape[0] == 10
+    path = tmp_path / "model.safetensors"
+    rvsm.save(result.model, path, {"run": run.key}, negative_zeros=False)
+    assert compared(path, {run.key: row}, run, images, images.statistics()) == []
+    wrong = compared(path, {run.key: row | {"weights": 9}}, run, images, images.statistics())
+    assert wrong == [f"{path}: weights is 9736, and its row says 9: run that row again."]
 
 
 def test_no_healing_ends_with_exact_zeros(images: Data) -> None:

@@ -92,6 +92,44 @@ def test_a_base_without_names_is_told():
         recipes.sparse(bare, sparsity=0.5, steps=10)
 
 
+def test_whole_units_go_and_the_rest_is_cut_out():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 40), nn.ReLU(),
+        nn.Linear(40, 10),
+    )  # fmt: skip
+    optimizer = recipes.units(sgd(model), sparsity=0.8, steps=20, model=model)
+    assert optimizer.ruled_names() == ["0.weight", "3.weight"]
+    x, y = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    optimizer.finalize()
+    rows = [p.flatten(1) for p in (model[0].weight, model[3].weight)]
+    gone = [(w == 0).all(1) for w in rows]
+    for w, dead in zip(rows, gone, strict=True):
+        assert (w[~dead] != 0).all()
+    weights = sum(int(dead.sum()) * w.shape[1] for w, dead in zip(rows, gone, strict=True))
+    assert abs(weights - 0.8 * (72 + 288 * 40)) <= 144  # half of the largest unit
+    assert not gone[0].all()
+    assert not gone[1].all()
+    small = rvsm.shrink(model, x[:1])
+    torch.testing.assert_close(small(x), model(x))
+    assert small.get_parameter("3.weight").shape[0] == int((~gone[1]).sum())
+    assert recipes.sparse(sgd(small), sparsity=0.5, steps=10).ruled_names() == [
+        "0.weight", "3.weight", "5.weight",
+    ]  # fmt: skip
+
+
+def test_units_of_the_last_layer_are_the_answers():
+    with pytest.raises(RuleError, match="means the last layer alone, whose rows are the answers"):
+        recipes.units(sgd(network()), sparsity=0.5, steps=10, only="4.*")
+    for options in ({"sparsity": 1.0}, {"steps": 1}, {"only": "x"}):
+        with pytest.raises(RuleError):
+            recipes.units(sgd(network()), **{"sparsity": 0.5, "steps": 10, **options})
+
+
 def test_distillation_is_its_formula():
     torch.manual_seed(0)
     logits, taught, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])

@@ -91,12 +91,14 @@ def compared(
     try:
         if read_metadata(path).get("run") != run.key:
             return [f"{path} is of another run than the one that wins: write it by --table."]
-        model = NETWORKS[run.network].build()
-        rvsm.load(path, model)
+        whole = NETWORKS[run.network].build()
+        model = rvsm.load_network(path) if run.options.units else whole
+        if model is whole:
+            rvsm.load(path, whole)
     except RvsmError as error:
         return [str(error)]
     row = rows[run.key]
-    now = counts(model) | {"test_error": error_of(model, data.test, statistics)}
+    now = counts(model, counts(whole)) | {"test_error": error_of(model, data.test, statistics)}
     print(
         f"{path.name}: {now['nonzeros']:,} weights, {now['nonzeros_with_biases']:,} with biases, "
         f"test error {100 * now['test_error']:.2f} %, {path.stat().st_size:,} bytes"

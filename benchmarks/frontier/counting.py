@@ -13,6 +13,11 @@ def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.dim() > 1]
 
 
+def size_of(model: nn.Module) -> int:
+    """Return how many weights a network has."""
+    return sum(p.numel() for _, p in matrices(model))
+
+
 def layer_nonzeros(model: nn.Module) -> dict[str, int]:
     """Return how many weights of every layer are not zero."""
     return {name: int(torch.count_nonzero(p)) for name, p in matrices(model)}
@@ -20,8 +25,7 @@ def layer_nonzeros(model: nn.Module) -> dict[str, int]:
 
 def share_of_zeros(model: nn.Module) -> float:
     """Return the share of exact zeros among the weights."""
-    total = sum(p.numel() for _, p in matrices(model))
-    return 1 - sum(layer_nonzeros(model).values()) / total
+    return 1 - sum(layer_nonzeros(model).values()) / size_of(model)
 
 
 @torch.no_grad()

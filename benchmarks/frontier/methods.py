@@ -54,6 +54,8 @@ class Frame:
         For methods that draw.
     epochs : int
         Of the whole training.
+    begun : int
+        Steps that are over when the method begins.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Frame:
     rates: float = 1.0
     seed: int = 0
     epochs: int = 1
+    begun: int = 0
 
     @property
     def heal(self) -> int:
@@ -83,7 +86,7 @@ class Frame:
 
     def exact(self, penalty: Penalty, *, end: float | None = None, **more: Any) -> list[Rule]:
         """Return rules that bring the network to its target."""
-        schedule = self.options.rise(self.steps, end=end)
+        schedule = self.options.rise(self.steps, end=end, begun=self.begun)
         return self.rules(penalty, sparsity=self.target, schedule=schedule, **more)
 
 
@@ -156,7 +159,7 @@ def penalised(penalty: str, grad_at: Literal["w", "u"]) -> Build:
     """Return how to build RVSM at a fixed lam; the setting is lam."""
 
     def build(frame: Frame, setting: float) -> Any:
-        schedule = frame.options.rise(frame.steps)
+        schedule = frame.options.rise(frame.steps, begun=frame.begun)
         beta = _beta(frame, frame.options.beta)
         rules = frame.rules(
             _penalty(penalty, frame.options), lam=setting, beta=beta, schedule=schedule
@@ -222,7 +225,7 @@ def pat_target(frame: Frame, setting: float) -> Any:
 
 def torch_prune(frame: Frame, setting: float) -> Any:
     """torch.nn.utils.prune under a cubic schedule; the setting is where it ends."""
-    schedule = frame.options.rise(frame.steps, end=setting)
+    schedule = frame.options.rise(frame.steps, end=setting, begun=frame.begun)
     return peers.TorchPrune(frame.model, frame.base(), frame.target, schedule)
 
 

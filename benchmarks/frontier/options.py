@@ -72,6 +72,13 @@ class Options:
         bent, or once about the image itself, which takes no time to speak of.
     from_dense : bool
         Begin with the weights of that dense network.
+    units : float
+        Share of the weights, but the last layer's, that goes with whole filters and rows before
+        single weights do; the network is cut down to what is left. 0 for none.
+    units_until : float
+        Share of the steps after which they are gone.
+    units_scale : {"none", "rms", "max", "mean"}
+        What their norms are divided by before the layers compete.
     """
 
     base: Literal["sgd", "adam"] = "sgd"
@@ -100,6 +107,9 @@ class Options:
     temperature: float = 4.0
     answers: Literal["seen", "plain"] = "seen"
     from_dense: bool = False
+    units: float = 0.0
+    units_until: float = 0.25
+    units_scale: Literal["none", "rms", "max", "mean"] = "rms"
 
     def changed(self) -> dict[str, Any]:
         """Return what differs from the defaults."""
@@ -131,11 +141,15 @@ class Options:
         kept = ("base", "lr", "batch", "weight_decay", "warm", "shift", "flip", "elastic", "knot")
         return Options.of({name: getattr(self, name) for name in kept})
 
-    def rise(self, steps: int, *, end: float | None = None) -> Schedule | None:
-        """Return the schedule of the strength over `steps` steps, ending at `end` if given."""
+    def rise(self, steps: int, *, end: float | None = None, begun: int = 0) -> Schedule | None:
+        """Return the schedule of the strength over `steps` steps, ending at `end` if given.
+
+        Of an optimizer that is built when `begun` steps are over.
+        """
         made = SCHEDULES[self.schedule]
-        last = self.end if end is None else end
-        return None if made is None else made(int(self.start * steps), max(int(last * steps), 1))
+        last = int((self.end if end is None else end) * steps) - begun
+        first = max(int(self.start * steps) - begun, 0)
+        return None if made is None else made(first, max(last, first + 1))
 
     def budget_of_targets(self) -> Budget:
         """Return how a target is shared over the layers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.frontier.augment import augmented
-from benchmarks.frontier.counting import freeze, layer_nonzeros, matrices, wrong_share
+from benchmarks.frontier.counting import freeze, layer_nonzeros, size_of, wrong_share
 from benchmarks.frontier.data import Data, Part
 from benchmarks.frontier.methods import METHODS, Frame
 from benchmarks.frontier.networks import NETWORKS
 from benchmarks.frontier.options import Options, Run
+from benchmarks.frontier.units import cut_down, whole_units
 from rvsm import recipes
 from rvsm.errors import RunError
 from rvsm.experiments.data import seeded
@@ -251,10 +252,10 @@ def train(run: Run, data: Data, dense: Result | None = None) -> Result:
     rate = Rate(o, total)
     heal = int(o.heal * total)
     frame = Frame(model, total, run.sparsity, _tuned(run), rate.total(heal), run.seed, run.epochs)
-    optimizer = METHODS[run.method].build(frame, run.setting or 0.0)
     begun, begun_cpu = time.perf_counter(), time.process_time()
+    whole = counts(model)
     try:
-        own = _loop(run, model, optimizer, batches, rate, teacher)
+        model, own = _loop(run, frame, batches, rate, teacher)
     except RunError as error:
         return Result(model, {**run.to_dict(), "diverged": str(error)})
     if device.type == "cuda":
@@ -264,7 +265,7 @@ def train(run: Run, data: Data, dense: Result | None = None) -> Result:
         return Result(model, {**run.to_dict(), "diverged": "A weight is not finite."})
     row = {
         **run.to_dict(),
-        **counts(model),
+        **counts(model, whole),
         "own_zeros": round(own, 6),
         "validation_error": validation and error_of(model, validation, statistics),
         "seconds_per_epoch": round(seconds / run.epochs, 3),
@@ -284,14 +285,20 @@ def train(run: Run, data: Data, dense: Result | None = None) -> Result:
     return Result(model, row)
 
 
-def counts(model: nn.Module) -> dict[str, Any]:
-    """Return the weights of a model and those that are not zero, with and without biases."""
+def counts(model: nn.Module, whole: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the weights of a model and those that are not zero, with and without biases.
+
+    `whole` is the same of the network that the model was cut from: what is gone is zero.
+    """
     layers = layer_nonzeros(model)
     ps = list(model.parameters())
-    weights, kept = sum(p.numel() for _, p in matrices(model)), sum(layers.values())
+    weights, kept = size_of(model), sum(layers.values())
+    parameters = sum(p.numel() for p in ps)
+    if whole is not None:
+        weights, parameters = whole["weights"], whole["parameters"]
     return {
         "weights": weights,
-        "parameters": sum(p.numel() for p in ps),
+        "parameters": parameters,
         "nonzeros": kept,
         "nonzeros_with_biases": sum(int(torch.count_nonzero(p)) for p in ps),
         "zeros": round(1 - kept / weights, 6),
@@ -308,11 +315,16 @@ def _tuned(run: Run) -> Options:
 
 
 def _loop(
-    run: Run, model: nn.Module, optimizer: Any, batches: Batches, rate: Rate,
-    teacher: Teacher | None,
-) -> float:  # fmt: skip
-    """Train, fix the support where healing begins; return the share of zeros before the cut."""
+    run: Run, frame: Frame, batches: Batches, rate: Rate, teacher: Teacher | None
+) -> tuple[nn.Module, float]:  # fmt: skip
+    """Train; return the network with its support fixed and its zeros before they were made exact.
+
+    Where whole units go first, another and smaller network than that of the frame.
+    """
     o, heal = run.options, int(run.options.heal * rate.steps)
+    first = int(o.units_until * rate.steps) if o.units else 0
+    size = size_of(frame.model)
+    optimizer: Any = whole_units(frame, first) if first else _built(run, frame)
     step, own = 0, 0.0
     average: Average | None = None
     for epoch in range(run.epochs):
@@ -324,20 +336,28 @@ def _loop(
                 group["lr"] = share
             optimizer.zero_grad()
             taught = None if teacher is None else teacher(x, places)
-            loss_of(model(x), y, o, taught).backward()
+            loss_of(frame.model(x), y, o, taught).backward()
             optimizer.step()
             step += 1
+            if first and step == first:
+                frame = cut_down(frame, optimizer, x[:1], step)
+                optimizer = _built(run, frame)
             if step == heal and run.sparsity:
-                own = freeze(optimizer, model, run.sparsity)
+                own = freeze(optimizer, frame.model, frame.target)
+                own = 1 - (1 - own) * size_of(frame.model) / size
             if o.average and step >= heal:
-                average = average or Average(model, o.average)
+                average = average or Average(frame.model, o.average)
                 average.update()
     if hasattr(optimizer, "close"):
         optimizer.close()
     if average is not None:
         average.apply()
-        _measure_statistics(model, batches)
-    return own
+        _measure_statistics(frame.model, batches)
+    return frame.model, own
+
+
+def _built(run: Run, frame: Frame) -> Any:
+    return METHODS[run.method].build(frame, run.setting or 0.0)
 
 
 def _bend_penalty(optimizer: Any, a: float) -> None:
