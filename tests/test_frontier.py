@@ -209,7 +209,7 @@ def test_budgets_share_the_zeros_out(images: Data) -> None:
 @pytest.mark.parametrize("method", ["rvsm-l0-u", "magnitude"])
 @pytest.mark.parametrize("scale", ["rms", "mean"])
 def test_whole_units_go_first(images: Data, tmp_path: Path, method: str, scale: str) -> None:
-    run = run_of(method, units=0.6, units_scale=scale)
+    run = run_of(method, units="0.6", units_scale=scale)
     result = train(run, images)
     row = result.row
     assert row["nonzeros"] == 974
@@ -223,6 +223,19 @@ def test_whole_units_go_first(images: Data, tmp_path: Path, method: str, scale: 
     assert compared(path, {run.key: row}, run, images, images.statistics()) == []
     wrong = compared(path, {run.key: row | {"weights": 9}}, run, images, images.statistics())
     assert wrong == [f"{path}: weights is 9736, and its row says 9: run that row again."]
+
+
+def test_units_go_layer_by_layer(images: Data) -> None:
+    for penalty in ("tl1", "l0"):
+        run = run_of(units="0.weight=0.25 6.*=0.5", units_penalty=penalty)
+        small = train(run, images).model
+        weights = {name: p for name, p in small.named_parameters() if p.dim() > 1}
+        # A filter without weights stays where its bias meets a padding.
+        assert int(weights["0.weight"].flatten(1).any(1).sum()) == 6
+        assert weights["2.weight"].shape[0] == 16
+        assert weights["8.weight"].shape == (10, 16)
+    with pytest.raises(RvsmError, match='units is "half"; write a share, or LAYER=SHARE'):
+        train(run_of(units="half"), images)
 
 
 def test_no_healing_ends_with_exact_zeros(images: Data) -> None:

@@ -122,6 +122,20 @@ def test_whole_units_go_and_the_rest_is_cut_out():
     ]  # fmt: skip
 
 
+def test_units_go_by_the_share_of_each_layer():
+    model = nn.Sequential(*(nn.Linear(20, 20) for _ in range(4)))
+    optimizer = recipes.units(sgd(model), sparsity={"0.*": 0.5, "[12].*": 0.8}, steps=8)
+    x = torch.randn(64, 20)
+    for _ in range(8):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    optimizer.finalize()
+    assert [int((layer.weight == 0).all(1).sum()) for layer in model] == [10, 16, 16, 0]
+    with pytest.raises(RuleError, match=r'"9\.\*" means none of 0.weight, 1.weight, 2.weight, of'):
+        recipes.units(sgd(model), sparsity={"9.*": 0.5}, steps=8)
+
+
 def test_units_of_the_last_layer_are_the_answers():
     with pytest.raises(RuleError, match="means the last layer alone, whose rows are the answers"):
         recipes.units(sgd(network()), sparsity=0.5, steps=10, only="4.*")

@@ -72,13 +72,16 @@ class Options:
         bent, or once about the image itself, which takes no time to speak of.
     from_dense : bool
         Begin with the weights of that dense network.
-    units : float
-        Share of the weights, but the last layer's, that goes with whole filters and rows before
-        single weights do; the network is cut down to what is left. 0 for none.
+    units : str
+        Whole filters and rows that go before single weights do, when the network is cut down to
+        what is left: "" for none; the share of all weights, as "0.9"; or of the units of layers,
+        as "conv1.weight=0.5 fc1.weight=0.9".
     units_until : float
         Share of the steps after which they are gone.
     units_scale : {"none", "rms", "max", "mean"}
-        What their norms are divided by before the layers compete.
+        What their norms are divided by before the layers compete for one share.
+    units_penalty : {"tl1", "l0"}
+        Of the units.
     """
 
     base: Literal["sgd", "adam"] = "sgd"
@@ -107,9 +110,28 @@ class Options:
     temperature: float = 4.0
     answers: Literal["seen", "plain"] = "seen"
     from_dense: bool = False
-    units: float = 0.0
+    units: str = ""
     units_until: float = 0.25
     units_scale: Literal["none", "rms", "max", "mean"] = "rms"
+    units_penalty: Literal["tl1", "l0"] = "tl1"
+
+    def shares_of_units(self) -> float | dict[str, float]:
+        """Return what `units` says.
+
+        Raises
+        ------
+        ConfigError
+            If it is of another form.
+        """
+        try:
+            pairs = [word.split("=") for word in self.units.split()]
+            if [len(pair) for pair in pairs] == [1]:
+                return float(self.units)
+            return {name: float(share) for name, share in pairs}
+        except ValueError:
+            raise ConfigError(
+                f'units is "{self.units}"; write a share, or LAYER=SHARE for each layer.'
+            ) from None
 
     def changed(self) -> dict[str, Any]:
         """Return what differs from the defaults."""

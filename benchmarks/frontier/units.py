@@ -12,12 +12,18 @@ import rvsm
 from benchmarks.frontier.counting import size_of
 from benchmarks.frontier.methods import Frame
 from rvsm import recipes
+from rvsm.penalties import L0
 
 
 def whole_units(frame: Frame, steps: int) -> rvsm.RVSM:
     """Return the optimizer of the first steps, in which whole units go."""
     o = frame.options
-    return recipes.units(frame.base(), sparsity=o.units, steps=steps, scale=o.units_scale)
+    optimizer = recipes.units(
+        frame.base(), sparsity=o.shares_of_units(), steps=steps, scale=o.units_scale
+    )
+    if o.units_penalty == "l0":
+        optimizer.rules = tuple(replace(rule, penalty=L0()) for rule in optimizer.rules)
+    return optimizer
 
 
 def cut_down(frame: Frame, optimizer: Any, example: Tensor, begun: int) -> Frame:

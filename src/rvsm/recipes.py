@@ -9,7 +9,7 @@ seed for each, and a tenth of a point is its noise.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
@@ -107,7 +107,7 @@ def sparse(
 def units(
     base: torch.optim.Optimizer,
     *,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     steps: int,
     only: str = "*",
     scale: Literal["none", "rms", "max", "mean"] = UNITS_SCALE,
@@ -125,14 +125,18 @@ def units(
     ----------
     base : torch.optim.Optimizer
         Built from ``model.named_parameters()``.
-    sparsity : float
-        Share of the weights, in [0, 1), that goes with the units.
+    sparsity : float or mapping of str to float
+        Share of the weights, in [0, 1), that goes with the units, layers competing by their norms;
+        or for patterns of names the share of each such layer's units, which is better where you
+        know the layers: half of the first, nine tenths of the largest. Layers that no pattern
+        matches keep theirs.
     steps : int
         Of this stage, at least 4; a quarter of the whole training.
     only : str
         Which weights, as for `sparse`, all but the last of them: its rows are the answers.
     scale : {"none", "rms", "max", "mean"}
         What the norms of units are divided by before layers compete, as in `rvsm.optim.Budget`.
+        Of no effect where shares are given layer by layer.
     model, named_parameters
         As for `rvsm.RVSM`.
 
@@ -166,23 +170,33 @@ def units(
         raise RuleError(
             f'only="{only}" means the last layer alone, whose rows are the answers; name more.'
         )
+    each = isinstance(sparsity, Mapping)
+    shares = sparsity if isinstance(sparsity, Mapping) else {"*": sparsity}
     schedule = Cubic(0, int(UNITS_END * steps))
-    rules = [
-        Rule(
-            glob.escape(name),
-            TransformedL1(),
-            groups=Filters() if p.dim() > 2 else Rows(),
-            sparsity=sparsity,
-            beta=BETA,
-            schedule=schedule,
-        )
-        for name, p in weights
-    ]
+    rules = []
+    for pattern, share in shares.items():
+        meant = {name: p for name, p in weights if fnmatchcase(name, pattern)}
+        if not meant:
+            raise RuleError(
+                f'sparsity: "{pattern}" means none of {", ".join(name for name, _ in weights)}, '
+                "of which units can go; correct it."
+            )
+        rules += [
+            Rule(
+                glob.escape(name),
+                TransformedL1(),
+                groups=Filters() if p.dim() > 2 else Rows(),
+                sparsity=share,
+                beta=BETA,
+                schedule=schedule,
+            )
+            for name, p in meant.items()
+        ]
     return RVSM(
         base,
         rules,
         grad_at=GRAD_AT,
-        budget=Budget("global", scale=scale),
+        budget="parameter" if each else Budget("global", scale=scale),
         model=model,
         named_parameters=named_parameters,
     )
