@@ -184,25 +184,25 @@ long between(const float *const *xs, const long *ns, long m, float low, float hi
     return 1;
 }
 
-/* The place of the first of m tensors that holds a number that is not finite, or that a coupling
-   might make so; m for none. */
-long first_strange(const float *const *xs, const long *ns, long m) {
-    const int32_t huge = bits_of(0x1p120f);
-    for (long j = 0; j < m; j++) {
-        int32_t bad = 0;
-        for (long i = 0; i < ns[j]; i++) bad |= (bits_of(xs[j][i]) & 0x7fffffff) >= huge;
-        if (bad) return j;
-    }
-    return m;
-}
-
 /* What happens to the gradient g of p before SGD takes it: nothing; g + factor (u - p), or
    g + factor (p - u) with the u of p; or it is 0 where p is, which stays 0. */
 enum { ALONE, STORED, MAPPED_HARD, MAPPED_SOFT, HELD };
 
 struct rates { float lr, momentum, fresh, decay, nesterov; };
 
-static inline __attribute__((always_inline)) long descend_as(
+/* Whether all of m gradients are finite, and so far from infinite that no coupling of numbers that
+   a network can compute with makes them so. */
+long sound(const float *const *gs, const long *ns, long m) {
+    const int32_t huge = bits_of(0x1p120f);
+    for (long j = 0; j < m; j++) {
+        int32_t bad = 0;
+        for (long i = 0; i < ns[j]; i++) bad |= (bits_of(gs[j][i]) & 0x7fffffff) >= huge;
+        if (bad) return 0;
+    }
+    return 1;
+}
+
+static inline __attribute__((always_inline)) int32_t descend_as(
     int kind, float *restrict g, const float *restrict u, float *restrict p, float *restrict b,
     long n, float t, float factor, struct rates r) {
     int32_t bad = 0;
@@ -239,15 +239,15 @@ static inline __attribute__((always_inline)) long descend_as(
     return bad;
 }
 
-/* A step of torch's SGD on m tensors, with momentum where there are b; the place of the first whose
-   gradient was not finite, m for none. `numbers` are t and factor of each. */
+/* A step of torch's SGD on m tensors, with momentum where there are b; `numbers` are t and factor
+   of each. The place of the first that a coupling made a gradient infinite of, m for none. */
 long descend(const long *kinds, float *const *gs, const float *const *us, float *const *ps,
              float *const *bs, const long *ns, const float *numbers, long m, float lr,
              float momentum, float fresh, float decay, float nesterov) {
     const struct rates r = {lr, momentum, fresh, decay, nesterov};
     long first = m;
     for (long j = 0; j < m; j++) {
-        long bad = 0;
+        int32_t bad = 0;
 #define DESCEND(K) \
     case K: \
         bad = descend_as(K, gs[j], us[j], ps[j], bs[j], ns[j], numbers[2 * j], \

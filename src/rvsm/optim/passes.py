@@ -29,6 +29,7 @@ _KINDS: dict[type[Any], int] = {L0: HARD, L1: SOFT}
 
 
 _TYPES = (Tensor, nn.Parameter)
+"""Subclasses may keep their numbers elsewhere."""
 
 
 def covers(*tensors: Tensor) -> bool:
@@ -38,7 +39,7 @@ def covers(*tensors: Tensor) -> bool:
         return False
     shape, steps = first.shape, first.stride()
     for t in tensors[1:]:
-        if type(t) not in _TYPES or t.dtype != torch.float32 or not t.is_cpu:
+        if type(t) not in _TYPES or t.dtype != torch.float32 or not t.is_cpu or t.is_neg():
             return False
         if t.shape != shape or not (t.stride() == steps or alike(t, first)):
             return False
@@ -50,6 +51,7 @@ def _plain(t: Tensor) -> bool:
         type(t) in _TYPES
         and t.dtype == torch.float32
         and t.is_cpu
+        and not t.is_neg()  # whose memory holds the numbers with the other sign
         and (t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=_LAST)))
     )
 

@@ -81,7 +81,7 @@ class PenalizedOptimizer(RuledOptimizer):
         named_parameters: Iterable[tuple[str, Tensor]] | None,
     ) -> None:
         self.warmup, self._near = warmup, Nears()
-        self._pooled: tuple[Sequence[Rule], Sequence[Unit], list[Pool]] | None = None
+        self._pooled: tuple[tuple[object, ...], list[Pool]] | None = None
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         super().__init__(base, rules, named_parameters)
         for rule in self.rules:
@@ -152,8 +152,9 @@ class PenalizedOptimizer(RuledOptimizer):
         for unit in self._units:
             if "lam" in self._numbers(unit.lead):
                 self._mu(unit.lead, self._lam(unit))
-        for pool in self._pools(self._units):
-            check_target_of(self.budget, pool, [self._target(unit.lead) for unit in pool])
+        for pool in self._pools_among(self._units):
+            shares = [self._target(unit.lead) for unit in pool.units]
+            check_target_of(self.budget, pool.units, shares)
 
     def _pools(self, units: Sequence[Unit]) -> list[list[Unit]]:
         """Return the units that meet a target together."""
@@ -166,11 +167,10 @@ class PenalizedOptimizer(RuledOptimizer):
 
     def _pools_among(self, units: Sequence[Unit]) -> list[Pool]:
         """Return the units that meet a target together, as they were if they are the same."""
-        same = self._pooled
-        if same is None or same[0] is not self.rules or same[1] != units:
-            pools = [Pool(own, self.rules) for own in self._pools(units)]
-            same = self._pooled = (self.rules, units, pools)
-        return same[2]
+        made_of = (self.rules, self.budget, list(units))
+        if self._pooled is None or self._pooled[0] != made_of:
+            self._pooled = made_of, [Pool(own, self.rules) for own in self._pools(units)]
+        return self._pooled[1]
 
     def _exact_levels(self, pool: Pool, xs: Mapping[Ruled, Tensor]) -> dict[Ruled, Level]:
         """Return the levels at which `pool` together has exactly its target of zeros."""

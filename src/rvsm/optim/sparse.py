@@ -70,7 +70,7 @@ class SparseOptimizer(PenalizedOptimizer):
         self._inside: list[None] = []
         self._closed = False
         self._plan: descent.Plan | None = None
-        self._planned_frozen = False
+        self._planned: list[int] = []
         if named_parameters is None and model is not None and isinstance(base, Optimizer):
             named = all("param_names" in group for group in base.param_groups)
             named_parameters = None if named else model.named_parameters()
@@ -80,7 +80,7 @@ class SparseOptimizer(PenalizedOptimizer):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         fresh = {"_held": {}, "_inside": [], "_closed": False, "model": None}
-        super().__setstate__({**state, **fresh, "_plan": None, "_planned_frozen": False})
+        super().__setstate__({**state, **fresh, "_plan": None, "_planned": []})
 
     def __getstate__(self) -> dict[str, object]:
         self._refuse_inside("A copy or pickle of the optimizer")
@@ -107,6 +107,7 @@ class SparseOptimizer(PenalizedOptimizer):
             raise RuleError(
                 "load_state_dict() inside sparse_weights() would be undone in part; leave it first."
             )
+        self._plan = None
         super().load_state_dict(state_dict)
 
     def _refuse_inside(self, what: str) -> None:
@@ -143,7 +144,8 @@ class SparseOptimizer(PenalizedOptimizer):
         RunError
             If a gradient is not finite; weights and state are as before,
             gradients may hold their coupling. Looked at on the CPU only: elsewhere it would wait
-            for the device.
+            for the device. Or if a coupling is infinite, from weights of 1e20 and more, which are
+            lost then.
         RuleError
             Inside ``sparse_weights()``, or if a ruled parameter's gradient is a sparse tensor.
         """
@@ -216,47 +218,53 @@ class SparseOptimizer(PenalizedOptimizer):
         RuleError
             If the strengths in force cannot be met.
         RunError
-            If a coupling is not finite; the weights are not as before then.
+            If a coupling is infinite; the step has been taken then.
         """
         if not descent.takes(self.base):
             return False
-        frozen, plan = self.frozen, self._plan
-        if plan is None or frozen != self._planned_frozen or not plan.holds(self.base):
-            plan = self._plan = None
-        if plan is None or not self._steady():
+        plan, frozen = self._plan, [group[NUMBERS]["frozen"] for group in self.param_groups]
+        known = plan is not None and frozen == self._planned and plan.holds(self.base)
+        if plan is None or not (known and self._steady()):
+            stored = self._stored()
+            if stored is None:
+                return False
+            if plan is None or not known:
+                self._plan = None
+                try:
+                    plan = descent.Plan(self.base, stored, self._hidden)
+                except LookupError:
+                    return False
             moves = self._moves()
             if moves is None:
                 return False
-            try:
-                if plan is None:
-                    self._planned_frozen = frozen
-                    plan = self._plan = descent.Plan(self.base, moves, self._hidden)
-                else:
-                    plan.change(moves)
-            except LookupError:
-                return False
+            plan.prepare(moves)
+            self._plan, self._planned = plan, frozen
         try:
             return plan.step()
         except OverflowError as error:
-            (p,) = error.args
-            name = next(r.name for r in self._ruled if self._parameter(r) is p)
+            name = next(r.name for r in self._ruled if self._parameter(r) is error.args[0])
             raise RunError(
                 f"The coupling of {name} is not finite at step {self.steps}; lower its beta."
             ) from None
 
-    def _steady(self) -> bool:
-        """Say whether what `_moves` returned for the step before still holds."""
-        return self.frozen
+    def _stored(self) -> dict[int, Tensor] | None:
+        """Return what the base steps on in place of parameters, by their ids.
 
-    def _moves(self) -> dict[int, descent.Move] | None:
-        """Return what a step is beside the base's own, by parameter, None if C has no such."""
-        if not self.frozen:
-            return None
+        None where a step does what C does not know.
+        """
+        return {} if self.frozen else None
+
+    def _moves(self) -> descent.Moves | None:
+        """Return what happens to gradients before the base's step, None if C has no such."""
         return {
-            id(p): descent.Move(p, descent.HELD)
+            id(p): descent.Move(descent.HELD)
             for r, p in self._split()
             if self.param_groups[r.group][NUMBERS]["frozen"]
         }
+
+    def _steady(self) -> bool:
+        """Say whether what `_moves` returned for the step before still holds."""
+        return True
 
     def _arrive(self) -> None:
         """Do what follows a step in C that is no step of healing, which is counted by now."""
@@ -422,6 +430,7 @@ class SparseOptimizer(PenalizedOptimizer):
         if model is not None and recalibrate is not None:
             with self._showing():  # before anything is final: batches may fail
                 estimate(model, recalibrate)
+        self._plan = None  # which would keep tensors that go
         if not self.frozen:
             self._write_result()
         for _, p in self._split():

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rvsm.errors import RuleError
+from rvsm.groups import Elements
 from rvsm.optim import distributed, passes
 from rvsm.optim.budget import Budget, check_choice
 from rvsm.optim.compiled import Mapper
-from rvsm.optim.descent import STORED, Move
+from rvsm.optim.descent import STORED, Move, Moves
 from rvsm.optim.level import Level, distance_squared, pieces
 from rvsm.optim.rule import Rule
 from rvsm.optim.ruled import NUMBERS
@@ -115,6 +116,7 @@ class RVSM(SparseOptimizer):
         self._borrows: set[Ruled] = set()
         self._lent: dict[Ruled, Tensor] = {}
         self._met: list[Any] = []
+        self._ready: dict[Ruled, Level] | None = None
         super().__init__(
             base,
             rules,
@@ -127,7 +129,7 @@ class RVSM(SparseOptimizer):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(
-            {**state, "_map": Mapper(), "_lent": {}, "_borrows": set(), "_met": []}
+            {**state, "_map": Mapper(), "_lent": {}, "_borrows": set(), "_met": [], "_ready": None}
         )
 
     def compile(self, **options: Any) -> None:
@@ -176,71 +178,80 @@ class RVSM(SparseOptimizer):
         p, w = self._parameter(r), self._kept(r, self._hidden)
         return p.grad is not None and w is not None and passes.covers(p.grad, p, w)
 
-    def _moves(self) -> dict[int, Move] | None:
-        """Return the coupling of every parameter; None where it is none that C adds."""
+    def _stored(self) -> dict[int, Tensor] | None:
         if self.frozen:
-            return super()._moves()
-        if self.coupling != "gradient" or any(rule.subgradient for rule in self.rules):
-            return None
+            return super()._stored()
         split = list(self._split())
-        if any(p.grad is None for _, p in split):
+        if (
+            self.coupling != "gradient"
+            or any(rule.subgradient for rule in self.rules)
+            or any(p.grad is None for _, p in split)
+        ):
             return None
         if self.grad_at == "w":
-            return self._moves_of_levels(self._current())
-        moves: dict[int, Move] = {}
-        for r, p in split:
-            w = self._kept(r, self._hidden)
-            if w is None:
-                return None
-            moves[id(p)] = Move(w, STORED, factor=-self._factor(r))
-        self._check_strengths()
-        return moves
+            rules = [self.rules[r.rule] for r, _ in split]
+            return {} if all(map(_maps_in_c, rules)) else None
+        kept = {id(p): self._kept(r, self._hidden) for r, p in split}
+        found = {place: w for place, w in kept.items() if w is not None}
+        return found if len(found) == len(kept) else None
 
-    def _steady(self) -> bool:
+    def _moves(self) -> Moves | None:
+        """Return the coupling of every parameter; None where it needs a mask."""
         if self.frozen:
-            return True
-        grows = any(isinstance(rule.beta, Continuation) for rule in self.rules)
-        return self.grad_at == "u" and not grows and self._strengths() == self._met
-
-    def _moves_of_levels(self, levels: Mapping[Ruled, Level]) -> dict[int, Move] | None:
-        """Return the coupling of parameters that hold w; None where one has no threshold in C."""
+            return super()._moves()
+        if self.grad_at == "u":
+            self._check_strengths()
+            return {id(p): Move(STORED, factor=-self._factor(r)) for r, p in self._split()}
+        self._ready = self._current()
         moves: dict[int, Move] = {}
-        for r, level in levels.items():
+        for r, level in self._ready.items():
             p = self._parameter(r)
             threshold = level.threshold_in_c(p, p, adds=False)
             if threshold is None:
                 return None
-            moves[id(p)] = Move.mapped(p, threshold, self._factor(r))
+            moves[id(p)] = Move.mapped(threshold, self._factor(r))
         return moves
+
+    def _steady(self) -> bool:
+        if self.frozen:
+            return super()._steady()
+        grows = any(isinstance(rule.beta, Continuation) for rule in self.rules)
+        return self.grad_at == "u" and not grows and self._strengths() == self._met
+
+    def _strengths(self) -> list[Any]:
+        """Return a copy of every strength, with what else a coupling depends on."""
+        groups = [group[NUMBERS] for group in self.param_groups]
+        numbers = [(own["step"], {k: dict(v) for k, v in own["rules"].items()}) for own in groups]
+        return [self.rules, self.budget, self.coupling, *numbers]
 
     def _arrive(self) -> None:
         """Let the parameters hold the u of the stored w."""
-        if self.grad_at == "w":
-            return
-        levels = self._current()
-        shown: list[tuple[Tensor, Tensor, passes.Threshold]] = []
-        for r, p in self._split():
-            w, level = self._w(r), levels.get(r)
+        self._ready = None
+        if self.grad_at == "u":
+            self._show(self._current(), {r: self._w(r) for r, _ in self._split()})
+            self._met = self._strengths()
+
+    def _show(self, levels: Mapping[Ruled, Level], stored: Mapping[Ruled, Tensor]) -> None:
+        """Let parameters hold the u of these w."""
+        together: list[tuple[Tensor, Tensor, passes.Threshold]] = []
+        for r, w in stored.items():
+            p, level = self._parameter(r), levels.get(r)
             map_ = None if level is None else level.threshold_in_c(p, w, adds=False)
             if map_ is not None:
-                shown.append((p, w, map_))
+                together.append((p, w, map_))
             elif level is not None:
                 self._map(level, p, w, None)
             else:
                 p.copy_(w)
-        passes.show_all(shown)
-        self._met = self._strengths()
-
-    def _strengths(self) -> list[Any]:
-        """Return a copy of every strength, with the rules and the step that schedules are at."""
-        groups = [group[NUMBERS] for group in self.param_groups]
-        numbers = [(own["step"], {k: dict(v) for k, v in own["rules"].items()}) for own in groups]
-        return [id(self.rules), *numbers]
+        if together:
+            passes.show_all(together)
 
     def _prepare(self) -> None:
         """Add the subgradients and ``beta (w - u)``, and let the parameters hold w."""
         # First: what it refuses must find everything as it was.
-        levels = {} if self._all_shown() else self._current()
+        levels: dict[Ruled, Level] = {}
+        if not self._all_shown():
+            levels = self._current() if self._ready is None else self._ready
         if self.grad_at == "u":
             for r in [r for r in levels if self._shown(r)]:
                 del levels[r]  # their coupling comes from the u they show
@@ -330,6 +341,7 @@ class RVSM(SparseOptimizer):
         for r, own in self._lent.items():
             self._parameter(r).data = own
         self._lent.clear()
+        self._ready = None
 
     def _conclude(self) -> None:
         """Store w, which the parameters hold after the base's step, and let them hold u."""
@@ -338,11 +350,7 @@ class RVSM(SparseOptimizer):
         levels = self._levels(dict(self._split()))
         stored = self._veil(levels)
         self._take_back()
-        for r, w in stored.items():
-            if r in levels:
-                self._map(levels[r], self._parameter(r), w, None)
-            elif r in self._borrows:
-                self._parameter(r).copy_(w)
+        self._show(levels, stored)
 
     def _searched(self, loss: float) -> float:
         # A line search must see the function whose gradient it is given.
@@ -450,3 +458,10 @@ class RVSM(SparseOptimizer):
                 for r, w, u in zip(unit.members, ws, us, strict=True):
                     total = total + self._beta(r) / 2 * distance_squared(w, u)
         return total
+
+
+def _maps_in_c(rule: Rule) -> bool:
+    """Say whether the map of a rule is a threshold of single weights."""
+    penalty = rule.penalty
+    known = penalty is not None and passes.Threshold.of(penalty, 0.0) is not None
+    return known and isinstance(rule.groups, Elements)
