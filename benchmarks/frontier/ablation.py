@@ -34,6 +34,8 @@ class Change:
         In place of `METHOD`.
     setting : float, optional
         The method's own, where it is not beta.
+    network : str
+        Where it is measured alone; by default wherever its factor is.
     """
 
     factor: str
@@ -41,6 +43,24 @@ class Change:
     options: Mapping[str, Any] = field(default_factory=dict)
     method: str = METHOD
     setting: float | None = None
+    network: str = ""
+
+
+UNITS = {
+    "lenet-300-100": "fc1.weight=0.6 fc2.weight=0.5",
+    "lenet-5": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9",
+}
+"""Shares of units that go first, layer by layer; found in runs of 12 and 15 epochs."""
+
+
+def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:
+    """Return a change of the winners with whole units first, for each network."""
+    setting = 0.5 if method == "magnitude" else None
+    return [
+        Change("whole units first", name, {**WINNERS, "units": units, **options}, method, setting,
+               network)
+        for network, units in UNITS.items()
+    ]  # fmt: skip
 
 
 def _of(factor: str, **named: Any) -> list[Change]:
@@ -101,6 +121,13 @@ CHANGES: list[Change] = [
       for beta in (0.01, 0.3, 1.0)),
     Change("together", "augmentation, distillation, from the dense network",
            {**WINNERS, "from_dense": True}),
+    *_units("with augmentation, distillation"),
+    *_units("and layers compared by their largest", budget="max"),
+    *_units("units by l0", units_penalty="l0"),
+    *_units("no distillation", distill=0.0),
+    *_units("cubic magnitude after the same units", "magnitude"),
+    Change("whole units first", "where layers compete", {**WINNERS, "units": "0.9"},
+           network="lenet-5"),
 ]  # fmt: skip
 
 
@@ -126,12 +153,15 @@ class Ground:
     @property
     def changes(self) -> list[Change]:
         """The changes measured here, the start first."""
-        return [c for c in CHANGES if not self.factors or c.factor in self.factors]
+        return [
+            c for c in CHANGES
+            if c.network in ("", self.network) and (not self.factors or c.factor in self.factors)
+        ]  # fmt: skip
 
 
 GROUNDS = (
     Ground("lenet-300-100", "mnist", 0.987),
-    Ground("lenet-5", "mnist", 0.9967, ("none", "together")),
+    Ground("lenet-5", "mnist", 0.9967, ("none", "together", "whole units first")),
 )
 
 
