@@ -142,17 +142,18 @@ def test_ablation_changes_one_thing_and_reads_no_test_set() -> None:
     assert len({run.key for run in runs}) == len(runs)
     assert {run.purpose for run in runs} == {"ablation"}
     assert all(run.held_out for run in runs)
-    names = [(c.factor, c.name) for c in ablation.CHANGES]
-    assert len(set(names)) == len(names)
-    start = ablation.run_of(ablation.GROUNDS[0], ablation.CHANGES[0], 0)
-    for change in ablation.CHANGES[1:]:
-        changed = ablation.run_of(ablation.GROUNDS[0], change, 0)
-        assert changed.key != start.key, change
-        differs = {
-            name for name, value in vars(changed.options).items()
-            if value != getattr(start.options, name)
-        }  # fmt: skip
-        assert differs == set(change.options), change
+    for ground in ablation.GROUNDS:
+        names = [(c.factor, c.name) for c in ground.changes]
+        assert len(set(names)) == len(names)
+        start = ablation.run_of(ground, ground.changes[0], 0)
+        for change in ground.changes[1:]:
+            changed = ablation.run_of(ground, change, 0)
+            assert changed.key != start.key, change
+            differs = {
+                name for name, value in vars(changed.options).items()
+                if value != getattr(start.options, name)
+            }  # fmt: skip
+            assert differs == set(change.options), change
 
 
 # Rows

@@ -9,12 +9,14 @@ import torch
 from benchmarks.frontier import plan
 from benchmarks.frontier.methods import METHODS, Frame
 from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.units import whole_units
 from torch import nn
 from torch.nn import functional as F
 
 import rvsm
 from rvsm import recipes
 from rvsm.errors import RuleError
+from rvsm.penalties import TransformedL1
 
 
 def network() -> nn.Module:
@@ -142,6 +144,17 @@ def test_units_of_the_last_layer_are_the_answers():
     for options in ({"sparsity": 1.0}, {"steps": 1}, {"only": "x"}):
         with pytest.raises(RuleError):
             recipes.units(sgd(network()), **{"sparsity": 0.5, "steps": 10, **options})
+
+
+def test_units_of_the_frontier_are_the_recipes():
+    place = next(place for place in plan.TIERS["core"] if place.network == "lenet-5")
+    options = place.options(plan.OURS)
+    frame = Frame(NETWORKS["lenet-5"].build(), 1000, 0.99, options)
+    measured = whole_units(frame, 250)
+    shares = {"conv1.weight": 0.5, "conv2.weight": 0.7, "fc1.weight": 0.9}
+    assert {r.pattern: r.sparsity for r in measured.rules} == shares
+    assert all(r.penalty == TransformedL1() for r in measured.rules)
+    assert place.options(plan.TAUGHT) == options
 
 
 def test_distillation_is_its_formula():

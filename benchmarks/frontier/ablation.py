@@ -54,11 +54,11 @@ UNITS = {
 
 
 def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:
-    """Return a change of the winners with whole units first, for each network."""
+    """Return a change of the winners with whole units first, for each network; None drops one."""
     setting = 0.5 if method == "magnitude" else None
+    changed = {key: value for key, value in {**WINNERS, **options}.items() if value is not None}
     return [
-        Change("whole units first", name, {**WINNERS, "units": units, **options}, method, setting,
-               network)
+        Change("whole units first", name, {**changed, "units": units}, method, setting, network)
         for network, units in UNITS.items()
     ]  # fmt: skip
 
@@ -124,7 +124,7 @@ CHANGES: list[Change] = [
     *_units("with augmentation, distillation"),
     *_units("and layers compared by their largest", budget="max"),
     *_units("units by l0", units_penalty="l0"),
-    *_units("no distillation", distill=0.0),
+    *_units("no distillation", distill=None),
     *_units("cubic magnitude after the same units", "magnitude"),
     Change("whole units first", "where layers compete", {**WINNERS, "units": "0.9"},
            network="lenet-5"),

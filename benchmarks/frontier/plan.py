@@ -29,15 +29,26 @@ class Contender:
         In `METHODS`.
     options : mapping
         Of `Options`; what is no part of the method itself belongs to all and in `NETWORKS`.
+    of_network : mapping of str to mapping
+        Options on some networks alone.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    of_network: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def on(self, network: str) -> dict[str, Any]:
+        """Return its options on a network."""
+        return {**self.options, **self.of_network.get(network, {})}
 
 
-OURS = Contender("rvsm-l0-u", {"distill": 0.5})
+OURS = Contender(
+    "rvsm-l0-u",
+    {"distill": 0.5},
+    {"lenet-5": {"units": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9"}},
+)
 """Our best so far, by the ablation's validation errors."""
-TAUGHT = Contender("magnitude", OURS.options)
+TAUGHT = Contender("magnitude", OURS.options, OURS.of_network)
 """The strongest relative with what we take part with: what is due to the method alone."""
 ALL = (
     Contender("dense"),
@@ -79,7 +90,7 @@ class Place:
 
     def options(self, contender: Contender) -> Options:
         """Return the options that a contender trains with here."""
-        return NETWORKS[self.network].base_options(self.data).with_(**contender.options)
+        return NETWORKS[self.network].base_options(self.data).with_(**contender.on(self.network))
 
     def who(self, rows: Mapping[str, Row]) -> Sequence[Contender] | None:
         """Return who takes part; None while what decides it is not known."""

@@ -71,9 +71,8 @@ class Cell:
     @property
     def is_ours(self) -> bool:
         """Whether this is the contender that stands for us."""
-        return (self.method, self.options) == (
-            plan.OURS.method, json.dumps(dict(plan.OURS.options), sort_keys=True),
-        )  # fmt: skip
+        ours = json.dumps(plan.OURS.on(self.network), sort_keys=True)
+        return (self.method, self.options) == (plan.OURS.method, ours)
 
     @property
     def rank(self) -> tuple[int, str]:
