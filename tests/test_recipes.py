@@ -175,7 +175,7 @@ def test_what_the_frontier_measures_as_ours_is_the_recipe():
     frame = Frame(NETWORKS["small"].build(), 1000, 0.95, options)
     measured = METHODS[plan.OURS.method].build(frame, recipes.BETA)
     model = NETWORKS["small"].build()
-    built = recipes.sparse(sgd(model), sparsity=0.95, steps=1000)
+    built = recipes.sparse(sgd(model), sparsity=0.95, steps=1000, scale=options.budget)
     for name in ("grad_at", "coupling", "budget", "warmup"):
         assert getattr(measured, name) == getattr(built, name)
     for ours, rule in zip(built.rules, measured.rules, strict=True):

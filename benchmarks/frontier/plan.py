@@ -45,7 +45,10 @@ class Contender:
 OURS = Contender(
     "rvsm-l0-u",
     {"distill": 0.5},
-    {"lenet-5": {"units": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9"}},
+    {
+        "lenet-300-100": {"units": "fc1.weight=0.6 fc2.weight=0.5", "budget": "max"},
+        "lenet-5": {"units": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9", "budget": "max"},
+    },
 )
 """Our best so far, by the ablation's validation errors."""
 TAUGHT = Contender("magnitude", OURS.options, OURS.of_network)
