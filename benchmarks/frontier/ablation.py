@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.networks import NETWORKS, UNITS
 from benchmarks.frontier.options import Run
 
 BASE: dict[str, Any] = {"beta": 0.1}
@@ -44,13 +44,6 @@ class Change:
     method: str = METHOD
     setting: float | None = None
     network: str = ""
-
-
-UNITS = {
-    "lenet-300-100": "fc1.weight=0.6 fc2.weight=0.5",
-    "lenet-5": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9",
-}
-"""Shares of units that go first, layer by layer; found in runs of 12 and 15 epochs."""
 
 
 def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:

@@ -92,9 +92,11 @@ def compared(
         if read_metadata(path).get("run") != run.key:
             return [f"{path} is of another run than the one that wins: write it by --table."]
         whole = NETWORKS[run.network].build()
-        model = rvsm.load_network(path) if run.options.units else whole
-        if model is whole:
-            rvsm.load(path, whole)
+        if run.options.units:
+            model: torch.nn.Module = rvsm.load_network(path)
+        else:
+            model = whole
+            rvsm.load(path, model)
     except RvsmError as error:
         return [str(error)]
     row = rows[run.key]

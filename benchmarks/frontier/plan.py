@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.frontier.methods import CANDIDATES, METHODS, Method
-from benchmarks.frontier.networks import NETWORKS
+from benchmarks.frontier.networks import NETWORKS, UNITS
 from benchmarks.frontier.options import Options, Run
 from benchmarks.frontier.store import Row
 from rvsm.errors import ConfigError
@@ -45,10 +45,7 @@ class Contender:
 OURS = Contender(
     "rvsm-l0-u",
     {"distill": 0.5},
-    {
-        "lenet-300-100": {"units": "fc1.weight=0.6 fc2.weight=0.5", "budget": "max"},
-        "lenet-5": {"units": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9", "budget": "max"},
-    },
+    {network: {"units": units, "budget": "max"} for network, units in UNITS.items()},
 )
 """Our best so far, by the ablation's validation errors."""
 TAUGHT = Contender("magnitude", OURS.options, OURS.of_network)

@@ -178,8 +178,10 @@ def units(
         raise RuleError(
             f'only="{only}" means the last layer alone, whose rows are the answers; name more.'
         )
-    each = isinstance(sparsity, Mapping)
-    shares = sparsity if isinstance(sparsity, Mapping) else {"*": sparsity}
+    if isinstance(sparsity, Mapping):
+        shares, budget = sparsity, Budget("parameter")
+    else:
+        shares, budget = {"*": sparsity}, Budget("global", scale=scale)
     schedule = Cubic(0, int(UNITS_END * steps))
     rules = []
     for pattern, share in shares.items():
@@ -204,7 +206,7 @@ def units(
         base,
         rules,
         grad_at=GRAD_AT,
-        budget="parameter" if each else Budget("global", scale=scale),
+        budget=budget,
         model=model,
         named_parameters=named_parameters,
     )
