@@ -86,6 +86,63 @@ def test_values_statistics_and_gradients_are_those_of_float64(
 
 
 @needs_compiler
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 21), st.sampled_from(POOLS))
+def test_maps_in_bfloat16_are_computed_with_in_float32(
+    seed: int, channels: int, pool: tuple[int, int]
+) -> None:
+    maps, scale, bias, _ = drawn(seed, (3, channels, 4, 8))
+    rounded = maps.bfloat16()
+    toward = torch.randn(3, channels, 4 // pool[0], 8 // pool[1])
+    leaves = [rounded.requires_grad_(), rounded.detach().float().requires_grad_()]
+    half, single = [pool_norm_relu(leaf, pool, scale, bias, 1e-5) for leaf in leaves]
+    for one, other in zip(half, single, strict=True):
+        assert torch.equal(one, other)
+    for found in (half, single):
+        (found.maps * toward).sum().backward()
+    gradient, expected = (leaf.grad for leaf in leaves)
+    assert gradient is not None
+    assert expected is not None
+    assert gradient.dtype == torch.bfloat16
+    assert torch.equal(gradient, expected.bfloat16())
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 8])
+def test_a_nan_of_any_bits_stays_one_in_bfloat16(channels: int) -> None:
+    maps = torch.ones(2, channels, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    out = pool_norm_relu(maps, (1, 1), torch.ones(channels), torch.ones(channels), 1e-5).maps
+    gradient = torch.full((2, channels, 1, 1), 0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    out.backward(gradient)
+    assert maps.grad is not None
+    assert maps.grad.isnan().all()
+
+
+@needs_compiler
+def test_under_autocast_the_network_trains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = TremorNet([4, 8, 8], size=(16, 32))
+    images = torch.rand(8, 1, 16, 32)
+    taken = []
+    monkeypatch.setattr(block, "_call", _noting(block._call, taken))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = net(images).float().square().sum()
+    loss.backward()
+    assert [name for name in taken if name in ("convolve", "pool_bf16", "spread_bf16")] == [
+        "convolve", "pool_bf16", "pool_bf16", "spread_bf16", "spread_bf16",
+    ]  # fmt: skip
+    assert "correlate" in taken
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def _noting(call: Any, taken: list[str]) -> Any:
+    def noted(name: str, *values: Any) -> None:
+        taken.append(name)
+        call(name, *values)
+
+    return noted
+
+
+@needs_compiler
 @pytest.mark.parametrize("pool", POOLS[1:])
 @pytest.mark.parametrize("channels", [3, 8, 19])
 def test_of_ties_the_first_entry_gets_the_whole_gradient(
@@ -142,7 +199,7 @@ def test_maps_of_any_layout_and_gradients_of_none() -> None:
         (torch.zeros(2, 3, 5, 4), (2, 2)),
         (torch.zeros(2, 3, 6, 6), (3, 2)),
         (torch.zeros(2, 3, 4, 4, dtype=torch.float64), (2, 2)),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16), (2, 2)),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.float16), (2, 2)),
         (torch.zeros(2, block._MOST_CHANNELS + 1, 2, 2), (2, 2)),
         (torch.zeros(2, 3, 4, 4, device="meta"), (2, 2)),
     ],
@@ -293,12 +350,10 @@ def test_other_first_layers_are_left_to_torch(
 
 
 @needs_compiler
-def test_the_first_layer_is_left_to_torch_without_gradients_and_under_autocast() -> None:
+def test_the_first_layer_is_left_to_torch_without_gradients() -> None:
     images, conv = torch.zeros(2, 1, 8, 8), first_layer()
     assert fused_first(images, conv, (2, 2))
     with torch.no_grad():
-        assert not fused_first(images, conv, (2, 2))
-    with torch.autocast("cpu", torch.bfloat16):
         assert not fused_first(images, conv, (2, 2))
 
 

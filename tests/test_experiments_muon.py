@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from pytorch_optimizer import Muon
 
 from rvsm import RVSM, Rule
-from rvsm.experiments.muon import WideMuon
+from rvsm.experiments import muon
+from rvsm.experiments.muon import WideMuon, zero_power_via_newton_schulz_5
 from rvsm.penalties import L0
 
 
@@ -43,6 +47,28 @@ def test_the_iteration_itself_has_the_precision_of_float32() -> None:
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     torch.testing.assert_close(step.double(), x, rtol=0, atol=1e-4)
+
+
+def test_filters_of_zeros_cost_nothing_and_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    update = torch.randn(12, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    update[[0, 3, 4, 11]] = 0
+    group = {"ns_steps": 5, "ns_coeffs": (3.4445, -4.7750, 2.0315)}
+    seen: list[torch.Size] = []
+
+    def watched(matrix: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(matrix.shape)
+        return zero_power_via_newton_schulz_5(matrix, **options)
+
+    monkeypatch.setattr(muon, "zero_power_via_newton_schulz_5", watched)
+    (found,) = WideMuon._orthogonalize(group, [update])
+    whole = watched(update.flatten(1), num_steps=5, weights=group["ns_coeffs"], dtype=torch.float32)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    assert seen == [(8, 36), (12, 36)]
+    assert not found[[0, 3, 4, 11]].any()
+    (nothing,) = WideMuon._orthogonalize(group, [torch.zeros(3, 2, 1, 1)])
+    assert not nothing.any()
 
 
 def test_its_coupling_can_be_decoupled() -> None:

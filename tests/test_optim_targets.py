@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from rvsm.optim import RVSM, Rule
 from rvsm.optim.clear import clear_threshold
 from rvsm.optim.near import Near
-from rvsm.optim.targets import smallest
+from rvsm.optim.targets import smallest, two_smallest
 from rvsm.penalties import (
     L0,
     L1,
@@ -57,6 +58,20 @@ def test_every_type(dtype, k):
     assert torch.equal(mask, smallest_by_sorting(magnitudes, k))
     assert threshold.dtype == dtype
     assert torch.equal(magnitudes, before)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_the_kth_and_the_next_are_what_sorting_says_however_many_are_zero(data):
+    zeros = data.draw(st.integers(0, 40))
+    others = data.draw(st.lists(st.integers(1, 5), max_size=40))
+    values = np.array([0] * zeros + others or [0], data.draw(st.sampled_from(["f2", "f4", "f8"])))
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(values) / 7
+    before = values.copy()
+    k = data.draw(st.integers(1, len(values)))
+    ordered = [*np.sort(values).tolist(), float("inf")]
+    assert two_smallest(values, k) == (ordered[k - 1], ordered[k])
+    assert np.array_equal(values, before)
 
 
 @given(st.data())

@@ -1,7 +1,8 @@
 /* Max pooling in blocks of 1 or 2 by 1 or 2, normalisation over the batch and ReLU, and back.
 
    Maps are (n, h, w, c), c innermost. MOST bounds c. A loop over channels takes LANES at once and
-   the rest one by one. */
+   the rest one by one. What a convolution in bfloat16 puts out, and what goes back into it, is in
+   bfloat16; all that is computed is in float32. */
 
 #include <stdint.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #define TYPES(L)                                                                                   \
     typedef float f##L __attribute__((vector_size(4 * L), aligned(4), may_alias));                 \
     typedef int32_t i##L __attribute__((vector_size(4 * L), aligned(4), may_alias));               \
+    typedef uint32_t u##L __attribute__((vector_size(4 * L), aligned(4), may_alias));              \
+    typedef uint16_t h##L __attribute__((vector_size(2 * L), aligned(2), may_alias));              \
     typedef int8_t b##L __attribute__((vector_size(L), aligned(1), may_alias));
 TYPES(8)
 TYPES(1)
@@ -19,12 +22,30 @@ TYPES(1)
 #define AT(T, p) (*(T *)(p))
 #define OF(T, p) (*(const T *)(p))
 #define CHOOSE(L, mask, yes, no) ((f##L)(((mask) & (i##L)(yes)) | (~(mask) & (i##L)(no))))
-#define OVER_CHANNELS(BODY)                                                                        \
+typedef float f32;
+typedef uint16_t bf16;
+#define LOAD_f32(L, p) OF(f##L, p)
+#define LOAD_bf16(L, p) ((f##L)(__builtin_convertvector(OF(h##L, p), i##L) << 16))
+#define STORE_f32(L, p, v) AT(f##L, p) = (f##L)(v);
+/* To the nearest, of two equally near to the even one; a NaN stays one. */
+#define STORE_bf16(L, p, v)                                                                        \
+    {                                                                                              \
+        f##L given = (f##L)(v);                                                                    \
+        u##L bits = (u##L)given, none = (u##L)(given != given);                                    \
+        u##L whole = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;                                     \
+        AT(h##L, p) = __builtin_convertvector((none & 0x7fc0) | (~none & whole), h##L);            \
+    }
+
+#define OVER_CHANNELS(BODY, T)                                                                     \
     do {                                                                                           \
         long k = 0;                                                                                \
-        for (; k + LANES <= c; k += LANES) BODY(8)                                                 \
-        for (; k < c; k++) BODY(1)                                                                 \
+        for (; k + LANES <= c; k += LANES) BODY(8, T)                                              \
+        for (; k < c; k++) BODY(1, T)                                                              \
     } while (0)
+/* The function of a type of maps and a block of 1 or 2 by 1 or 2. */
+#define BY_BLOCK(NAME, T, ...)                                                                     \
+    (rows == 2 ? (columns == 2 ? NAME##_##T##_22 : NAME##_##T##_21)                                \
+               : (columns == 2 ? NAME##_##T##_12 : NAME##_##T##_11))(__VA_ARGS__)
 
 /* Sums of float32 go on in double after each row: of millions of places they would lose digits. */
 static void into(double *sums, const float *row, long c) {
@@ -32,72 +53,71 @@ static void into(double *sums, const float *row, long c) {
 }
 
 /* A NaN is larger than everything, as torch has it. */
-#define TAKE(L, from, place)                                                                       \
+#define TAKE(L, T, from, place)                                                                    \
     {                                                                                              \
-        f##L z = OF(f##L, (from) + k);                                                             \
+        f##L z = LOAD_##T(L, (from) + k);                                                          \
         i##L more = (z > m) | (z != z);                                                            \
         m = CHOOSE(L, more, z, m);                                                                 \
         which = (more & (place)) | (~more & which);                                                \
     }
 
-#define POOL(ROWS, COLUMNS)                                                                        \
-    static void pool_##ROWS##COLUMNS(const float *restrict x, float *restrict y,                   \
-                                     int8_t *restrict at, double *restrict sums,                   \
-                                     double *restrict squares, long n, long h, long w, long c) {   \
+#define POOL(T, ROWS, COLUMNS)                                                                     \
+    static void pool_##T##_##ROWS##COLUMNS(const T *restrict x, float *restrict y,                 \
+                                           int8_t *restrict at, double *restrict sums,             \
+                                           double *restrict squares, long n, long h, long w,       \
+                                           long c) {                                               \
         float s[MOST], q[MOST];                                                                    \
         for (long r = 0; r < n * (h / ROWS); r++) {                                                \
             memset(s, 0, c * sizeof *s);                                                           \
             memset(q, 0, c * sizeof *q);                                                           \
             for (long j = 0; j < w / COLUMNS; j++, y += c, at += c) {                              \
-                const float *p = x + (r * ROWS * w + j * COLUMNS) * c;                             \
-                OVER_CHANNELS(POOL_##ROWS##COLUMNS);                                               \
+                const T *p = x + (r * ROWS * w + j * COLUMNS) * c;                                 \
+                OVER_CHANNELS(POOL_##ROWS##COLUMNS, T);                                            \
             }                                                                                      \
             into(sums, s, c);                                                                      \
             into(squares, q, c);                                                                   \
         }                                                                                          \
     }
-#define POOL_BEGIN(L)                                                                              \
-    f##L m = OF(f##L, p + k);                                                                      \
+#define POOL_BEGIN(L, T)                                                                           \
+    f##L m = LOAD_##T(L, p + k);                                                                   \
     i##L which = {0};
 #define POOL_END(L)                                                                                \
     AT(f##L, y + k) = m;                                                                           \
     AT(b##L, at + k) = __builtin_convertvector(which, b##L);                                       \
     AT(f##L, s + k) += m;                                                                          \
     AT(f##L, q + k) += m * m;
-#define POOL_11(L) { POOL_BEGIN(L) POOL_END(L) }
-#define POOL_12(L) { POOL_BEGIN(L) TAKE(L, p + c, 1) POOL_END(L) }
-#define POOL_21(L) { POOL_BEGIN(L) TAKE(L, p + w * c, 1) POOL_END(L) }
-#define POOL_22(L)                                                                                 \
-    { POOL_BEGIN(L) TAKE(L, p + c, 1) TAKE(L, p + w * c, 2) TAKE(L, p + w * c + c, 3) POOL_END(L) }
-POOL(1, 1)
-POOL(1, 2)
-POOL(2, 1)
-POOL(2, 2)
+#define POOL_11(L, T) { POOL_BEGIN(L, T) POOL_END(L) }
+#define POOL_12(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + c, 1) POOL_END(L) }
+#define POOL_21(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + w * c, 1) POOL_END(L) }
+#define POOL_22(L, T)                                                                              \
+    {                                                                                              \
+        POOL_BEGIN(L, T)                                                                           \
+        TAKE(L, T, p + c, 1) TAKE(L, T, p + w * c, 2) TAKE(L, T, p + w * c + c, 3) POOL_END(L)     \
+    }
+#define OF_ALL_BLOCKS(BODY, T) BODY(T, 1, 1) BODY(T, 1, 2) BODY(T, 2, 1) BODY(T, 2, 2)
+OF_ALL_BLOCKS(POOL, f32)
+OF_ALL_BLOCKS(POOL, bf16)
 
 /* The largest of each block, which of its entries that is, and the sums over all blocks. */
-void pool(const float *x, float *y, int8_t *at, double *sums, double *squares, long n, long h,
-          long w, long c, long rows, long columns) {
-    memset(sums, 0, c * sizeof *sums);
-    memset(squares, 0, c * sizeof *squares);
-    if (rows == 2 && columns == 2)
-        pool_22(x, y, at, sums, squares, n, h, w, c);
-    else if (rows == 2)
-        pool_21(x, y, at, sums, squares, n, h, w, c);
-    else if (columns == 2)
-        pool_12(x, y, at, sums, squares, n, h, w, c);
-    else
-        pool_11(x, y, at, sums, squares, n, h, w, c);
-}
+#define POOL_OF(T)                                                                                 \
+    void pool_##T(const T *x, float *y, int8_t *at, double *sums, double *squares, long n, long h, \
+                  long w, long c, long rows, long columns) {                                       \
+        memset(sums, 0, c * sizeof *sums);                                                         \
+        memset(squares, 0, c * sizeof *squares);                                                   \
+        BY_BLOCK(pool, T, x, y, at, sums, squares, n, h, w, c);                                    \
+    }
+POOL_OF(f32)
+POOL_OF(bf16)
 
 /* max(a y + b, 0) of m places. */
-#define RECTIFY(L)                                                                                 \
+#define RECTIFY(L, T)                                                                              \
     {                                                                                              \
         f##L v = OF(f##L, y + k) * OF(f##L, a + k) + OF(f##L, b + k);                              \
         AT(f##L, z + k) = CHOOSE(L, v <= 0, (f##L){0}, v);                                         \
     }
 void rectify(const float *restrict y, float *restrict z, const float *restrict a,
              const float *restrict b, long m, long c) {
-    for (long r = 0; r < m; r++, y += c, z += c) OVER_CHANNELS(RECTIFY);
+    for (long r = 0; r < m; r++, y += c, z += c) OVER_CHANNELS(RECTIFY, f32);
 }
 
 /* The gradient g where a y + b > 0, else 0. */
@@ -106,7 +126,7 @@ void rectify(const float *restrict y, float *restrict z, const float *restrict a
     f##L d = CHOOSE(L, v * OF(f##L, a + k) + OF(f##L, b + k) > 0, OF(f##L, g + k), (f##L){0});
 
 /* Sums of what passes the ReLU, and of its products with y. */
-#define ADD_UP(L)                                                                                  \
+#define ADD_UP(L, T)                                                                               \
     {                                                                                              \
         PASSED(L)                                                                                  \
         AT(f##L, s + k) += d;                                                                      \
@@ -121,55 +141,50 @@ void add_up(const float *restrict g, const float *restrict y, const float *restr
     for (long r = 0; r < m;) {
         memset(s, 0, c * sizeof *s);
         memset(q, 0, c * sizeof *q);
-        for (long t = 0; t < 64 && r < m; t++, r++, g += c, y += c) OVER_CHANNELS(ADD_UP);
+        for (long t = 0; t < 64 && r < m; t++, r++, g += c, y += c) OVER_CHANNELS(ADD_UP, f32);
         into(sums, s, c);
         into(products, q, c);
     }
 }
 
 /* e passed + f y + o, to the largest entry of each block; 0 to the others. */
-#define SPREAD(ROWS, COLUMNS)                                                                      \
-    static void spread_##ROWS##COLUMNS(                                                            \
+#define SPREAD(T, ROWS, COLUMNS)                                                                   \
+    static void spread_##T##_##ROWS##COLUMNS(                                                      \
         const float *restrict g, const float *restrict y, const int8_t *restrict at,               \
         const float *restrict a, const float *restrict b, const float *restrict e,                 \
-        const float *restrict f, const float *restrict o, float *restrict x, long n, long h,       \
-        long w, long c) {                                                                          \
+        const float *restrict f, const float *restrict o, T *restrict x, long n, long h, long w,   \
+        long c) {                                                                                  \
         for (long r = 0; r < n * (h / ROWS); r++)                                                  \
             for (long j = 0; j < w / COLUMNS; j++, g += c, y += c, at += c) {                      \
-                float *p = x + (r * ROWS * w + j * COLUMNS) * c;                                   \
-                OVER_CHANNELS(SPREAD_##ROWS##COLUMNS);                                             \
+                T *p = x + (r * ROWS * w + j * COLUMNS) * c;                                       \
+                OVER_CHANNELS(SPREAD_##ROWS##COLUMNS, T);                                          \
             }                                                                                      \
     }
 #define SPREAD_BEGIN(L)                                                                            \
     PASSED(L)                                                                                      \
     d = OF(f##L, e + k) * d + OF(f##L, f + k) * v + OF(f##L, o + k);                               \
     i##L which = __builtin_convertvector(OF(b##L, at + k), i##L);
-#define GIVE(L, to, place) AT(f##L, (to) + k) = (f##L)((which == (place)) & (i##L)d);
-#define SPREAD_11(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) }
-#define SPREAD_12(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) GIVE(L, p + c, 1) }
-#define SPREAD_21(L) { SPREAD_BEGIN(L) GIVE(L, p, 0) GIVE(L, p + w * c, 1) }
-#define SPREAD_22(L)                                                                               \
+#define GIVE(L, T, to, place) STORE_##T(L, (to) + k, (which == (place)) & (i##L)d)
+#define SPREAD_11(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) }
+#define SPREAD_12(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) GIVE(L, T, p + c, 1) }
+#define SPREAD_21(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) GIVE(L, T, p + w * c, 1) }
+#define SPREAD_22(L, T)                                                                            \
     {                                                                                              \
         SPREAD_BEGIN(L)                                                                            \
-        GIVE(L, p, 0) GIVE(L, p + c, 1) GIVE(L, p + w * c, 2) GIVE(L, p + w * c + c, 3)            \
+        GIVE(L, T, p, 0) GIVE(L, T, p + c, 1)                                                      \
+        GIVE(L, T, p + w * c, 2) GIVE(L, T, p + w * c + c, 3)                                      \
     }
-SPREAD(1, 1)
-SPREAD(1, 2)
-SPREAD(2, 1)
-SPREAD(2, 2)
+OF_ALL_BLOCKS(SPREAD, f32)
+OF_ALL_BLOCKS(SPREAD, bf16)
 
-void spread(const float *g, const float *y, const int8_t *at, const float *a, const float *b,
-            const float *e, const float *f, const float *o, float *x, long n, long h, long w,
-            long c, long rows, long columns) {
-    if (rows == 2 && columns == 2)
-        spread_22(g, y, at, a, b, e, f, o, x, n, h, w, c);
-    else if (rows == 2)
-        spread_21(g, y, at, a, b, e, f, o, x, n, h, w, c);
-    else if (columns == 2)
-        spread_12(g, y, at, a, b, e, f, o, x, n, h, w, c);
-    else
-        spread_11(g, y, at, a, b, e, f, o, x, n, h, w, c);
-}
+#define SPREAD_OF(T)                                                                               \
+    void spread_##T(const float *g, const float *y, const int8_t *at, const float *a,              \
+                    const float *b, const float *e, const float *f, const float *o, T *x, long n,  \
+                    long h, long w, long c, long rows, long columns) {                             \
+        BY_BLOCK(spread, T, g, y, at, a, b, e, f, o, x, n, h, w, c);                               \
+    }
+SPREAD_OF(f32)
+SPREAD_OF(bf16)
 
 /* The first layer: a convolution of images of one channel with kernels of 3x3, pooling in blocks of
    2x2, and back. Its maps, four times as large as what is left of them, are never written. Weights

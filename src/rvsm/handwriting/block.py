@@ -12,6 +12,8 @@ from rvsm import native
 
 _MOST_CHANNELS = 2048
 """MOST in block.c."""
+_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""Of maps; block.c has a function for each."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Who watches a convolution wants it to be called."""
 
@@ -38,7 +40,7 @@ def fused(maps: Tensor, pool: tuple[int, int]) -> bool:
     return (
         maps.requires_grad
         and maps.device.type == "cpu"
-        and maps.dtype == torch.float32
+        and maps.dtype in _TYPES
         and maps.shape[1] <= _MOST_CHANNELS
         and rows in (1, 2)
         and columns in (1, 2)
@@ -108,7 +110,6 @@ def fused_first(images: Tensor, conv: nn.Conv2d, pool: tuple[int, int]) -> bool:
         and images.numel() > 4
         and torch.is_grad_enabled()
         and not images.requires_grad
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and _library() is not None
     )
@@ -145,8 +146,9 @@ class _Block(torch.autograd.Function):
         rows, columns = pool
         y, largest = _room(images, channels, height // rows, width // columns)
         sums = _sums(2, channels)
-        _call("pool", maps, y, largest, sums[0], sums[1], *_sizes(maps), rows, columns)
-        ctx.pool, ctx.size = pool, maps.shape
+        name, sizes = f"pool_{_TYPES[maps.dtype]}", _sizes(maps)
+        _call(name, maps, y, largest, sums[0], sums[1], *sizes, rows, columns)
+        ctx.pool, ctx.size, ctx.dtype = pool, maps.shape, maps.dtype
         return _normalise(ctx, y, largest, sums, scale, bias, eps)
 
     @staticmethod
@@ -154,8 +156,9 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
         y, largest, *_ = ctx.saved_tensors
         gradient, factors, slope_of_bias = _back(ctx, gradient)
-        result = _empty(ctx.size)
-        _call("spread", gradient, y, largest, *factors, result, *_sizes(result), *ctx.pool)
+        result = _empty(ctx.size, ctx.dtype)
+        name = f"spread_{_TYPES[ctx.dtype]}"
+        _call(name, gradient, y, largest, *factors, result, *_sizes(result), *ctx.pool)
         return result, None, None, slope_of_bias, None
 
 

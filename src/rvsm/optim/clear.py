@@ -14,7 +14,7 @@ from rvsm.optim import passes
 from rvsm.optim.budget import Budget, check_reachable, shares_of
 from rvsm.optim.distributed import is_sharded
 from rvsm.optim.near import Found, Near, Nears, flat
-from rvsm.optim.targets import rounding
+from rvsm.optim.targets import rounding, two_smallest
 from rvsm.optim.units import Unit
 
 
@@ -56,8 +56,7 @@ def clear_threshold(
 def _around(xs: Sequence[NDArray[Any]], k: int) -> Found:
     """Return the k-th smallest magnitude and the next."""
     together = np.concatenate(xs)
-    np.abs(together, out=together).partition(k - 1)
-    return Found(float(together[k - 1]), float(together[k:].min(initial=np.inf)))
+    return Found(*two_smallest(np.abs(together, out=together), k))
 
 
 def _one_survives(x: NDArray[Any]) -> Found:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rvsm.optim.distributed import is_sharded, smallest_of_shards
@@ -79,9 +81,26 @@ def _kth_smallest(magnitudes: Tensor, k: int) -> Tensor:
         return magnitudes.sort().values[k - 1]
     if not _in_numpy(magnitudes):
         return torch.kthvalue(magnitudes, k).values
-    # numpy partitions with vector instructions: 7 ms against 67 ms for 4 million on one core.
-    selected = np.partition(magnitudes.numpy(), k - 1)[k - 1]
-    return torch.as_tensor(selected, dtype=magnitudes.dtype)
+    return torch.as_tensor(two_smallest(magnitudes.numpy(), k)[0], dtype=magnitudes.dtype)
+
+
+def two_smallest(magnitudes: NDArray[Any], k: int) -> tuple[float, float]:
+    """Return the k-th smallest of numbers >= 0, counting from 1, and the next (inf after the last).
+
+    numpy partitions with vector instructions: 7 ms against 67 ms of `torch.kthvalue` for 4 million
+    on one core. Where many are equal it loses them, 3 ms for 41,472 of which 94 % are 0, a tensor
+    cut before; without the zeros 0.05.
+    """
+    alive = magnitudes != 0
+    zeros = len(magnitudes) - int(np.count_nonzero(alive))
+    if zeros > len(magnitudes) // 8:
+        if k < zeros:
+            return 0.0, 0.0
+        magnitudes, k = magnitudes[alive], k - zeros
+        if k == 0:
+            return 0.0, float(magnitudes.min(initial=np.inf))
+    parted = np.partition(magnitudes, k - 1)
+    return float(parted[k - 1]), float(parted[k:].min(initial=np.inf))
 
 
 def _in_numpy(x: Tensor) -> bool:
