@@ -134,6 +134,15 @@ def test_under_autocast_the_network_trains_by_it(monkeypatch: pytest.MonkeyPatch
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_trains_too(dtype: torch.dtype) -> None:
+    net = TremorNet([4, 8, 8], size=(16, 32)).to(dtype)
+    net(torch.rand(8, 1, 16, 32, dtype=dtype)).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+    assert net.norm3 is not None
+    assert net.norm3.running_mean.dtype == dtype
+
+
 def _noting(call: Any, taken: list[str]) -> Any:
     def noted(name: str, *values: Any) -> None:
         taken.append(name)

@@ -65,7 +65,8 @@ class FixedScaleNorm(nn.Module):
 
     def pooled(self, maps: Tensor, pool: tuple[int, int], alive: Tensor | None = None) -> Tensor:
         """Return ``relu(self(max_pool2d(maps, pool), alive))``, while training in one go."""
-        if not (self.training and fused(maps, pool)):
+        own_type = self.bias.dtype == torch.float32  # that of the statistics in C
+        if not (self.training and own_type and fused(maps, pool)):
             return F.relu(self(F.max_pool2d(maps, pool), alive))
         chosen = slice(None) if alive is None else alive
         found = pool_norm_relu(maps, pool, self.scale[chosen], self.bias[chosen], self.eps)
