@@ -1,6 +1,7 @@
 """How the networks of `words.py` are made: sizes of the data, recipes, amplitudes.
 
-Chosen on the validation writers of data seed 6, none on its test writers.
+Chosen on the validation writers of data seed 6, none on its test writers; the numbers of images and
+the speed of the modelled tremor after the scores of that seed, which `SEED` has not.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from typing import Any
 
 from rvsm.experiments.config import TrainConfig, make_config
 
-SEED = 6
+SEED = 7
 KINDS = ("modelled", "recorded")
 LEARNED_FROM = "0.2-1.2"
 """mm RMS, log-uniform."""
 
-TRAINED = {
-    "modelled": {"train": 12_000, "val": 800},
-    "recorded": {"train": 24_000, "val": 2_400},
-}
+MODELLED_HZ = (3.0, 8.0)
+"""The published range of tremor in Parkinson's disease; what was recorded is as slow."""
+
+TRAINED = {"train": 80_000, "val": 2_400}
 TESTED = {0.1: 200, 0.2: 200, 0.3: 800, 0.4: 200, 0.5: 800, 0.65: 200, 0.8: 800, 1.0: 200}
 """Images at each amplitude in mm RMS, half of each class."""
 
@@ -30,11 +31,11 @@ _COMMON: dict[str, Any] = {
     "batch_size": 32,
     "seed": 0,
     "threads": 1,
-    "precision": "32",
+    "precision": "auto",
     "select": "last",
     "optimizer": "muon",
     "augmentation": {"flip_horizontal": False, "flip_vertical": False},
-    "network": {"channels": [16, 24, 128], "pools": [[2, 2], [2, 2], [1, 2]], "size": [32, 128]},
+    "network": {"channels": [16, 24, 192], "pools": [[2, 2], [2, 2], [1, 2]], "size": [32, 128]},
 }
 _SPLITTING: dict[str, Any] = {"beta": 0.01, "grad_at": "u", "start": 0.0}
 
@@ -69,7 +70,7 @@ METHODS = {
             "lr": 6e-3,
             "muon_lr": 0.018,
             "warmup_fraction": 0.2,
-            "rules": [{"pattern": "fc.weight", "groups": "maps", "sparsity": 114 / 128}],
+            "rules": [{"pattern": "fc.weight", "groups": "maps", "sparsity": 174 / 192}],
             "splitting": {**_SPLITTING, "end": 0.4, "heal": 0.5},
         },
         tested=False,
@@ -85,8 +86,8 @@ METHODS = {
             "average": 0.999,
             "final_lr": 0.2,
             "rules": [
-                {"pattern": "conv2.weight", "sparsity": 0.6},
-                {"pattern": "conv3.weight", "sparsity": 0.965},
+                {"pattern": "conv2.weight", "sparsity": 0.45},
+                {"pattern": "conv3.weight", "sparsity": 0.9596},
                 {"pattern": "fc.weight", "sparsity": 0.98},
             ],
             "splitting": {**_SPLITTING, "end": 0.25, "heal": 0.3},

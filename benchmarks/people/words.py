@@ -3,12 +3,12 @@
 python -m benchmarks.people.words FOLDER --words DHSD --tremor LIB --start RUN
 
 Two data sets from one seed, so with the same writers and words on each side: words of DHSD made
-shaky by recorded tremor (LIB, of `rvsm data tremor`) and by modelled. On each a dense network is
-trained that starts from RUN, a dense run of the task pen (`rvsm reproduce --full --task pen
---method dense`), which saw drawn words and modelled tremor alone; then whole maps and then single
-weights become zero. All are tested at exact amplitudes, with the tremor they learned from and with
-the other, on words, writers and (recorded) patients they have not seen. Sets to learn from are
-matched, so that no ink or box goes with the class; each word of a test is there twice, regular
+shaky by recorded tremor (LIB, of `rvsm data tremor`) and by modelled of 3 to 8 Hz. On each a dense
+network is trained that starts from RUN, a dense run of the task pen (`rvsm reproduce --full --task
+pen --method dense`), which saw drawn words and modelled tremor alone; then whole maps and then
+single weights become zero. All are tested at exact amplitudes, with the tremor they learned from
+and with the other, on words, writers and (recorded) patients they have not seen. Sets to learn from
+are matched, so that no ink or box goes with the class; each word of a test is there twice, regular
 and shaky, none chosen. Intervals are those of drawing the test's writers anew. Recipes were chosen
 on the writers of validation, and so is each network's threshold, by pairs with the tremor that it
 learned from; `balanced_at_half` is what one half would give.
@@ -36,6 +36,7 @@ from benchmarks.people.recipes import (
     KINDS,
     LEARNED_FROM,
     METHODS,
+    MODELLED_HZ,
     SEED,
     TESTED,
     TRAINED,
@@ -73,7 +74,7 @@ class Given:
         """The set to learn from, or the test at one amplitude; made where it is not yet there."""
         path = self.folder / (kind if mm is None else f"{kind}-{mm:g}")
         absent = dict.fromkeys(("train", "val", "test-paper", "test-unseen", "curve"), 0)
-        counts = TRAINED[kind]
+        counts = TRAINED
         if mm is not None:
             counts = {"val": VALIDATED if mm in GOALS else 0, "test-unseen": TESTED[mm]}
         make(
@@ -83,6 +84,7 @@ class Given:
             counts=absent | counts,
             words_dir=self.words,
             tremor=self.tremor if kind == "recorded" else None,
+            tremor_hz=MODELLED_HZ if kind == "modelled" else None,
             pairs=mm is not None,
             workers=self.workers,
         )
@@ -245,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {
         "seed": SEED,
         "learned_from_mm": LEARNED_FROM,
+        "modelled_hz": MODELLED_HZ,
         "sides": sides(given),
         "networks": networks(given),
         "rows": list(tested(given)),

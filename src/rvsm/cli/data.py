@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +88,13 @@ def make(
             metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`, not modelled."
         ),
     ] = None,
+    tremor_hz: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW-HIGH",
+            help="Frequencies of the modelled tremor, such as 3-8, whatever its amplitude.",
+        ),
+    ] = None,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -107,6 +115,7 @@ def make(
       rvsm data make data/words --words DHSD
       rvsm data make data/faint --set 0.2-0.6
       rvsm data make data/recorded --words DHSD --tremor tremor.safetensors
+      rvsm data make data/slow --words DHSD --tremor-hz 3-8
     """
     from rvsm.handwriting.datasets import make as make_set
 
@@ -124,6 +133,7 @@ def make(
             omniglot=omniglot,
             words_dir=words,
             tremor=tremor,
+            tremor_hz=read_hertz(tremor_hz),
             pairs=pairs,
             workers=workers,
             progress=bars.named("rendering"),
@@ -326,6 +336,18 @@ def _tell_left_out(left_out: dict[str, str]) -> None:
     for reason, names in by_reason.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         typer.echo(f"left out: {', '.join(names[:_NAMED])}{more} ({reason})")
+
+
+def read_hertz(text: str | None) -> tuple[float, float] | None:
+    """Read two frequencies, the lower first."""
+    if text is None:
+        return None
+    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text)
+    if ends is None:
+        raise typer.BadParameter(
+            f"--tremor-hz {text} is not LOW-HIGH: write it like --tremor-hz 3-8."
+        )
+    return float(ends[1]), float(ends[2])
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:

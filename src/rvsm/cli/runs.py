@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rvsm.cli.data import Layouts, read_counts
+from rvsm.cli.data import Layouts, read_counts, read_hertz
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
@@ -282,6 +282,10 @@ def reproduce(
         Path | None,
         typer.Option(metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`."),
     ] = None,
+    tremor_hz: Annotated[
+        str | None,
+        typer.Option(metavar="LOW-HIGH", help="Frequencies of the modelled tremor, such as 3-8."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
     accelerator: Annotated[Accelerator, typer.Option(help="What trains.")] = Accelerator.cpu,
 ) -> None:
@@ -317,6 +321,7 @@ def reproduce(
         "omniglot": None if omniglot is None else str(omniglot),
         "words_dir": None if words is None else str(words),
         "tremor": None if tremor is None else str(tremor),
+        "tremor_hz": read_hertz(tremor_hz),
     }
     tasks = [name.value for name in task] if task else TASKS
     study(

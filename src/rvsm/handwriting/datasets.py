@@ -135,6 +135,7 @@ def make(
     omniglot: str | os.PathLike[str] | None = None,
     words_dir: str | os.PathLike[str] | None = None,
     tremor: str | os.PathLike[str] | None = None,
+    tremor_hz: tuple[float, float] | None = None,
     pairs: bool = False,
     source: Source | None = None,
     workers: int = 2,
@@ -167,6 +168,9 @@ def make(
     tremor : path-like, optional
         A tremor library (see `recorded.library`) to shake with in place of the model; its people
         are cut into those of training, validation and the unseen.
+    tremor_hz : (float, float), optional
+        Shake with the model, but at frequencies drawn from this range in Hz whatever the amplitude
+        (see `tremor.Modelled`).
     pairs : bool
         Every regular image has a shaky one of the same word, and nothing is matched: all that a
         tremor does to a word is left in. For tests; a network would learn what only goes with it.
@@ -185,13 +189,23 @@ def make(
     Raises
     ------
     DataError
-        An unknown set, task or split, too few carriers, an existing folder with other content, or
-        a folder that cannot be written.
+        An unknown set, task or split, frequencies that cannot be or come beside a library, too few
+        carriers, an existing folder with other content, or a folder that cannot be written.
     """
     start = time.perf_counter()
     path = Path(path)
     source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir)
     shaken = None
+    if tremor_hz is not None:
+        from rvsm.handwriting.shaken import Paced
+        from rvsm.handwriting.tremor import Modelled
+
+        if tremor is not None:
+            raise DataError(
+                f"The tremor of {tremor} has frequencies of its own: leave out the library or the "
+                "frequencies."
+            )
+        source = Paced(source, Modelled((float(tremor_hz[0]), float(tremor_hz[1]))))
     if tremor is not None:
         from rvsm.handwriting.recorded.sources import Shaken
 
@@ -379,9 +393,11 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
-_DREW_ALIKE = frozenset(["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1", "0.1.0+c5b5bbe9a9c7"])
+_DREW_ALIKE = frozenset(
+    ["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1", "0.1.0+c5b5bbe9a9c7", "0.1.0+210f8cae7a0e"]
+)
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
-this set. (Words, whose ink the older two left grey, are told apart by their source's identity.)"""
+this set. (Words, whose ink the first two left grey, are told apart by their source's identity.)"""
 
 _NO_PIXELS = frozenset(
     [
@@ -394,6 +410,7 @@ _NO_PIXELS = frozenset(
         "linear.py",
         "manifest.py",
         "network.py",
+        "shaken.py",
     ]
 )
 

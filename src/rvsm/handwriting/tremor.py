@@ -9,9 +9,12 @@ little, bursts of amplitude, a second harmonic, and a motion along an ellipse th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rvsm.errors import DataError
 
 Array = NDArray[np.float64]
 
@@ -52,16 +55,48 @@ def rms(displacement: Array) -> float:
     return float(np.sqrt(squares.sum() / len(squares)))
 
 
-def modelled(t: Array, rng: np.random.Generator, amplitude_mm: float | None) -> tuple[Array, float]:
+@dataclass(frozen=True)
+class Modelled:
     """A `Shake`: `tremor` at a frequency drawn for its amplitude.
 
     Without an amplitude it is drawn as people with Parkinson's disease have it, log-normally about
     0.158 mm.
+
+    Parameters
+    ----------
+    hertz : (float, float), optional
+        The lowest and the highest frequency, drawn log-uniformly whatever the amplitude.
+
+    Raises
+    ------
+    DataError
+        If they are no range from 1 to 25 Hz.
     """
-    if amplitude_mm is None:
-        amplitude_mm = float(OWN_MEDIAN_MM * np.exp(OWN_LOG_SD * rng.standard_normal()))
-    frequency = draw_frequency(rng, amplitude_mm)
-    return tremor(t, rng, amplitude_mm, frequency), frequency
+
+    hertz: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hertz is not None and not 1 <= self.hertz[0] <= self.hertz[1] <= 25:
+            raise DataError(
+                f"A tremor of {self.hertz[0]:g} to {self.hertz[1]:g} Hz cannot be: give two "
+                "frequencies from 1 to 25 Hz, the lower first, such as 3 and 8."
+            )
+
+    def __call__(
+        self, t: Array, rng: np.random.Generator, amplitude_mm: float | None
+    ) -> tuple[Array, float]:
+        """Return displacements and their frequency, as `Shake` says."""
+        if amplitude_mm is None:
+            amplitude_mm = float(OWN_MEDIAN_MM * np.exp(OWN_LOG_SD * rng.standard_normal()))
+        if self.hertz is None:
+            frequency = draw_frequency(rng, amplitude_mm)
+        else:
+            frequency = float(np.exp(rng.uniform(*np.log(self.hertz))))
+        return tremor(t, rng, amplitude_mm, frequency), frequency
+
+
+modelled = Modelled()
+"""The hand that everything is shaken by unless another is named."""
 
 
 def tremor(

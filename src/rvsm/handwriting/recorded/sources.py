@@ -12,50 +12,29 @@ from pathlib import Path
 import numpy as np
 
 from rvsm.errors import DataError
-from rvsm.handwriting.figures.sampler import FigureSampler
 from rvsm.handwriting.recorded.hands import RecordedHand
 from rvsm.handwriting.recorded.library import load_library
-from rvsm.handwriting.sources import Sampler, Source
-from rvsm.handwriting.splits import CarrierInfo, Parts
-from rvsm.handwriting.synthesis import Generator
-from rvsm.handwriting.words import WordSampler
+from rvsm.handwriting.shaken import Reshaken
+from rvsm.handwriting.sources import Sampler
+from rvsm.handwriting.splits import Parts
 
 _SHARES = (0.6, 0.15)  # of training and validation; the rest is unseen
 
 
 @dataclass(frozen=True)
-class Shaken:
+class Shaken(Reshaken):
     """Writing of another source, its tremor drawn from a library.
 
     Attributes
     ----------
-    base : Source
-        Rendered texts or real words.
     library : Path
         See `library.load_library`.
     parts : tuple of (carriers, people)
         Whose tremor goes with which fonts or writers; set by `shared_out`.
     """
 
-    base: Source
     library: Path
     parts: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
-
-    def carriers(self) -> list[CarrierInfo]:
-        """Those of the base."""
-        return self.base.carriers()
-
-    def texts(self) -> list[str]:
-        """Those of the base."""
-        return self.base.texts()
-
-    def draws(self, carrier: str, texts: Sequence[str]) -> bool:
-        """As the base does."""
-        return self.base.draws(carrier, texts)
-
-    def skipped(self) -> dict[str, dict[str, str]]:
-        """Those of the base."""
-        return self.base.skipped()
 
     def identity(self) -> dict[str, object]:
         """That of the base, the library's content, and the sources that decide on the tremor."""
@@ -105,13 +84,8 @@ class Shaken:
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """The base's sampler, shaken by the people of this part."""
-        sampler = self.base.sampler(carriers, texts)
-        if not isinstance(sampler, Generator | WordSampler | FigureSampler):
-            raise DataError(
-                f"{type(sampler).__name__} draws its own tremor: leave out the tremor library."
-            )
-        sampler.shake = RecordedHand(load_library(self.library).of(self.people(carriers)))
-        return sampler
+        hand = RecordedHand(load_library(self.library).of(self.people(carriers)))
+        return self.shaken_by(hand, carriers, texts)
 
 
 def _bytes(path: Path) -> bytes:
