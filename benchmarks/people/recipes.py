@@ -19,7 +19,7 @@ LEARNED_FROM = "0.2-1.2"
 MODELLED_HZ = (3.0, 8.0)
 """The published range of tremor in Parkinson's disease; what was recorded is as slow."""
 
-TRAINED = {"train": 80_000, "val": 2_400}
+TRAINED = {"train": 64_000, "val": 2_400}
 TESTED = {0.1: 200, 0.2: 200, 0.3: 800, 0.4: 200, 0.5: 800, 0.65: 200, 0.8: 800, 1.0: 200}
 """Images at each amplitude in mm RMS, half of each class."""
 
