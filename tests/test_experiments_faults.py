@@ -105,6 +105,7 @@ def test_a_folder_without_a_checkpoint_is_taken_over(folder: Path, tmp_path: Pat
     """What a first command with a mistake wrote does not stand in the way of the second."""
     run = tmp_path / "run"
     run.mkdir()
+    (run / ".lock").touch()
     (run / "config.toml").write_text(dump_config(configure(folder, epochs=9)))
     train(configure(folder, seed=1), run, resume=False)
     assert load_config(run / "config.toml").seed == 1

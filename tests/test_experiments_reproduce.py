@@ -48,6 +48,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         )
 
     monkeypatch.setattr(reproduce_module, "run_jobs", skip_data)
+    monkeypatch.setattr(Plan, "_check_made", lambda *_: None)
     monkeypatch.setattr("rvsm.experiments.report.write_report", lambda out: out / "report.html")
     return tmp_path / "out"
 

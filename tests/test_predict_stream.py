@@ -120,8 +120,8 @@ def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) ->
             assert row["answer"] == one.label
             assert float(row["probability"]) == pytest.approx(one.probability, abs=1e-5)
             assert float(row["calibrated"]) == pytest.approx(one.calibrated, abs=1e-5)
-    assert done.files == 74
-    assert done.unreadable == 3
+    assert done.files == 75
+    assert done.unreadable == 4
     assert not list(tmp_path.glob(".*"))
 
 
@@ -134,7 +134,7 @@ def test_scans_and_processes(run: Path, garbage: Path, tmp_path: Path) -> None:
         run, [garbage], two, scan=True, workers=2, progress=lambda done, _: told.append(done)
     )
     assert two.read_bytes() == one.read_bytes()
-    assert told == [0, 32, 64, 74]
+    assert told == [0, 32, 64, 75]
     blank = next(row for row in lines(one) if row["file"].endswith("blank.png"))
     assert (blank["answer"], blank["probability"]) == ("no writing here", "")
     assert "hardly any ink" in blank["reason"]
@@ -186,8 +186,8 @@ def test_a_stopped_command_goes_on(
     monkeypatch.setattr(reading, "ready", lambda file, scan: read.append(file) or real(file, scan))
     done = predict_to_csv(run, [garbage], out, workers=1)
     assert done.went_on == (31 if torn else 32)
-    assert len(read) == 74 - done.went_on
-    assert done.unreadable == 3
+    assert len(read) == 75 - done.went_on
+    assert done.unreadable == 4
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -252,7 +252,7 @@ def test_the_command(
     out = tmp_path / "a.csv"
     done = run_here(capfd, "predict", run, garbage, "--out", out, "--workers", 1)
     assert done.code == 0, done
-    assert "74 files, 3 unreadable, 0 without writing" in done.out
+    assert "75 files, 4 unreadable, 0 without writing" in done.out
     assert "Research use, not a diagnosis." in done.err
     for options in (("--evidence", tmp_path), ("--json",), ("--layout", "csv")):
         assert run_here(capfd, "predict", run, garbage, "--out", out, *options).code == 2

@@ -78,7 +78,8 @@ def explain_error(error: BaseException) -> tuple[str | None, int]:
         from rvsm.atomic import explain
 
         return f"Error: {explain(error, error.filename or 'a file', 'use')}", 1
-    if isinstance(error, MemoryError):
+    # torch's allocator raises a RuntimeError of its own words.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "Error: not enough memory: close other programs or use less data at once.", 1
     return None, 1
 

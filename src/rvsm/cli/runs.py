@@ -381,6 +381,12 @@ def _refined(
         for pattern, value in (_pair(kind, text) for text in texts)
     ]:
         values["rules"] = rules
+        patterns = [rule["pattern"] for rule in rules]
+        if twice := [name for name in patterns if patterns.count(name) > 1]:
+            raise typer.BadParameter(
+                f"{twice[0]} is named twice by --sparsity and --lam: a share of zeros or a "
+                "strength, once."
+            )
     if beta is not None:
         values["splitting"]["beta"] = beta
     for text in keys:
@@ -400,8 +406,9 @@ def _refined(
 def _pair(option: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
+        lack = "name before its '='" if equals else "'='"
         raise typer.BadParameter(
-            f"--{option} {text} has no '=': write it like --{option} NAME=VALUE."
+            f"--{option} {text} has no {lack}: write it like --{option} NAME=VALUE."
         )
     return key, value
 
@@ -429,13 +436,14 @@ def _value(text: str) -> Any:
 def print_result(title: str, result: dict[str, Any]) -> None:
     """Print the scores and zeros of a run as a table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("split", "images", "accuracy", "of one view", "ROC AUC", title=title)
+    table = Table("split", "images", "accuracy", "of one view", "ROC AUC", title=escape(title))
     for split, score in result["scores"].items():
         auc = "" if score["auc"] is None else f"{score['auc']:.4f}"
         shares = (f"{score[name]:.2%}" for name in ("accuracy", "accuracy_one_view"))
-        table.add_row(split, str(score["images"]), *shares, auc)
+        table.add_row(escape(split), str(score["images"]), *shares, auc)
     console = Console()
     console.print(table)
     console.print(
@@ -457,6 +465,7 @@ def print_result(title: str, result: dict[str, Any]) -> None:
 def print_bands(result: dict[str, Any]) -> None:
     """Print the accuracy of each split by tremor amplitude; nothing where none is known."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("split", "tremor, mm", "images", "accuracy", "shaky found", "regular found")
@@ -464,7 +473,7 @@ def print_bands(result: dict[str, Any]) -> None:
         for band in score["bands"]:
             shares = (band[name] for name in ("accuracy", "shaky_found", "regular_found"))
             table.add_row(
-                split,
+                escape(split),
                 f"{band['low_mm']:g}-{band['high_mm']:g}",
                 str(band["images"]),
                 *("" if share is None else f"{share:.2%}" for share in shares),

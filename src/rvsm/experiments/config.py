@@ -15,7 +15,8 @@ from rvsm.errors import ConfigError
 Accelerator = Literal["cpu", "gpu"]
 Method = Literal["dense", "l1", "l0", "transformed-l1"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_Positive = Annotated[int, Field(ge=1)]
+_Positive = Annotated[int, Field(ge=1, le=65_536)]
+_Size = Annotated[float, Field(allow_inf_nan=False)]
 _Pool = tuple[_Positive, _Positive]
 
 
@@ -27,7 +28,7 @@ class NetworkConfig(_Strict):
     """Shape of :class:`rvsm.handwriting.network.TremorNet`."""
 
     channels: tuple[_Positive, _Positive, _Positive] = (12, 24, 24)
-    kernel: int = Field(default=3, ge=1)
+    kernel: int = Field(default=3, ge=1, le=63)
     pools: tuple[_Pool, _Pool, _Pool] = ((2, 2), (2, 2), (1, 2))
     size: tuple[_Positive, _Positive] = (32, 128)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -45,11 +46,11 @@ class AugmentationConfig(_Strict):
 
     flip_horizontal: bool = True
     flip_vertical: bool = True
-    shift_rows: int = Field(default=3, ge=0)
-    shift_columns: int = Field(default=6, ge=0)
+    shift_rows: int = Field(default=3, ge=0, le=4096)
+    shift_columns: int = Field(default=6, ge=0, le=4096)
     contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
-    elastic: float = Field(default=0.0, ge=0.0)
-    elastic_knot: int = Field(default=12, ge=2)
+    elastic: _Size = Field(default=0.0, ge=0.0)
+    elastic_knot: int = Field(default=12, ge=2, le=65_536)
 
 
 class RuleConfig(_Strict):
@@ -131,9 +132,9 @@ class TrainConfig(_Strict):
     batch_size: int = Field(default=100, ge=1)
     average: float = Field(default=0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(default=3e-3, gt=0)
-    muon_lr: float = Field(default=0.02, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: _Size = Field(default=3e-3, gt=0)
+    muon_lr: _Size = Field(default=0.02, gt=0)
+    weight_decay: _Size = Field(default=0.0, ge=0)
     warmup_fraction: float = Field(default=0.3, gt=0, lt=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -244,6 +245,8 @@ def _explain(error: ValidationError, source: str) -> str:
         close = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.5)
         remedy = f'did you mean "{close[0]}"?' if close else f"valid keys: {', '.join(valid)}."
         return f'Unknown key "{name}" in {source}; {remedy}'
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        return f'The key "{name}" in {source} has {first["loc"][-1]} entries; give all of them.'
     if first["type"] == "missing":
         return f'The key "{name}" is missing in {source}; add it.'
     given = first.get("input")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from rvsm.atomic import make_folder
@@ -99,12 +100,16 @@ def run_jobs(
                         seconds = future.result()
                     except _Failure as error:
                         failures.append(f"{job.name}: {error}")
-                        console.print(f"[red]failed[/] {job.name}: {error}", highlight=False)
+                        told = escape(f"{job.name}: {error}")
+                        console.print(f"[red]failed[/] {told}", highlight=False)
                         continue
                     done.add(job.name)
                     bars.advance(overall)
                     told = finished(job)
-                    console.print(f"{job.name} [dim]{seconds:.0f} s[/] {told}", highlight=False)
+                    console.print(
+                        f"{escape(job.name)} [dim]{seconds:.0f} s[/] {escape(told)}",
+                        highlight=False,
+                    )
         finally:
             for worker in everyone:
                 worker.kill()

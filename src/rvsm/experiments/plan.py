@@ -12,6 +12,7 @@ from rvsm.experiments import recipes
 from rvsm.experiments.config import METHODS, Accelerator, Method, TrainConfig, load_config
 from rvsm.experiments.jobs import Job
 from rvsm.experiments.runs import check_same
+from rvsm.handwriting.datasets import read_description
 
 CHECK_FILE = "check.json"
 """In a data folder of the study: what `rvsm.handwriting.check` found."""
@@ -67,11 +68,32 @@ class Plan:
         self._know(task, set_name)
         path = str(self.data(task, set_name))
         counts = self.counts or recipes.counts(full=self.full)
+        self._check_made(self.data(task, set_name), options.get("seed"), counts)
         options = {**options, "task": task, "set": set_name, "counts": counts}
         name = f"data/{task}-{set_name}"
         self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}))
         order = {"kind": "check", "path": path, "most": CHECKED_IMAGES}
         self._jobs.append(Job(f"check/{task}-{set_name}", order, (name,)))
+
+    @staticmethod
+    def _check_made(path: Path, seed: Any, counts: dict[str, int]) -> None:
+        """Raise RunError where data are there that another command made.
+
+        Finished runs ask for no data: they would answer for a seed that they never saw.
+        """
+        made = read_description(path)
+        images = (made or {}).get("options", {}).get("images", {})
+        if made is None or not isinstance(images, dict):
+            return
+        other = [f"{images.get(split, 0)} images of {split}, not {count}"
+                 for split, count in counts.items() if images.get(split, 0) != count]  # fmt: skip
+        if made.get("seed") != seed:
+            other.insert(0, f"data seed {made.get('seed')}, not {seed}")
+        if other:
+            raise RunError(
+                f"{path} was made with {other[0]}; ask for what it was made with, or name another "
+                "folder with --out."
+            )
 
     def add_runs(self, task: str, set_name: str, seed: int, methods: Sequence[Method]) -> None:
         """Plan the networks of one seed; without the dense one the others have no start."""
@@ -110,7 +132,7 @@ class Plan:
             task, set_name, seed = found["task"], found["set"], int(found["seed"])
             method = next(method for method in METHODS if method == found["method"])
             try:
-                check_same(self._recipe(task, set_name, seed, method), path.parent)
+                check_same(self._recipe(task, set_name, seed, method), path.parent, moved=True)
             except RunError:
                 strangers.append(name)
                 continue
@@ -129,7 +151,7 @@ class Plan:
             try:
                 config = load_config(path.parent / "config.toml")
                 points = recipes.grid(data, config.start, full=self.full)
-                check_same(self._here(points[found["point"]]), path.parent)
+                check_same(self._here(points[found["point"]]), path.parent, moved=True)
             except (ConfigError, RunError, KeyError):
                 strangers.append(name)
                 continue
@@ -158,7 +180,7 @@ class Plan:
     def _finished(self, job: Job) -> bool:
         if not (self.out / job.name / "result.json").exists():
             return False
-        check_same(self._configs[job.name], self.out / job.name)
+        check_same(self._configs[job.name], self.out / job.name, moved=True)
         return True
 
     @staticmethod

@@ -14,7 +14,7 @@ from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage, fit, grey_of
-from rvsm.handwriting.manifest import LABELS, SUFFIXES
+from rvsm.handwriting.manifest import LABELS, SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import LAYOUTS, read, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
@@ -223,11 +223,6 @@ def files_in(images: Iterable[Path]) -> Iterable[Path]:
     """Files given, and all in the folders given and below, hidden ones left out."""
     for path in map(Path, images):
         if path.is_dir():
-            inside = (entry for entry in path.rglob("*") if entry.is_file())
-            yield from sorted(
-                entry
-                for entry in inside
-                if not any(part.startswith(".") for part in entry.relative_to(path).parts)
-            )
+            yield from files_below(path)
         else:
             yield path

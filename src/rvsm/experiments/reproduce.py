@@ -121,7 +121,9 @@ def reproduce(
             plan.add_grid(task, sets[0], seeds)
     if strangers := plan.adopt():
         console.print(
-            f"Left out, being of another recipe or data: {', '.join(strangers)}.", highlight=False
+            f"Left out, being of another recipe or data: {', '.join(strangers)}.",
+            highlight=False,
+            markup=False,
         )
 
     def finished(job: Job) -> str:
@@ -145,7 +147,7 @@ def reproduce(
         console.print(results_table(results["rows"]))
         from rvsm.experiments.report import write_report
 
-        console.print(f"Report: {write_report(out)}", highlight=False)
+        console.print(f"Report: {write_report(out)}", highlight=False, markup=False)
     raise_failures(failures)
     return results
 

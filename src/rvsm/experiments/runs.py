@@ -157,6 +157,27 @@ def holds_run(run_dir: Path) -> bool:
     )
 
 
+_WRITTEN = (
+    "checkpoints", "tensorboard", "config.toml", "environment.json", "metrics.csv",
+    "model.safetensors", "training.safetensors", "calibration.json", "result.json", "skipped.csv",
+    "test_predictions.csv",
+)  # fmt: skip
+
+
+def check_free(run_dir: Path) -> None:
+    """Raise RunError where a run would overwrite files that no run wrote.
+
+    A run leaves its lock in its folder, first of all and for good.
+    """
+    if holds_run(run_dir) or (run_dir / ".lock").exists():
+        return
+    if theirs := [name for name in _WRITTEN if (run_dir / name).exists()]:
+        raise RunError(
+            f"{run_dir} holds no run but has a {theirs[0]}, which a run would overwrite; name a "
+            "new folder, or move that away."
+        )
+
+
 def read_result(run_dir: Path) -> dict[str, Any] | None:
     """Return the contents of a run's ``result.json``, or None where the run is not finished.
 
@@ -182,8 +203,24 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     return result
 
 
-def check_same(config: TrainConfig, run_dir: Path) -> TrainConfig:
+_PLACES = {"data": 2, "start": 1, "teacher": 1}
+"""Options that name folders, and how much of the end of their paths names them within a study."""
+
+
+def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> TrainConfig:
     """Return the resolved configuration of the run in a folder, if it is the given one.
+
+    Folders are the same wherever their paths begin, and are returned as they are named now.
+
+    Parameters
+    ----------
+    config
+        What is asked for.
+    run_dir
+        Of the run.
+    moved
+        Whether the run may have been made in a study elsewhere, with its own data beside it: then
+        ``data/pen-headline`` of one study is that of the other.
 
     Raises
     ------
@@ -200,12 +237,26 @@ def check_same(config: TrainConfig, run_dir: Path) -> TrainConfig:
     if config.precision == "auto":  # what it became when the run began
         wanted = config.model_copy(update={"precision": there.precision})
     found, asked = there.model_dump(), wanted.model_dump()
-    if different := [name for name in asked if found[name] != asked[name]]:
+    different = [
+        name
+        for name in asked
+        if found[name] != asked[name]
+        and not (name in _PLACES and _one_place(found[name], asked[name], name, moved))
+    ]
+    if different:
         raise RunError(
             f"{run_dir} holds a run with another configuration (different: "
             f"{', '.join(different)}); name a new folder for this one, or restore those values."
         )
-    return there
+    return there.model_copy(update={name: asked[name] for name in _PLACES})
+
+
+def _one_place(one: str, other: str, name: str, moved: bool) -> bool:
+    if not one or not other:
+        return False
+    if Path(one).resolve() == Path(other).resolve():
+        return True
+    return moved and Path(one).parts[-_PLACES[name] :] == Path(other).parts[-_PLACES[name] :]
 
 
 def start_file(start: str) -> Path:

@@ -44,6 +44,7 @@ from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
     TRAINING_FILE,
+    check_free,
     check_same,
     environment,
     holds_run,
@@ -142,6 +143,7 @@ def train(
     rows = read_rows(data)
     for name in TRAINING_SPLITS:
         usable_rows(data, rows, name)
+    check_free(run_dir)
     try:
         make_folder(run_dir)
         with locked(run_dir), _threads(config.threads), no_denormals():

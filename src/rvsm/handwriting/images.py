@@ -120,6 +120,8 @@ def grey_of(picture: Image.Image) -> GreyImage:
 @contextlib.contextmanager
 def sentences(path: Path) -> Iterator[None]:
     """Turn what Pillow raises about a file into a DataError of one sentence."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device, not an image: name an image file.")
     with warnings.catch_warnings():
         # Pillow warns about bombs, odd metadata and palettes; what matters is raised below.
         warnings.simplefilter("ignore")
@@ -131,6 +133,8 @@ def sentences(path: Path) -> Iterator[None]:
             raise DataError(f"There is no image file {path}: check the name.") from None
         except IsADirectoryError:
             raise DataError(f"{path} is a folder, not an image: name the files in it.") from None
+        except NotADirectoryError:
+            raise DataError(f"{path} lies below a file, not a folder: check the name.") from None
         except PermissionError:
             raise DataError(f"{path} cannot be opened: you lack the right to read it.") from None
         except Image.DecompressionBombError:

@@ -249,19 +249,51 @@ def unlisted(folder: str | os.PathLike[str]) -> list[str]:
     return [row.file for row in _walk(root) if not row.error and row.file not in listed]
 
 
+def files_below(root: Path) -> list[Path]:
+    """Everything below a folder that is no folder, sorted; hidden ones are passed over.
+
+    Links to folders are followed, but for those that lead back to where they stand.
+
+    Raises
+    ------
+    DataError
+        A folder may not be read.
+    """
+
+    def denied(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}): permit it, or leave it out."
+        )
+
+    found = []
+    for place, folders, names in os.walk(root, followlinks=True, onerror=denied):
+        folders[:] = [
+            name for name in folders
+            if not name.startswith(".")
+            and not Path(place).resolve().is_relative_to(Path(place, name).resolve())
+        ]  # fmt: skip
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
 def _walk(root: Path) -> list[Row]:
     rows = []
-    for path in sorted(root.rglob("*")):
+    for path in files_below(root):
         parts = path.relative_to(root).parts
-        if not path.is_file() or any(part.startswith(".") for part in parts):
-            continue
         depth = next((i for i, part in enumerate(parts[:-1]) if part.lower() in LABELS), None)
         if depth is None or depth > 1:
             continue
         split = SPLIT_NAMES.get(parts[0].lower(), parts[0]) if depth else UNSPLIT
         known = path.suffix.lower() in SUFFIXES
-        error = "" if known else f"{path.name} is no image file: take it out of the folder."
-        rows.append(Row("/".join(parts), split, parts[depth].lower(), error=error))
+        shown = [os.fsencode(part).decode("utf-8", "backslashreplace") for part in parts]
+        error = ""
+        if not path.is_file():
+            error = f"{shown[-1]} is no file but a pipe or a link to nothing: take it away."
+        elif not known:
+            error = f"{shown[-1]} is no image file: take it out of the folder."
+        elif shown != list(parts):
+            error = f"The name {shown[-1]} is not in UTF-8: rename the file."
+        rows.append(Row("/".join(shown), split, shown[depth].lower(), error=error))
     return rows
 
 
