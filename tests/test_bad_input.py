@@ -13,13 +13,8 @@ import torch
 from PIL import Image
 
 import rvsm
-from commandline import Run, drawing, make_folder, run_apart, run_here
+from commandline import Run, drawing, make_folder, run_apart
 from rvsm.cli import main
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: run_here(capfd, *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from commandline import Run, make_folder, run_here
+from commandline import Run, make_folder
 from rvsm.errors import DataError
 from rvsm.experiments.config import load_config
 from rvsm.handwriting import manifest
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.manifest import files_below, list_images
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: run_here(capfd, *arguments)
 
 
 @pytest.fixture(scope="module")

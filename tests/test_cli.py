@@ -5,15 +5,10 @@ import pytest
 import torch
 
 import rvsm
-from commandline import Run, make_folder, run_apart, run_here
+from commandline import Run, make_folder, run_apart
 from rvsm.cli.guard import Bars, explain_error
 from rvsm.cli.runs import print_bands
 from rvsm.handwriting.manifest import read_manifest
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: run_here(capfd, *arguments)
 
 
 def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:

@@ -8,14 +8,9 @@ import pytest
 import torch
 
 import rvsm
-from commandline import Run, make_folder, run_here
+from commandline import Run, make_folder
 from modelfiles import sparse
 from rvsm.deploy.files import read_architecture, read_metadata
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: run_here(capfd, *arguments)
 
 
 def test_from_a_run(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rvsm
-from commandline import Run, make_folder, run_here
+from commandline import Run, make_folder
 from networks import network
 from rvsm.deploy.compiler.export import export_c
 from rvsm.deploy.network import load_network
@@ -32,11 +32,6 @@ int main(void)
     return fwrite(out, sizeof out, 1, stdout) != 1;
 }}
 """
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    return lambda *arguments: run_here(capfd, *arguments)
 
 
 def test_a_run_as_c_and_as_onnx(run: Run, tmp_path: Path) -> None:

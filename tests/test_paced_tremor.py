@@ -39,15 +39,6 @@ def test_it_shakes_as_fast_as_asked_whatever_the_amplitude(amplitude: float) -> 
     assert Modelled((5.0, 5.0))(t, np.random.default_rng(0), None)[1] == pytest.approx(5.0)
 
 
-def test_without_a_range_it_is_the_hand_it_always_was() -> None:
-    t = np.linspace(0, 4, 300)
-    shaking, hz = tremor.modelled(t, np.random.default_rng(3), 0.5)
-    rng = np.random.default_rng(3)
-    drawn = tremor.draw_frequency(rng, 0.5)
-    assert hz == drawn
-    assert np.array_equal(shaking, tremor.tremor(t, rng, 0.5, drawn))
-
-
 @pytest.mark.parametrize("hertz", [(0.5, 3), (8, 3), (3, 40), (float("nan"), 5)])
 def test_what_no_tremor_can_be_is_refused(hertz: tuple[float, float]) -> None:
     with pytest.raises(DataError, match="two frequencies from 1 to 25 Hz"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -342,12 +341,14 @@ def read_hertz(text: str | None) -> tuple[float, float] | None:
     """Read two frequencies, the lower first."""
     if text is None:
         return None
-    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text)
+    from rvsm.handwriting.datasets import two_ends
+
+    ends = two_ends(text)
     if ends is None:
         raise typer.BadParameter(
             f"--tremor-hz {text} is not LOW-HIGH: write it like --tremor-hz 3-8."
         )
-    return float(ends[1]), float(ends[2])
+    return ends
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:

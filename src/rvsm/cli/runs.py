@@ -436,15 +436,14 @@ def _value(text: str) -> Any:
 def print_result(title: str, result: dict[str, Any]) -> None:
     """Print the scores and zeros of a run as a table."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("split", "images", "accuracy", "of one view", "ROC AUC", title=escape(title))
+    table = Table("split", "images", "accuracy", "of one view", "ROC AUC", title=title)
     for split, score in result["scores"].items():
         auc = "" if score["auc"] is None else f"{score['auc']:.4f}"
         shares = (f"{score[name]:.2%}" for name in ("accuracy", "accuracy_one_view"))
-        table.add_row(escape(split), str(score["images"]), *shares, auc)
-    console = Console()
+        table.add_row(split, str(score["images"]), *shares, auc)
+    console = Console(markup=False)
     console.print(table)
     console.print(
         f"Zeros: {result['fc_zeros']:.1%} of the fully connected weights, {result['zeros']:.1%} "
@@ -458,14 +457,12 @@ def print_result(title: str, result: dict[str, Any]) -> None:
             f"{split}: {number} files could not be read and were left out: "
             f"{', '.join(names)}{more}.",
             soft_wrap=True,
-            markup=False,
         )
 
 
 def print_bands(result: dict[str, Any]) -> None:
     """Print the accuracy of each split by tremor amplitude; nothing where none is known."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("split", "tremor, mm", "images", "accuracy", "shaky found", "regular found")
@@ -473,10 +470,10 @@ def print_bands(result: dict[str, Any]) -> None:
         for band in score["bands"]:
             shares = (band[name] for name in ("accuracy", "shaky_found", "regular_found"))
             table.add_row(
-                escape(split),
+                split,
                 f"{band['low_mm']:g}-{band['high_mm']:g}",
                 str(band["images"]),
                 *("" if share is None else f"{share:.2%}" for share in shares),
             )
     if table.rows:
-        Console().print(table)
+        Console(markup=False).print(table)

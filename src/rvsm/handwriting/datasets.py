@@ -267,6 +267,12 @@ def make(
     return Made(path, description, True, time.perf_counter() - start, maker.done)
 
 
+def two_ends(text: str) -> tuple[float, float] | None:
+    """Read a range such as ``0.2-1.2``; None where it is none."""
+    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text)
+    return None if ends is None else (float(ends[1]), float(ends[2]))
+
+
 def amplitudes(set: str) -> tuple[float, float]:
     """The two ends in mm RMS of the tremor of a set: of `SETS`, or written as ``0.2-1.2``.
 
@@ -277,13 +283,13 @@ def amplitudes(set: str) -> tuple[float, float]:
     """
     if set in SETS:
         return SETS[set]
-    ends = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", set)
-    if ends is None or not 0 < float(ends[1]) <= float(ends[2]) <= _LARGEST_MM:
+    ends = two_ends(set)
+    if ends is None or not 0 < ends[0] <= ends[1] <= _LARGEST_MM:
         raise DataError(
             f"There is no set {set!r}: choose {', '.join(SETS)}, or give two amplitudes in mm, "
             f"the smaller first and none above {_LARGEST_MM:g}, such as 0.2-1.2."
         )
-    return float(ends[1]), float(ends[2])
+    return ends
 
 
 def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:

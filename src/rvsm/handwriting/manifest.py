@@ -267,10 +267,10 @@ def files_below(root: Path) -> list[Path]:
 
     found = []
     for place, folders, names in os.walk(root, followlinks=True, onerror=denied):
+        here = Path(place).resolve()
         folders[:] = [
             name for name in folders
-            if not name.startswith(".")
-            and not Path(place).resolve().is_relative_to(Path(place, name).resolve())
+            if not name.startswith(".") and not here.is_relative_to(Path(place, name).resolve())
         ]  # fmt: skip
         found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(found)
