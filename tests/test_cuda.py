@@ -7,7 +7,9 @@ import copy
 
 import pytest
 import torch
+from benchmarks.frontier.recorded import Gradient
 from torch import nn
+from torch.nn import functional
 
 from optimizers import BASES, MODES
 from penalty_table import OURS
@@ -264,3 +266,33 @@ def test_semi_structured_weights_compute_what_dense_ones_do(dtype):
     assert to_dense(model) == account.converted
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_recorded_gradients_are_the_eager_ones():
+    model = network().cuda()
+    other = copy.deepcopy(model)
+    draws = torch.Generator().manual_seed(1)
+    batches = [
+        (
+            torch.randn(size, 1, 8, 8, generator=draws).cuda(),
+            torch.randint(4, (size,), generator=draws).cuda(),
+            torch.randn(size, 4, generator=draws).cuda(),
+        )
+        for size in [10] * 8 + [7] + [10] * 3
+    ]
+
+    def loss(logits, labels, taught):
+        return functional.cross_entropy(logits, labels) + (logits - taught).square().mean()
+
+    recorded = Gradient(model, loss, record=True)
+    eager = Gradient(other, loss, record=False)
+    for step, batch in enumerate(batches):
+        for gradient, net in ((recorded, model), (eager, other)):
+            gradient(*batch)
+            torch.optim.SGD(net.parameters(), lr=0.1).step()
+        if step == 6:  # what moves is recorded anew
+            for p in model.parameters():
+                p.data = p.data.clone()
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+    assert recorded.steps == len(batches)

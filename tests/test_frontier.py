@@ -88,8 +88,8 @@ def test_distillation_is_its_formula(share: float, t: float) -> None:
     p, q = torch.softmax(taught / t, 1), torch.softmax(logits / t, 1)
     distance = (p * (p / q).log()).sum() / 5
     want = (1 - share) * F.cross_entropy(logits, labels) + share * t**2 * distance
-    assert torch.allclose(loss_of(logits, labels, o, taught), want)
-    assert loss_of(logits, labels, o, None) == F.cross_entropy(logits, labels)
+    assert torch.allclose(loss_of(o, logits, labels, taught), want)
+    assert loss_of(o, logits, labels, None) == F.cross_entropy(logits, labels)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
@@ -265,7 +265,7 @@ def test_distillation_needs_and_counts_its_teacher(images: Data, options: dict) 
 def test_a_teacher_is_asked_about_images_as_seen_or_as_they_are(images: Data) -> None:
     model = NETWORKS["small"].build().eval()
     batches = Batches(images.train, images.statistics(), Options(shift=2), seed=0)
-    x, _, places = next(batches.epoch(0))
+    x, _, places = next(batches.chunks(0))
     plain = normalised(images.train[0][places], images.statistics())
     assert not torch.equal(x, plain)
     torch.testing.assert_close(Teacher(model, batches)(x, places), model(x))

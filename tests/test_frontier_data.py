@@ -174,20 +174,20 @@ def test_every_shift_and_mirror_comes() -> None:
 def test_the_same_images_in_the_same_order_for_all(images: Data) -> None:
     o = Options(batch=64, shift=1, elastic=0.5)
     one, two = (Batches(images.train, images.statistics(), o, seed=3) for _ in range(2))
-    for (x, y, places), (x2, y2, places2) in zip(one.epoch(1), two.epoch(1), strict=True):
+    for (x, y, places), (x2, y2, places2) in zip(one.chunks(1), two.chunks(1), strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
         assert torch.equal(places, places2)
         assert torch.equal(images.train[1][places], y)
-    seen = torch.cat([places for _, _, places in one.epoch(0)])
+    seen = torch.cat([places for _, _, places in one.chunks(0)])
     assert seen.sort().values.tolist() == list(range(len(images.train[1])))
-    assert not torch.equal(seen, torch.cat([places for _, _, places in one.epoch(1)]))
+    assert not torch.equal(seen, torch.cat([places for _, _, places in one.chunks(1)]))
 
 
 def test_unchanged_batches_are_the_images(images: Data) -> None:
     mean, deviation = images.statistics()
     batches = Batches(images.train, (mean, deviation), TINY, seed=0)
-    for x, _, places in batches.epoch(0):
+    for x, _, places in batches.chunks(0):
         assert torch.equal(x, (images.train[0][places] - mean) / deviation)
     plain = augmented(
         images.train[0][:9], shift=0, flip=False, elastic=0.0, knot=8, generator=torch.Generator()

@@ -25,15 +25,16 @@ def moved(images: Tensor, most: int, flip: bool, generator: torch.Generator) -> 
     generator : torch.Generator
         Source of the draws, on the CPU.
     """
-    count, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * most + 1, (2, count, 1), generator=generator)
-    rows, columns = torch.arange(height) + shifts[0], torch.arange(width) + shifts[1]
+    (count, _, height, width), device = images.shape, images.device
+    shifts = torch.randint(0, 2 * most + 1, (2, count, 1), generator=generator).to(device)
+    rows = torch.arange(height, device=device) + shifts[0]
+    columns = torch.arange(width, device=device) + shifts[1]
     if flip:
-        turned = torch.rand(count, 1, generator=generator) < 0.5
+        turned = (torch.rand(count, 1, generator=generator) < 0.5).to(device)
         columns = torch.where(turned, columns.flip(1), columns)
     padded = pad(images, (most,) * 4).flatten(2)
     places = rows.unsqueeze(2) * (width + 2 * most) + columns.unsqueeze(1)
-    places = places.view(count, 1, -1).expand(-1, images.shape[1], -1).to(images.device)
+    places = places.view(count, 1, -1).expand(-1, images.shape[1], -1)
     return padded.gather(2, places).view_as(images)
 
 

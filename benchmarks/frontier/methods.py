@@ -114,6 +114,9 @@ class Method:
         Whose it is: RVSM, another algorithm in our frame, another project's code.
     needs : str
         The module it is skipped without.
+    tensors_alone : bool
+        Whether a forward pass is the same tensors in the same memory at every step; a GPU's
+        kernels can be recorded then.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Method:
     settings: Sequence[float] = field(default=())
     party: Literal["ours", "relative", "peer", "dense"] = "ours"
     needs: str = ""
+    tensors_alone: bool = True
 
     def missing(self) -> str | None:
         """Return why the method cannot take part here, None where it can."""
@@ -280,10 +284,23 @@ METHODS: dict[str, Method] = {
         "torchao PAT, lasso", pat_lasso, "lam per rate", "strength", (0.05,), "peer", "torchao"
     ),
     "torch-prune": Method(
-        "torch.nn.utils.prune, cubic", torch_prune, "end of the schedule", "exact", ENDS, "peer"
+        "torch.nn.utils.prune, cubic",
+        torch_prune,
+        "end of the schedule",
+        "exact",
+        ENDS,
+        "peer",
+        tensors_alone=False,
     ),
     "pdp": Method(
-        "PQuantML, PDP", pdp, "temperature", "exact", (1e-5, 1e-4, 1e-3, 1e-2), "peer", "pquant"
+        "PQuantML, PDP",
+        pdp,
+        "temperature",
+        "exact",
+        (1e-5, 1e-4, 1e-3, 1e-2),
+        "peer",
+        "pquant",
+        tensors_alone=False,
     ),
 }
 """Every method by the name that rows use."""

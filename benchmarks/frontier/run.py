@@ -74,6 +74,8 @@ def main(words: list[str] | None = None) -> None:
         several(words, asked.workers)
     else:
         torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False  # float32 on every device
+        torch.backends.cudnn.deterministic = True
         keep_pages()
         worker = Worker(
             store, folders, device=asked.device, only=asked.only, minutes=asked.minutes, tell=tell

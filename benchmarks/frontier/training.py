@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from benchmarks.frontier.data import Data, Part
 from benchmarks.frontier.methods import METHODS, Frame
 from benchmarks.frontier.networks import NETWORKS
 from benchmarks.frontier.options import Options, Run
+from benchmarks.frontier.recorded import Gradient
 from benchmarks.frontier.units import cut_down, whole_units
 from rvsm import recipes
 from rvsm.errors import RunError
@@ -29,6 +31,9 @@ from rvsm.modes import evaluating
 from rvsm.optim import recalibrate
 from rvsm.penalties import TransformedL1
 
+_AHEAD = 50
+"""Batches that are moved, bent and shown to the teacher together on a GPU, which small ones leave
+idle."""
 _WARM_AGAIN = 0.02
 """Share of the steps in which the rate rises where it begins anew."""
 
@@ -89,6 +94,7 @@ class Batches:
         self.statistics, self.options, self.seed = statistics, options, seed
         self.changes = bool(options.shift or options.flip or options.elastic)
         self.x, self.y = part if self.changes else (normalised(part[0], statistics), part[1])
+        self.ahead = _AHEAD if self.y.device.type == "cuda" else 1
 
     def __len__(self) -> int:
         return -(-len(self.y) // self.options.batch)
@@ -98,12 +104,22 @@ class Batches:
         for x in self.x.split(size):
             yield normalised(x, self.statistics) if self.changes else x
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield images, labels and places in the training set."""
+    def epoch(
+        self, number: int, teacher: Teacher | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield images, labels and what the teacher, if any, says of them."""
+        size = self.options.batch
+        for x, y, places in self.chunks(number):
+            taught = None if teacher is None else teacher(x, places)
+            answers = repeat(None) if taught is None else taught.split(size)
+            yield from zip(x.split(size), y.split(size), answers)  # noqa: B905
+
+    def chunks(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield images, labels and places in the training set of `ahead` batches at once."""
         o, device = self.options, self.y.device
         order = torch.randperm(len(self.y), generator=seeded(self.seed, number)).to(device)
         draws = seeded(self.seed, number, 1)
-        for chosen in order.split(o.batch):
+        for chosen in order.split(o.batch * self.ahead):
             x = self.x[chosen]
             if self.changes:
                 x = augmented(
@@ -148,7 +164,7 @@ class Teacher:
 
 
 def loss_of(
-    logits: Tensor, labels: Tensor, options: Options, taught: Tensor | None
+    options: Options, logits: Tensor, labels: Tensor, taught: Tensor | None
 ) -> Tensor:  # fmt: skip
     """Return cross entropy or, with a teacher's logits, a mixture of it and their distance."""
     if taught is None:
@@ -325,23 +341,21 @@ def _loop(
     first = int(o.units_until * rate.steps) if o.units else 0
     size = size_of(frame.model)
     optimizer: Any = whole_units(frame, first) if first else _built(run, frame)
-    step, own = 0, 0.0
+    gradient, step, own = _gradient(run, frame), 0, 0.0
     average: Average | None = None
     for epoch in range(run.epochs):
         if o.a_end is not None and step < heal:
             _bend_penalty(optimizer, o.a * (o.a_end / o.a) ** (step / heal))
-        for x, y, places in batches.epoch(epoch):
+        for x, y, taught in batches.epoch(epoch, teacher):
             share = o.lr * rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = share
-            optimizer.zero_grad()
-            taught = None if teacher is None else teacher(x, places)
-            loss_of(frame.model(x), y, o, taught).backward()
+            gradient(x, y, taught)
             optimizer.step()
             step += 1
             if first and step == first:
                 frame = cut_down(frame, optimizer, x[:1], step)
-                optimizer = _built(run, frame)
+                optimizer, gradient = _built(run, frame), _gradient(run, frame)
             if step == heal and run.sparsity:
                 own = freeze(optimizer, frame.model, frame.target)
                 own = 1 - (1 - own) * size_of(frame.model) / size
@@ -358,6 +372,11 @@ def _loop(
 
 def _built(run: Run, frame: Frame) -> Any:
     return METHODS[run.method].build(frame, run.setting or 0.0)
+
+
+def _gradient(run: Run, frame: Frame) -> Gradient:
+    loss, record = partial(loss_of, run.options), METHODS[run.method].tensors_alone
+    return Gradient(frame.model, loss, record=record)
 
 
 def _bend_penalty(optimizer: Any, a: float) -> None:

@@ -255,14 +255,17 @@ def bend(images: Tensor, strength: float, knot: int, generator: torch.Generator)
     Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks.
     """
     count, _, height, width = images.shape
-    rows, columns = _spline(height, knot), _spline(width, knot)
+    rows, columns, places = (
+        t.to(images.device)
+        for t in (_spline(height, knot), _spline(width, knot), _places(height, width))
+    )
     knots = torch.randn(count, 2, rows.shape[1], columns.shape[1], generator=generator)
     knots *= strength * torch.rand(count, 1, 1, 1, generator=generator)
     # Drawn as (y, x); grid_sample wants (x, y), with -1 and 1 at the edges of the image.
     knots = knots.flip(1) * torch.tensor([2 / width, 2 / height]).view(2, 1, 1)
-    grid = rows @ (knots @ columns.T)
-    grid += _places(height, width)
-    return F.grid_sample(images, grid.movedim(1, -1).to(images.device), align_corners=False)
+    grid = rows @ (knots.to(images.device) @ columns.T)
+    grid += places
+    return F.grid_sample(images, grid.movedim(1, -1), align_corners=False)
 
 
 @functools.lru_cache(maxsize=8)
