@@ -148,13 +148,13 @@ def test_units_of_the_last_layer_are_the_answers():
 
 def test_units_of_the_frontier_are_the_recipes():
     place = next(place for place in plan.TIERS["core"] if place.network == "lenet-5")
-    options = place.options(plan.OURS)
-    frame = Frame(NETWORKS["lenet-5"].build(), 1000, 0.99, options)
+    options = place.options(plan.OURS, 0.9967)
+    frame = Frame(NETWORKS["lenet-5"].build(), 1000, 0.9967, options)
     measured = whole_units(frame, 250)
     shares = {"conv1.weight": 0.5, "conv2.weight": 0.7, "fc1.weight": 0.9}
     assert {r.pattern: r.sparsity for r in measured.rules} == shares
     assert all(r.penalty == TransformedL1() for r in measured.rules)
-    assert place.options(plan.TAUGHT) == options
+    assert place.options(plan.TAUGHT, 0.9967) == options
 
 
 def test_distillation_is_its_formula():
@@ -171,7 +171,7 @@ def test_distillation_is_its_formula():
 
 def test_what_the_frontier_measures_as_ours_is_the_recipe():
     place = plan.TIERS["core"][0]
-    options = place.options(plan.OURS)
+    options = place.options(plan.OURS, 0.95)
     frame = Frame(NETWORKS["small"].build(), 1000, 0.95, options)
     measured = METHODS[plan.OURS.method].build(frame, recipes.BETA)
     model = NETWORKS["small"].build()

@@ -5,17 +5,18 @@ Errors are those on held-out training images, since they are to choose by; no ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.frontier.networks import NETWORKS, UNITS
+from benchmarks.frontier.networks import FEWER_UNITS, NETWORKS, UNITS
 from benchmarks.frontier.options import Run
 
 BASE: dict[str, Any] = {"beta": 0.1}
 """The options of the start, beyond those of its network; its method is `METHOD`."""
 METHOD = "rvsm-l0-u"
 SEEDS = 3
+OR_NOT = "units or not"
 WINNERS: dict[str, Any] = {"shift": 1, "elastic": 1.0, "distill": 0.5}
 """What won by itself."""
 
@@ -54,6 +55,20 @@ def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:
         Change("whole units first", name, {**changed, "units": units}, method, setting, network)
         for network, units in UNITS.items()
     ]  # fmt: skip
+
+
+def _or_not() -> list[Change]:
+    """Return the winners with more, fewer and no units first, on a few grounds of their own."""
+    found = []
+    for extra in ({}, {"beta": 0.01}, {"budget": "max"}):
+        told = "".join(f", {key}={value}" for key, value in extra.items())
+        found.append(Change(OR_NOT, f"weights alone{told}", {**WINNERS, **extra}))
+        for first, of_network in (("units first", UNITS), ("fewer units first", FEWER_UNITS)):
+            found += [
+                Change(OR_NOT, first + told, {**WINNERS, **extra, "units": units}, network=network)
+                for network, units in of_network.items()
+            ]
+    return found
 
 
 def _of(factor: str, **named: Any) -> list[Change]:
@@ -121,6 +136,7 @@ CHANGES: list[Change] = [
     *_units("cubic magnitude after the same units", "magnitude"),
     Change("whole units first", "where layers compete", {**WINNERS, "units": "0.9"},
            network="lenet-5"),
+    *_or_not(),
 ]  # fmt: skip
 
 
@@ -135,7 +151,7 @@ class Ground:
     sparsity : float
         Share of zeros.
     factors : tuple of str
-        Which changes; by default all.
+        Which changes; by default all but "units or not".
     """
 
     network: str
@@ -148,13 +164,16 @@ class Ground:
         """The changes measured here, the start first."""
         return [
             c for c in CHANGES
-            if c.network in ("", self.network) and (not self.factors or c.factor in self.factors)
+            if c.network in ("", self.network)
+            and (c.factor in self.factors if self.factors else c.factor != OR_NOT)
         ]  # fmt: skip
 
 
 GROUNDS = (
     Ground("lenet-300-100", "mnist", 0.987),
-    Ground("lenet-5", "mnist", 0.9967, ("none", "together", "whole units first")),
+    Ground("lenet-5", "mnist", 0.9967, ("none", "together", "whole units first", OR_NOT)),
+    *(Ground("lenet-300-100", "mnist", share, (OR_NOT,)) for share in (0.9, 0.95, 0.98, 0.99)),
+    Ground("lenet-5", "mnist", 0.99, (OR_NOT,)),
 )
 
 
@@ -167,12 +186,12 @@ def run_of(ground: Ground, change: Change, seed: int) -> Run:
                network.held_out, options)  # fmt: skip
 
 
-def runs() -> list[Run]:
+def runs(grounds: Sequence[Ground] = GROUNDS) -> list[Run]:
     """Return every run, seed by seed; changes that come to the same are run once."""
     found = {
         run.key: run
         for seed in range(SEEDS)
-        for ground in GROUNDS
+        for ground in grounds
         for change in ground.changes
         for run in [run_of(ground, change, seed)]
     }

@@ -25,6 +25,11 @@ UNITS = {
     "lenet-5": "conv1.weight=0.5 conv2.weight=0.7 fc1.weight=0.9",
 }
 """Shares of units that go first, layer by layer; found in runs of 12 and 15 epochs."""
+FEWER_UNITS = {
+    "lenet-300-100": "fc1.weight=0.3 fc2.weight=0.25",
+    "lenet-5": "conv1.weight=0.3 conv2.weight=0.5 fc1.weight=0.8",
+}
+"""The same where more single weights are to stay."""
 
 
 def _last(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

@@ -30,25 +30,31 @@ class Contender:
     options : mapping
         Of `Options`; what is no part of the method itself belongs to all and in `NETWORKS`.
     of_network : mapping of str to mapping
-        Options on some networks alone.
+        Further options on some networks, from a share of zeros on.
+    name : str
+        What tables call its options; by default they list them.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    of_network: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    of_network: Mapping[str, Mapping[float, Mapping[str, Any]]] = field(default_factory=dict)
+    name: str = ""
 
-    def on(self, network: str) -> dict[str, Any]:
-        """Return its options on a network."""
-        return {**self.options, **self.of_network.get(network, {})}
+    def on(self, network: str, sparsity: float) -> dict[str, Any]:
+        """Return its options on a network at a share of zeros."""
+        steps = self.of_network.get(network, {})
+        begun = max((share for share in steps if share <= sparsity), default=None)
+        return {**self.options, **({} if begun is None else steps[begun])}
 
 
 OURS = Contender(
     "rvsm-l0-u",
     {"distill": 0.5},
-    {network: {"units": units, "budget": "max"} for network, units in UNITS.items()},
+    {network: {0.0: {"units": units, "budget": "max"}} for network, units in UNITS.items()},
+    "our recipe",
 )
 """Our best so far, by the ablation's validation errors."""
-TAUGHT = Contender("magnitude", OURS.options, OURS.of_network)
+TAUGHT = Contender("magnitude", OURS.options, OURS.of_network, "the rest of our recipe")
 """The strongest relative with what we take part with: what is due to the method alone."""
 ALL = (
     Contender("dense"),
@@ -88,9 +94,10 @@ class Place:
     more: Mapping[float, int] = field(default_factory=dict)
     strongest_of: tuple[str, str] | None = None
 
-    def options(self, contender: Contender) -> Options:
+    def options(self, contender: Contender, sparsity: float) -> Options:
         """Return the options that a contender trains with here."""
-        return NETWORKS[self.network].base_options(self.data).with_(**contender.on(self.network))
+        own = contender.on(self.network, sparsity)
+        return NETWORKS[self.network].base_options(self.data).with_(**own)
 
     def who(self, rows: Mapping[str, Row]) -> Sequence[Contender] | None:
         """Return who takes part; None while what decides it is not known."""
@@ -100,7 +107,7 @@ class Place:
 
     def finals(self, contender: Contender, sparsity: float, setting: float | None) -> list[Run]:
         """Return the final runs of a contender, one for each seed."""
-        network, options = NETWORKS[self.network], self.options(contender)
+        network, options = NETWORKS[self.network], self.options(contender, sparsity)
         more = self.more.get(sparsity, 0) if contender == OURS else 0
         return [
             Run("final", self.network, self.data, contender.method, sparsity, setting, seed,
@@ -110,7 +117,7 @@ class Place:
 
     def tuning(self, contender: Contender, sparsity: float, setting: float) -> Run:
         """Return the short run that tries a setting."""
-        network, options = NETWORKS[self.network], self.options(contender)
+        network, options = NETWORKS[self.network], self.options(contender, sparsity)
         return Run("tune", self.network, self.data, contender.method, sparsity, setting, 0,
                    network.tune_epochs, network.held_out, options)  # fmt: skip
 

@@ -34,6 +34,8 @@ class Cell:
         Test errors, a seed each.
     nonzeros, with_biases, seconds : float
         Means.
+    machines : tuple of str
+        Where its runs were done.
     """
 
     network: str
@@ -46,6 +48,7 @@ class Cell:
     nonzeros: float
     with_biases: float
     seconds: float
+    machines: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -63,21 +66,31 @@ class Cell:
         return self.sd / math.sqrt(len(self.errors))
 
     @property
+    def extra(self) -> str:
+        """Its options beyond those that all share, in words."""
+        for contender in (plan.OURS, plan.TAUGHT):
+            if self._is(contender) and contender.name:
+                return contender.name
+        return ", ".join(f"{k}={v}" for k, v in json.loads(self.options).items())
+
+    @property
     def name(self) -> str:
         """The contender in words."""
-        extra = ", ".join(f"{k}={v}" for k, v in json.loads(self.options).items())
-        return METHODS[self.method].name + (f" ({extra})" if extra else "")
+        return METHODS[self.method].name + (f" ({self.extra})" if self.extra else "")
 
     @property
     def is_ours(self) -> bool:
         """Whether this is the contender that stands for us."""
-        ours = json.dumps(plan.OURS.on(self.network), sort_keys=True)
-        return (self.method, self.options) == (plan.OURS.method, ours)
+        return self._is(plan.OURS)
 
     @property
     def rank(self) -> tuple[int, str]:
         """Where it stands in a table."""
-        return list(METHODS).index(self.method), self.options
+        return list(METHODS).index(self.method), self.extra
+
+    def _is(self, contender: plan.Contender) -> bool:
+        options = json.dumps(contender.on(self.network, self.sparsity), sort_keys=True)
+        return (self.method, self.options) == (contender.method, options)
 
 
 def _extra(run: Run) -> str:
@@ -112,7 +125,8 @@ def cells_of(rows: Iterable[Row]) -> list[Cell]:
             statistics.mean(r[name] for r in own)
             for name in ("nonzeros", "nonzeros_with_biases", "seconds_per_epoch")
         )
-        cells.append(Cell(*key, setting, errors, *means))
+        machines = tuple(sorted({r["machine"] for r in own if "machine" in r}))
+        cells.append(Cell(*key, setting, errors, *means, machines))
     return sorted(cells, key=lambda c: (c.network, c.data, c.sparsity, c.rank))
 
 
@@ -205,7 +219,8 @@ def comparison(cells: Sequence[Cell]) -> str:
     shares = sorted({c.sparsity for c in sparse})
     kept = {s: max(c.nonzeros for c in sparse if c.sparsity == s) for s in shares}
     heads = " | ".join(f"{100 * s:g} % zeros, {kept[s]:,.0f} weights" for s in shares)
-    lines = [f"| test error, % | {heads} | s an epoch |", "|---" * (len(shares) + 2) + "|"]
+    seconds_on = ", ".join(["s an epoch", *sorted({m for c in cells for m in c.machines})])
+    lines = [f"| test error, % | {heads} | {seconds_on} |", "|---" * (len(shares) + 2) + "|"]
     names = sorted({(c.rank, c.name) for c in sparse})
     for rank, name in names:
         own = {c.sparsity: c for c in sparse if c.rank == rank}
@@ -288,7 +303,7 @@ def ablation_table(rows: Iterable[Row]) -> str:
     }
     tables = []
     for ground in ablation.GROUNDS:
-        start = _by_seed(errors, ground, ablation.CHANGES[0])
+        start = _by_seed(errors, ground, ground.changes[0])
         if not any(_by_seed(errors, ground, change) for change in ground.changes):
             continue
         lines = [
@@ -301,7 +316,7 @@ def ablation_table(rows: Iterable[Row]) -> str:
             if not own:
                 continue
             both = [own[seed] - start[seed] for seed in own if seed in start]
-            same = change is ablation.CHANGES[0]
+            same = change is ground.changes[0]
             difference = "" if same or not both else _mean_se(both, sign="+")
             lines.append(
                 f"| {change.factor} | {change.name} | {_mean_se(list(own.values()))} | "

@@ -195,7 +195,7 @@ def listing(tier: str, rows: Mapping[str, Row]) -> list[str]:
     if tier == "ablation":
         for ground in ablation.GROUNDS:
             seconds = seconds_of(rows, ground.network, ground.data, ablation.METHOD)
-            runs = [run for run in ablation.runs() if run.network == ground.network]
+            runs = ablation.runs([ground])
             open_runs = [run for run in runs if run.key not in rows]
             left += sum(run.epochs for run in open_runs) * seconds
             total += sum(run.epochs for run in runs) * seconds
