@@ -67,6 +67,27 @@ def test_a_library_comes_back(library_file: Path) -> None:
     assert library.of(["P_0003"]).people() == ["P_0003"]
 
 
+def test_what_comes_back_is_what_was_recorded(tmp_path: Path) -> None:
+    """A filter along axis 0 leaves memory in columns, which a file must not mix up."""
+    extracted = extract(stand_in(tmp_path)).library
+    assert not extracted.tremors[0].signals[0].flags["C_CONTIGUOUS"]
+    save_library(extracted, tmp_path / "library")
+    library = load_library(tmp_path / "library")
+    for before, after in zip(extracted.tremors, library.tremors, strict=True):
+        assert (before.person, before.peak_hz) == (after.person, after.peak_hz)
+        for recorded, kept in zip(before.signals, after.signals, strict=True):
+            np.testing.assert_allclose(kept, recorded, atol=1e-5)
+
+
+def test_a_hand_is_as_fast_as_its_recording(library_file: Path) -> None:
+    library = load_library(library_file)
+    t = np.arange(round(8 * RATE)) / RATE
+    for person in library.trembling():
+        moved, hz = RecordedHand(library.of([person]))(t, np.random.default_rng(0), 0.5)
+        f, power = signal.welch(moved, RATE, nperseg=400, nfft=2000, axis=0)
+        assert f[np.argmax(power.sum(axis=1))] == pytest.approx(hz, abs=0.6), person
+
+
 def test_files_that_are_no_library(tmp_path: Path, library_file: Path) -> None:
     with pytest.raises(DataError, match="There is no tremor library"):
         load_library(tmp_path / "absent")
@@ -84,11 +105,11 @@ def test_files_that_are_no_library(tmp_path: Path, library_file: Path) -> None:
     with pytest.raises(DataError, match="is no tremor library"):
         load_library(other)
     newer = tmp_path / "newer"
-    save_file(tensors, newer, {"format": FORMAT, "version": "2"})
-    with pytest.raises(DataError, match="version 2 and this program reads version 1"):
+    save_file(tensors, newer, {"format": FORMAT, "version": "3"})
+    with pytest.raises(DataError, match="version 3 and this program reads version 2"):
         load_library(newer)
     empty = tmp_path / "empty"
-    header = {"format": FORMAT, "version": "1", "rate_hz": "200", "recordings": "[]"}
+    header = {"format": FORMAT, "version": "2", "rate_hz": "200", "recordings": "[]"}
     save_file(tensors, empty, header)
     with pytest.raises(DataError, match="damaged"):
         load_library(empty)

@@ -26,7 +26,8 @@ from rvsm.handwriting.timed import TimedStrokes
 Array = npt.NDArray[np.float64]
 
 FORMAT = "rvsm tremor library"
-VERSION = 1
+VERSION = 2
+"""1 held signals whose two columns were mixed up, at twice the frequency."""
 GROUPS = ("control", "patient")
 """What the two labels, regular and shaky, are called in a library."""
 
@@ -179,7 +180,9 @@ def save_library(library: TremorLibrary, path: Path) -> None:
     entries = []
     for number, tremor in enumerate(library.tremors):
         names = [f"{number:04d}/{place:02d}" for place in range(len(tremor.signals))]
-        tensors |= dict(zip(names, (s.astype(np.float32) for s in tremor.signals), strict=True))
+        # safetensors writes an array's memory as it lies, and a filter along axis 0 leaves columns.
+        signals = (np.ascontiguousarray(s, np.float32) for s in tremor.signals)
+        tensors |= dict(zip(names, signals, strict=True))
         told = {key: value for key, value in asdict(tremor).items() if key != "signals"}
         entries.append({**told, "signals": names})
     header = {
