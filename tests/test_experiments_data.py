@@ -18,6 +18,7 @@ from rvsm.experiments.data import (
     augment,
     bend,
     dataset_info,
+    first_of,
     load_split,
     read_rows,
     reduce_image,
@@ -46,6 +47,21 @@ def test_a_split_is_read_as_ink_on_paper(folder: Path) -> None:
     assert split.labels.bincount().tolist() == [6, 6]
     assert [row.label == "shaky" for row in split.rows] == split.labels.bool().tolist()
     assert split.skipped == ()
+
+
+def test_the_first_of_each_class_are_the_first_in_their_order(folder: Path) -> None:
+    split = load_split(folder, "train", SIZE)
+    part = first_of(split, 6)
+    assert part.labels.bincount().tolist() == [3, 3]
+    for label in ("regular", "shaky"):
+        every = [row.file for row in split.rows if row.label == label]
+        assert [row.file for row in part.rows if row.label == label] == every[:3]
+    places = [split.rows.index(row) for row in part.rows]
+    assert places == sorted(places)
+    assert torch.equal(part.images, split.images[places])
+    assert first_of(split, 0) is split
+    assert len(first_of(split, 1)) == 2
+    assert first_of(split, 99).rows == split.rows
 
 
 def test_reducing_averages_blocks() -> None:

@@ -62,6 +62,12 @@ def test_the_run_folder_holds_everything(whole: RunResult, folder: Path) -> None
     assert not list(run.rglob("*.tmp"))
 
 
+def test_a_run_may_learn_from_a_part_of_the_images(folder: Path, tmp_path: Path) -> None:
+    few = train(configure(folder, images=24), tmp_path / "few")
+    assert few.result["split_sizes"]["train"] == 24
+    assert few.result["split_sizes"]["val"] == len(load_split(folder, "val", (32, 128)))
+
+
 def test_the_zeros_are_exact_and_as_many_as_asked(whole: RunResult) -> None:
     state = rvsm.load(whole.run_dir / "model.safetensors")
     assert isinstance(state, dict)

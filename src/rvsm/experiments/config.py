@@ -102,6 +102,9 @@ class TrainConfig(_Strict):
         Folder of a finished run whose weights to start from, written with the zeros they have
         for nothing (:meth:`rvsm.handwriting.network.TremorNet.simplify`); empty starts from
         scratch.
+    images
+        How many of the training images to learn from at most, the first of each class, half of
+        them each; 0 for all.
     teacher, distill
         Folder of a finished run, and the share, in [0, 1], of the loss that is the distance to
         its answers about the same images (:func:`rvsm.recipes.distilled`).
@@ -128,6 +131,7 @@ class TrainConfig(_Strict):
     method: Method = "l0"
     start: str = ""
     seed: int = Field(default=0, ge=0)
+    images: int = Field(default=0, ge=0)
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=100, ge=1)
     average: float = Field(default=0.0, ge=0, lt=1)

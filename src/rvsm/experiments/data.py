@@ -111,6 +111,17 @@ def load_split(
     return Split(torch.from_numpy(images), labels, kept, skipped)
 
 
+def first_of(split: Split, most: int) -> Split:
+    """Return the first images of each class, half of `most` each or what there is; 0 for all."""
+    if most == 0:
+        return split
+    each = -(-most // len(LABELS))
+    classes = [torch.nonzero(split.labels == label)[:each, 0] for label in range(len(LABELS))]
+    kept = torch.cat(classes).sort().values
+    rows = tuple(split.rows[index] for index in kept.tolist())
+    return Split(split.images[kept], split.labels[kept], rows, split.skipped)
+
+
 def _why_unreadable(path: Path) -> str:
     try:
         read_grey(path)

@@ -28,6 +28,7 @@ from rvsm.experiments.data import (
     Split,
     check_size,
     dataset_info,
+    first_of,
     load_split,
     read_rows,
     usable_rows,
@@ -157,6 +158,7 @@ def train(
                 )
                 for name in TRAINING_SPLITS
             }
+            splits["train"] = first_of(splits["train"], config.images)
             if not holds_run(run_dir):
                 atomic_text(run_dir / "environment.json", json.dumps(environment(), indent=2))
                 atomic_text(run_dir / "config.toml", dump_config(config))
