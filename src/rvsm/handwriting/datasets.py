@@ -400,7 +400,13 @@ def _generator_version() -> str:
 
 
 _DREW_ALIKE = frozenset(
-    ["0.1.0+12b3a485ed3f", "0.1.0+5d58f0e137b1", "0.1.0+c5b5bbe9a9c7", "0.1.0+210f8cae7a0e"]
+    [
+        "0.1.0+12b3a485ed3f",
+        "0.1.0+5d58f0e137b1",
+        "0.1.0+c5b5bbe9a9c7",
+        "0.1.0+210f8cae7a0e",
+        "0.1.0+1697bfa9868e",
+    ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
 this set. (Words, whose ink the first two left grey, are told apart by their source's identity.)"""
