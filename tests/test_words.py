@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from published import DATA
 from rvsm.errors import DataError
-from rvsm.handwriting import datasets, wordfiles
+from rvsm.handwriting import datasets, tremor, wordfiles
 from rvsm.handwriting.features import global_features
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
@@ -21,6 +21,7 @@ from rvsm.handwriting.words import (
     WordSampler,
     close_cracks,
     splat,
+    steadily,
     trace,
     x_height,
 )
@@ -194,6 +195,40 @@ def test_shaky_words_wander_as_far_as_they_should(tmp_path: Path) -> None:
     assert boxes[:, :2].min() >= 1
     assert (boxes[:, 0] + boxes[:, 2]).max() <= 255
     assert (boxes[:, 1] + boxes[:, 3]).max() <= 63
+
+
+def test_a_steady_hand_keeps_letters_whole() -> None:
+    """Waves no taller than 0.3 mm; what the line does to a letter of 2.5 mm is to lift it."""
+    t = np.linspace(0, 8, 800)
+    across = np.linspace(0, 60, 800)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        moved = steadily(t, across, rng, 1.2, 14.0)
+        assert tremor.rms(moved[:, :1]) <= 0.3
+        letter = moved[:33]
+        assert np.ptp(letter[:, 1]) < 1.6
+        assert tremor.rms(moved) < 1.45
+        np.testing.assert_array_equal(
+            moved, steadily(t, across, np.random.default_rng(seed), 1.2, 14.0)
+        )
+    assert steadily(t[:0], across[:0], np.random.default_rng(0), 1.2, 14.0).shape == (0, 2)
+
+
+def test_regular_words_of_pairs_are_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(zigzag()))
+    (tmp_path / "data.csv").write_text("file_name,text,writer_id\na.png,mmm,1\n")
+    written, moved = (
+        Words(tmp_path, as_written=whole).sampler(["writer1"], ["mmm"]) for whole in (True, False)
+    )
+    inks = {}
+    for name, sampler in (("written", written), ("moved", moved)):
+        images = [
+            sampler.sample(np.random.default_rng(i), shaky=False, amplitude_mm=1.2).image
+            for i in range(12)
+        ]
+        inks[name] = np.mean([global_features(image)[4] for image in images])
+    assert inks["moved"] > 1.05 * inks["written"], "a waving line makes a word taller"
+    assert Words(tmp_path).identity() != Words(tmp_path, as_written=True).identity()
 
 
 def test_splits_are_by_writer_and_by_word(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def make(
     """
     start = time.perf_counter()
     path = Path(path)
-    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir)
+    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir, pairs)
     shaken = None
     if tremor_hz is not None:
         from rvsm.handwriting.shaken import Paced
@@ -312,6 +312,7 @@ def _source(
     stroke_files: Sequence[str | os.PathLike[str]],
     omniglot: str | os.PathLike[str] | None,
     words_dir: str | os.PathLike[str] | None,
+    pairs: bool,
 ) -> Source:
     if words_dir is not None:
         if font_dirs or stroke_files or omniglot is not None:
@@ -321,7 +322,7 @@ def _source(
             )
         from rvsm.handwriting.words import Words
 
-        return Words(Path(words_dir))
+        return Words(Path(words_dir), as_written=pairs)
     if task in SIZES:
         if font_dirs or stroke_files or omniglot is not None:
             raise DataError(

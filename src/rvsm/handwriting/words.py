@@ -7,7 +7,7 @@ carry no scale, so the height of small letters is measured and taken for 2.5 mm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,11 @@ _X_HEIGHT_RANGE = (6.0, 36.0)
 _MARGIN = 2
 _FINE, _GRID = 5, 2
 _TRIES = 60
+_WAVES_MM = 0.3
+"""The largest RMS of the smooth waves in regular words: larger ones spoil letters as a tremor does,
+and what a tremor adds to ink and box the choice among candidates can balance without them."""
+_LINE_MM = (20.0, 60.0)
+"""Length along the paper of the wave that the line of a regular word follows: several letters."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,13 @@ class Words:
     ----------
     folder : Path
         Holds data.csv and the images it names.
+    as_written : bool
+        Leave regular words as they are, but for the noise that every hand has: for a test. To learn
+        from, they get waves too, and nothing but the tremor tells the classes apart.
     """
 
     folder: Path
+    as_written: bool = False
 
     def carriers(self) -> list[CarrierInfo]:
         """The writers of images that can be read and show writing."""
@@ -60,7 +69,8 @@ class Words:
         writers, allowed = set(carriers), set(texts)
         # Not only the usable ones: every worker would have to find them out again.
         words = index(self.folder).words
-        return WordSampler([w for w in words if w.writer in writers and w.text in allowed])
+        chosen = [w for w in words if w.writer in writers and w.text in allowed]
+        return WordSampler(chosen, as_written=self.as_written)
 
     def draws(self, carrier: str, texts: Sequence[str]) -> bool:
         """Whether there is a usable image that this writer wrote of one of these texts."""
@@ -74,7 +84,9 @@ class Words:
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
         index(self.folder)
-        return {"task": "words", "ink": "black", "files": [fingerprint(self.folder)]}
+        regular = "as written" if self.as_written else "in slow waves"
+        files = [fingerprint(self.folder)]
+        return {"task": "words", "ink": "black", "regular": regular, "files": files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,8 @@ class WordSampler:
     ----------
     words : sequence of WordFile
         All equally often; those that cannot be traced are passed over.
+    as_written : bool
+        As for `Words`.
 
     Attributes
     ----------
@@ -124,21 +138,23 @@ class WordSampler:
         There are none.
     """
 
-    def __init__(self, words: Sequence[WordFile]) -> None:
+    def __init__(self, words: Sequence[WordFile], *, as_written: bool = False) -> None:
         if not words:
             raise DataError(
                 "No word image is left for one of the splits: give a folder in which every "
                 "writer wrote many different words."
             )
         self.words = words
+        self.as_written = as_written
         self.shake: tremor.Shake = tremor.modelled
 
     def sample(self, rng: np.random.Generator, *, shaky: bool, amplitude_mm: float) -> Sample:
         """Draw one image.
 
-        The ink is moved by a tremor of RMS `amplitude_mm` if `shaky`, else by smooth waviness of
-        that size, which lengthens strokes alike; both carry physiological noise, and both are
-        scaled down, by the same rule, until either would fit.
+        The ink is moved by a tremor of RMS `amplitude_mm` if `shaky`, else (but `as_written`) along
+        a line that waves slowly, which makes the word as tall, and by smooth waviness, which
+        lengthens its strokes; both carry physiological noise, and both are scaled down, by the same
+        rule, until either would fit.
 
         Raises
         ------
@@ -149,18 +165,53 @@ class WordSampler:
             word = self.words[int(rng.integers(len(self.words)))]
             traced = trace(word.path)
             if traced is not None:
-                return _move(word, traced, rng, self.shake, shaky, amplitude_mm)
+                steady = _unmoved if self.as_written else steadily
+                return _move(word, traced, rng, (self.shake, steady), shaky, amplitude_mm)
         raise DataError(
             f"None of {_TRIES} word images such as {self.words[0].path} shows writing that can be "
             "traced: check the folder."
         )
 
 
+def steadily(
+    t: Array, across_mm: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float
+) -> Array:
+    """How a hand that does not tremble moves a word, in its size to a tremor's.
+
+    Parameters
+    ----------
+    t : ndarray of float, shape (n,)
+        Seconds.
+    across_mm : ndarray of float, shape (n,)
+        Where along the line the points are.
+    rng : numpy.random.Generator
+    amplitude_mm : float
+        RMS of the tremor.
+    speed_mm_s : float
+        Of the pen.
+
+    Returns
+    -------
+    ndarray of float, shape (n, 2)
+        Millimetres, y upwards.
+    """
+    waves = tremor.waviness(t, rng, float(rng.uniform(0, min(amplitude_mm, _WAVES_MM))), speed_mm_s)
+    line = np.sin(2 * np.pi * (across_mm / rng.uniform(*_LINE_MM) + rng.random()))
+    waves[:, 1] += np.sqrt(2) * amplitude_mm * float(rng.uniform(0.1, 0.8)) * line
+    return waves
+
+
+def _unmoved(
+    t: Array, across_mm: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float
+) -> Array:
+    return np.zeros((len(t), 2))
+
+
 def _move(
     word: WordFile,
     traced: Traced,
     rng: np.random.Generator,
-    shake: tremor.Shake,
+    hands: tuple[tremor.Shake, Callable[..., Array]],
     shaky: bool,
     amplitude_mm: float,
 ) -> Sample:
@@ -168,8 +219,8 @@ def _move(
     up = np.array([mm, -mm])
     speed = SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal()))
     t = kinematics.pen_times(traced.path * up, traced.stroke, speed)
-    shaking, frequency = shake(t, rng, amplitude_mm)
-    steady = tremor.waviness(t, rng, amplitude_mm * float(rng.uniform(0.6, 1.1)), speed)
+    shaking, frequency = hands[0](t, rng, amplitude_mm)
+    steady = hands[1](t, traced.path[:, 0] * mm, rng, amplitude_mm, speed)
     noise = tremor.physiological(t, rng)
     moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
