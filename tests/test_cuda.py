@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from benchmarks.frontier.recorded import Gradient
+from benchmarks.frontier.gradient import Gradient
 from torch import nn
 from torch.nn import functional
 

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from benchmarks.frontier.augment import augmented
 from benchmarks.frontier.counting import freeze, layer_nonzeros, size_of, wrong_share
 from benchmarks.frontier.data import Data, Part
+from benchmarks.frontier.gradient import Gradient
 from benchmarks.frontier.methods import METHODS, Frame
 from benchmarks.frontier.networks import NETWORKS
 from benchmarks.frontier.options import Options, Run
-from benchmarks.frontier.recorded import Gradient
 from benchmarks.frontier.units import cut_down, whole_units
 from rvsm import recipes
 from rvsm.errors import RunError
