@@ -12,6 +12,8 @@ import pytest
 from commandline import Run, make_folder
 from rvsm.errors import DataError
 from rvsm.experiments.config import load_config
+from rvsm.experiments.places import found_data
+from rvsm.experiments.runs import load_run
 from rvsm.handwriting import manifest
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.manifest import files_below, list_images
@@ -57,6 +59,49 @@ def test_a_run_knows_its_data_by_any_path(
     shutil.copytree(data, tmp_path / "copy")
     other = run("train", tmp_path / "copy", "--out", tmp_path / "run", *QUICK)
     assert "different: data" in other.sentence()
+
+
+def test_a_run_finds_its_data_from_anywhere(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(data, project / "data")
+    monkeypatch.chdir(project)
+    assert run("train", "data", "--out", "runs/first", *QUICK).code == 0
+    dense = ("train", "data", "--out", "runs/next", "--start", "runs/first", *QUICK)
+    assert run(*dense).code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", project / "runs" / "next").code == 0
+    assert "gone" not in run("report", project / "runs" / "next").err
+    resumed = run(
+        "train", "--config", "project/runs/next/config.toml", "--out", "project/runs/next"
+    )
+    assert resumed.code == 0, resumed
+    # The run alone in another place, then the project as a whole, with its first place gone.
+    shutil.copytree(project / "runs" / "first", tmp_path / "alone")
+    assert run("evaluate", tmp_path / "alone").code == 0
+    moved = tmp_path / "disk" / "moved"
+    shutil.copytree(project, moved)
+    shutil.rmtree(project)
+    scored = run("evaluate", moved / "runs" / "first")
+    assert scored.code == 0, scored
+    assert load_run(moved / "runs" / "first")[0].data == str(moved / "data")
+    lost = run("evaluate", tmp_path / "alone").sentence()
+    assert f"no data folder {project / 'data'}" in lost
+
+
+def test_a_run_of_an_earlier_version_finds_its_relative_data(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "runs" / "old"
+    assert run("train", tmp_path / "data", "--out", place, *QUICK).code == 0
+    config = place / "config.toml"
+    config.write_text(config.read_text().replace(str(tmp_path / "data"), "data"))
+    (place / "environment.json").unlink()
+    monkeypatch.chdir("/")
+    assert found_data("data", place) == tmp_path / "data"
+    assert run("evaluate", place).code == 0
 
 
 @pytest.mark.parametrize("name", ["a[/b]c", "[red]x"])

@@ -19,6 +19,7 @@ from rvsm import load
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import TrainConfig, load_config
 from rvsm.experiments.data import seed_of
+from rvsm.experiments.places import PLACES, found_data
 from rvsm.handwriting.network import TremorNet
 from rvsm.processor import processor_name
 
@@ -44,6 +45,8 @@ def make_network(config: TrainConfig) -> TremorNet:
 def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
     """Read the network of a finished run, folded and in evaluation mode.
 
+    The data folder of its configuration is the one found now (`places.found_data`).
+
     Raises
     ------
     RunError
@@ -59,7 +62,8 @@ def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
     config = load_config(run_dir / "config.toml")
     net = make_network(config).folded()
     load_into(net, run_dir / "model.safetensors")
-    return config, net.eval()
+    data = str(found_data(config.data, run_dir))
+    return config.model_copy(update={"data": data}), net.eval()
 
 
 def load_into(net: TremorNet, path: Path) -> None:
@@ -203,10 +207,6 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     return result
 
 
-_PLACES = {"data": 2, "start": 1, "teacher": 1}
-"""Options that name folders, and how much of the end of their paths names them within a study."""
-
-
 def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> TrainConfig:
     """Return the resolved configuration of the run in a folder, if it is the given one.
 
@@ -241,14 +241,14 @@ def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> Tr
         name
         for name in asked
         if found[name] != asked[name]
-        and not (name in _PLACES and _one_place(found[name], asked[name], name, moved))
+        and not (name in PLACES and _one_place(found[name], asked[name], name, moved))
     ]
     if different:
         raise RunError(
             f"{run_dir} holds a run with another configuration (different: "
             f"{', '.join(different)}); name a new folder for this one, or restore those values."
         )
-    return there.model_copy(update={name: asked[name] for name in _PLACES})
+    return there.model_copy(update={name: asked[name] for name in PLACES})
 
 
 def _one_place(one: str, other: str, name: str, moved: bool) -> bool:
@@ -256,7 +256,7 @@ def _one_place(one: str, other: str, name: str, moved: bool) -> bool:
         return False
     if Path(one).resolve() == Path(other).resolve():
         return True
-    return moved and Path(one).parts[-_PLACES[name] :] == Path(other).parts[-_PLACES[name] :]
+    return moved and Path(one).parts[-PLACES[name] :] == Path(other).parts[-PLACES[name] :]
 
 
 def start_file(start: str) -> Path:

@@ -42,6 +42,7 @@ from rvsm.experiments.evaluate import (
     write_skipped,
 )
 from rvsm.experiments.module import SparseTraining
+from rvsm.experiments.places import rooted, write_environment
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
     TRAINING_FILE,
@@ -160,8 +161,8 @@ def train(
             }
             splits["train"] = first_of(splits["train"], config.images)
             if not holds_run(run_dir):
-                atomic_text(run_dir / "environment.json", json.dumps(environment(), indent=2))
-                atomic_text(run_dir / "config.toml", dump_config(config))
+                write_environment(run_dir, environment())
+                atomic_text(run_dir / "config.toml", dump_config(rooted(config)))
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], teacher, progress)
             save(net, run_dir / TRAINING_FILE)
             net = net.folded()

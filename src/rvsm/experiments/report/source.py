@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.config import METHODS
+from rvsm.experiments.places import found_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -368,11 +369,11 @@ def _read_single(folder: Path) -> Study:
 
 
 def _configured_data(run: Run) -> Path | None:
-    """The image folder a run's config names: absolute, or relative to the run, or to here."""
+    """The image folder a run's config names."""
     named = run.config.get("data")
     if not isinstance(named, str) or not named:
         return None
-    return _first_folder(Path(named), run.path / named, run.path.parent / named)
+    return _first_folder(found_data(named, run.path))
 
 
 def _first_folder(*candidates: Path | None) -> Path | None:
