@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import pytest
 
 from rvsm.errors import DataError
 from rvsm.handwriting import datasets
+from rvsm.handwriting.check import check
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.splits import CarrierInfo
 
 COUNTS = {"train": 40, "val": 12, "test-paper": 12, "test-unseen": 12, "curve": 12}
+FEW = dict.fromkeys(COUNTS, 0) | {"val": 4}
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,54 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_one_used(tmp_path: Pa
     with pytest.raises(DataError, match="is a file"):
         make(tmp_path / "mine" / "thesis.txt")
     (tmp_path / "empty").mkdir()
-    assert make(tmp_path / "empty", counts=dict.fromkeys(COUNTS, 0) | {"val": 4}).fresh
+    assert make(tmp_path / "empty", counts=FEW).fresh
+
+
+def test_images_that_are_gone_are_noticed(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", counts=FEW).path
+    next((folder / "val" / "shaky").iterdir()).unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of 2 images of val/shaky, .* delete the folder"):
+        make(folder, counts=FEW)
+    shutil.rmtree(folder / "val" / "regular")
+    (folder / "manifest.csv").unlink()
+    with pytest.raises(DataError, match=r"lacks manifest.csv, 2 of 2 images of val/regular, 1 of"):
+        make(folder, counts=FEW)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("counts", [1], "counts: input should be"),
+        ("counts", {"val": {"regular": "two"}}, "counts.val.regular: .* valid integer"),
+        ("carriers", None, "carriers: .* object"),
+        ("matching", {"val": {"gap": "much", "acceptance": 1}}, "matching.val.gap: .* number"),
+        ("options", [], "options: .* object"),
+        ("task", ["pen"], "task: .* string"),
+        ("skipped", 3, "skipped: .* object"),
+    ],
+)
+def test_a_damaged_description(
+    made: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    file = folder / datasets.DATASET
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(DataError, match=rf"{file} cannot be read \({said}.*\): make the data set"):
+        make(folder)
+    with pytest.raises(DataError, match=f"{file} cannot be read"):
+        check(folder)
+
+
+def test_a_description_without_what_every_set_has(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    file = folder / datasets.DATASET
+    told = json.loads(file.read_text())
+    del told["carriers"]
+    file.write_text(json.dumps(told))
+    with pytest.raises(DataError, match=rf"damaged \(carriers is gone\): delete {folder}"):
+        make(folder)
 
 
 def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +246,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / f".set.partial-{pid}" / "train").mkdir(parents=True)
     running = tmp_path / f".set.partial-{os.getppid()}"
     running.mkdir()
-    make(tmp_path / "set", counts=dict.fromkeys(COUNTS, 0) | {"val": 4})
+    make(tmp_path / "set", counts=FEW)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([running.name, "set"])
 
 

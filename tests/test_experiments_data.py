@@ -17,7 +17,6 @@ from rvsm.experiments.data import (
     Batches,
     augment,
     bend,
-    dataset_info,
     first_of,
     load_split,
     read_rows,
@@ -25,6 +24,7 @@ from rvsm.experiments.data import (
     seeded,
     to_float,
 )
+from rvsm.handwriting.description import read_description
 
 SIZE = (32, 128)
 
@@ -189,15 +189,17 @@ def test_validation_keeps_both_classes_where_there_are_few(tmp_path: Path) -> No
 
 
 def test_the_description_of_a_folder(folder: Path) -> None:
-    assert dataset_info(folder)["task"] == "pen"
+    told = read_description(folder)
+    assert told is not None
+    assert told["task"] == "pen"
     (folder / "dataset.json").write_text("[1]")
     with pytest.raises(DataError, match="no JSON object"):
-        dataset_info(folder)
+        read_description(folder)
     (folder / "dataset.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        dataset_info(folder)
+        read_description(folder)
     (folder / "dataset.json").unlink()
-    assert dataset_info(folder) == {}
+    assert read_description(folder) is None
 
 
 def test_batches_depend_on_seed_and_epoch_alone(folder: Path) -> None:

@@ -11,7 +11,8 @@ from rvsm.errors import DataError
 from rvsm.experiments.config import make_config
 from rvsm.experiments.data import load_split
 from rvsm.experiments.train import train
-from rvsm.handwriting.datasets import make, whole_size
+from rvsm.handwriting.datasets import make
+from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.figures.sampler import (
     SIZES,
     Figure,

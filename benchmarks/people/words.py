@@ -51,7 +51,8 @@ from rvsm.experiments.evaluate import count_zeros
 from rvsm.experiments.runs import environment, load_run
 from rvsm.experiments.stream import probabilities
 from rvsm.experiments.train import train
-from rvsm.handwriting.datasets import make, read_description
+from rvsm.handwriting.datasets import make
+from rvsm.handwriting.description import read_description
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "words.json"

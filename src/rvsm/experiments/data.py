@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
-from rvsm.handwriting.datasets import whole_size
+from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.images import SIZE, read_grey
 from rvsm.handwriting.manifest import LABELS, Row, read_manifest
 
@@ -156,21 +154,6 @@ def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:
 def read_rows(folder: Path) -> list[Row]:
     """Read the manifest; what it does not name, :func:`rvsm.experiments.aside.set_aside` does."""
     return set_aside(folder, read_manifest(folder))
-
-
-def dataset_info(folder: Path) -> dict[str, Any]:
-    """Return the contents of ``dataset.json``; empty for a folder of the user's own."""
-    try:
-        info = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder / 'dataset.json'} cannot be read ({error}); make the data set again."
-        ) from error
-    if not isinstance(info, dict):
-        raise DataError(f"{folder / 'dataset.json'} is no JSON object; make the data set again.")
-    return info
 
 
 def check_size(size: tuple[int, int], whole: tuple[int, int] = SIZE) -> None:

@@ -12,7 +12,7 @@ from rvsm.experiments import recipes
 from rvsm.experiments.config import METHODS, Accelerator, Method, TrainConfig, load_config
 from rvsm.experiments.jobs import Job
 from rvsm.experiments.runs import check_same
-from rvsm.handwriting.datasets import read_description
+from rvsm.handwriting.description import read_description
 
 CHECK_FILE = "check.json"
 """In a data folder of the study: what `rvsm.handwriting.check` found."""
@@ -82,9 +82,9 @@ class Plan:
         Finished runs ask for no data: they would answer for a seed that they never saw.
         """
         made = read_description(path)
-        images = (made or {}).get("options", {}).get("images", {})
-        if made is None or not isinstance(images, dict):
+        if made is None:
             return
+        images = made.get("options", {}).get("images", {})
         other = [f"{images.get(split, 0)} images of {split}, not {count}"
                  for split, count in counts.items() if images.get(split, 0) != count]  # fmt: skip
         if made.get("seed") != seed:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rvsm.errors import DataError
 from rvsm.experiments.data import read_rows, reduce_image, to_float, usable_rows
-from rvsm.handwriting.datasets import whole_size
+from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.images import read_grey
 
 

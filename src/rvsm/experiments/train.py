@@ -27,7 +27,6 @@ from rvsm.experiments.data import (
     Batches,
     Split,
     check_size,
-    dataset_info,
     first_of,
     load_split,
     read_rows,
@@ -58,7 +57,7 @@ from rvsm.experiments.runs import (
     resolve,
     start_file,
 )
-from rvsm.handwriting.datasets import whole_size
+from rvsm.handwriting.description import read_description, whole_size
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.network import TremorNet
 
@@ -264,7 +263,7 @@ def _score(
     write_predictions(run_dir / "test_predictions.csv", tests, scores)
     every = {**splits, **tests}
     write_skipped(run_dir / "skipped.csv", every)
-    info = dataset_info(data)
+    info = read_description(data) or {}
     chosen = next(
         (row for row in recorder.rows if row["epoch"] == recorder.best_epoch), recorder.rows[-1]
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import DataError, RvsmError
-from rvsm.handwriting.datasets import whole_size
+from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.differences import Difference, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES, global_features

@@ -22,14 +22,13 @@ import rvsm
 from rvsm.atomic import explain
 from rvsm.errors import DataError
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
+from rvsm.handwriting.description import DATASET, lacking, read_description
 from rvsm.handwriting.figures.sampler import SIZES
-from rvsm.handwriting.images import SIZE
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
 from rvsm.handwriting.splits import Parts, cut
 
 FORMAT_VERSION = 1
-DATASET = "dataset.json"
 
 SETS: dict[str, tuple[float, float]] = {
     "headline": (0.4, 1.2),
@@ -47,6 +46,7 @@ COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_0
 
 _LARGEST_MM = 3.0
 _NOTED_GAP = 0.2
+_OF_ALL_SETS = frozenset(["counts", "matching", "carriers"])
 _SHOWN = 5
 
 
@@ -292,20 +292,6 @@ def amplitudes(set: str) -> tuple[float, float]:
     return ends
 
 
-def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The content of a folder's dataset.json, or None where there is none or it is damaged."""
-    try:
-        content = json.loads((Path(path) / DATASET).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Rows and columns of the images of a folder: 64 x 256, but of drawn figures."""
-    return SIZES.get((read_description(path) or {}).get("task", ""), SIZE)
-
-
 def _source(
     task: str,
     font_dirs: Sequence[str | os.PathLike[str]],
@@ -418,6 +404,7 @@ _NO_PIXELS = frozenset(
         "block.py",
         "check.py",
         "datasets.py",
+        "description.py",
         "differences.py",
         "intervals.py",
         "linear.py",
@@ -444,6 +431,16 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
         raise DataError(
             f"{path} already holds a data set with another {', '.join(differing)}: delete it or "
             "name another folder."
+        )
+    if absent := _OF_ALL_SETS - found.keys():
+        raise DataError(
+            f"{path / DATASET} is damaged ({min(absent)} is gone): delete {path} and run the same "
+            "command again."
+        )
+    if gone := lacking(path, found["counts"]):
+        raise DataError(
+            f"{path} lacks {_listed(gone)}, which its {DATASET} names: delete the folder and run "
+            "the same command again, or name another folder."
         )
     return found
 

@@ -116,7 +116,7 @@ def _example(
 
 
 def _read(view: View, file: str) -> Any:
-    from rvsm.handwriting.datasets import whole_size
+    from rvsm.handwriting.description import whole_size
     from rvsm.handwriting.images import read_grey
 
     assert view.data is not None
