@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,6 +179,35 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_one_used(tmp_path: Pa
         make(tmp_path / "mine" / "thesis.txt")
     (tmp_path / "empty").mkdir()
     assert make(tmp_path / "empty", counts=FEW).fresh
+
+
+def test_a_link_to_an_empty_folder_is_made_into(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "empty")
+    assert make(tmp_path / "link", counts=FEW).fresh
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "empty" / datasets.DATASET).is_file()
+    assert not make(tmp_path / "link", counts=FEW).fresh
+    (tmp_path / "dangling").symlink_to(tmp_path / "disk" / "new")
+    assert make(tmp_path / "dangling", counts=FEW).path.is_symlink()
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["empty", "new"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only the superuser may mount, and not everywhere")
+    done = []
+    try:
+        with pytest.raises(DataError, match="as a mount point is: name a folder inside it"):
+            make(place, progress=lambda *told: done.append(told))
+        assert make(place / "inside", counts=FEW).fresh
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert not done
+    assert [p.name for p in tmp_path.iterdir()] == ["mounted"]
 
 
 def test_images_that_are_gone_are_noticed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ _CAUSES = {
     errno.EFBIG: "the file would pass the size limit of this process or disk: raise the limit",
     errno.EACCES: "permission denied: choose a folder you may write to",
     errno.EPERM: "the system does not permit it: choose a folder you may write to",
+    errno.EBUSY: "it is in use, as a mount point is: name a folder inside it",
     errno.EROFS: "the disk is read-only: choose another folder",
     errno.ENOENT: "no such file or folder: check the path",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",

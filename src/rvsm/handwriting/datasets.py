@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -459,11 +460,13 @@ def _write(folder: Path, split: str, label: str, candidates: Sequence[Candidate]
 @contextmanager
 def _folder(path: Path) -> Iterator[Path]:
     """A hidden sibling of `path` that takes its place when all went well, else vanishes."""
-    place = path.absolute()
+    place = Path(os.path.realpath(path))  # a link stays one, and what it leads to is replaced
     partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(place)
+        if place.is_dir():
+            _check_replaceable(place, partial)
         partial.mkdir()
         yield partial
         if place.is_dir():
@@ -473,6 +476,17 @@ def _folder(path: Path) -> Iterator[Path]:
         raise DataError(explain(error, path, "make the data in")) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(place: Path, aside: Path) -> None:
+    """Move an empty folder away and back: a mount point refuses, before anything is rendered."""
+    try:
+        place.rename(aside)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise
+        return  # overlays rename no folder of a lower layer, but let it be replaced
+    aside.rename(place)
 
 
 def _clear_away(place: Path) -> None:
