@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,8 @@ from rvsm.errors import ConfigError, DataError, RuleError, RunError, RvsmError
 from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import TrainConfig, dump_config, load_config, make_config
-from rvsm.experiments.runs import load_run, locked
+from rvsm.experiments.report import write_report
+from rvsm.experiments.runs import load_run, locked, read_result
 from rvsm.experiments.train import RunResult, train
 
 
@@ -111,7 +113,7 @@ def test_a_folder_without_a_checkpoint_is_taken_over(folder: Path, tmp_path: Pat
     assert load_config(run / "config.toml").seed == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
 def test_a_damaged_result_is_told(whole: RunResult, tmp_path: Path, content: str) -> None:
     run = shutil.copytree(whole.run_dir, tmp_path / "run")
     (run / "result.json").write_text(content)
@@ -121,6 +123,28 @@ def test_a_damaged_result_is_told(whole: RunResult, tmp_path: Path, content: str
     (run / "result.json").unlink()
     again = train(config, run).result
     assert again["scores"] == whole.result["scores"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("scores", [], "scores: input should be an object"),
+        ("scores", None, "scores: input should be an object"),
+        ("scores", {"test-paper": {"accuracy": "high"}}, "scores.test-paper.accuracy: .* number"),
+        ("scores", {"test-paper": {}}, "it holds no scores"),
+        ("split_sizes", "many", "split_sizes: input should be an object"),
+        ("zeros", "all", "zeros: input should be a valid number"),
+    ],
+)
+def test_a_result_of_wrong_types_is_told(
+    whole: RunResult, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    run = shutil.copytree(whole.run_dir, tmp_path / "run")
+    (run / "result.json").write_text(json.dumps({**whole.result, key: value}))
+    with pytest.raises(RunError, match=rf"result\.json is damaged \({said}\); delete that file"):
+        read_result(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Shaky or regular" in page
 
 
 def test_the_commit_is_that_of_a_checkout_only(

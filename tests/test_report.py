@@ -215,6 +215,27 @@ def test_lives_with_damaged_parts(reproduction: Path, tmp_path: Path) -> None:
     assert "could not be shown" in page.words
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("rows", {}, "rows: .* array"),
+        ("rows", [1], "rows.0: .* object"),
+        ("rows", [{"accuracy": "high"}], "rows.0.accuracy: .* number"),
+        ("rows", [{"split_sizes": [3]}], "rows.0.split_sizes: .* object"),
+        ("sweep", 3, "sweep: .* array"),
+        ("checks", [{"findings": "none"}], "checks.0.findings: .* array"),
+        ("protocol_note", ["a"], "protocol_note: .* string"),
+    ],
+)
+def test_results_of_wrong_types_are_told(
+    reproduction: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    results = json.loads((reproduction / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results | {key: value}))
+    with pytest.raises(RunError, match=rf"results.json is damaged \({said}\): run rvsm reproduce"):
+        write_report(tmp_path)
+
+
 def test_lives_without_images_runs_or_rows(reproduction: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
@@ -232,7 +253,7 @@ def test_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a folder"):
         write_report(tmp_path / "nowhere")
     (tmp_path / "results.json").write_text("[1, 2]")
-    with pytest.raises(RunError, match="no list of rows"):
+    with pytest.raises(RunError, match="no JSON object"):
         write_report(tmp_path)
 
 

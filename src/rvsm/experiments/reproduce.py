@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rvsm.atomic import atomic_text, make_folder
-from rvsm.errors import ConfigError
+from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import recipes
 from rvsm.experiments.config import METHODS, Accelerator, Method
 from rvsm.experiments.jobs import Job, raise_failures, run_jobs
 from rvsm.experiments.plan import CHECK_FILE, Plan
+from rvsm.experiments.records import CheckFile
 from rvsm.experiments.runs import environment, read_result, result_rows
+from rvsm.jsonfiles import read_object
 
 PROTOCOL_NOTE = "\n".join(
     (
@@ -239,13 +241,18 @@ def _check(plan: Plan, task: str, set_name: str) -> dict[str, Any] | None:
     """Return what the short-cut check found of a data set, or None where it has not been made."""
     data = plan.data(task, set_name)
     try:
-        found = json.loads((data / CHECK_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = read_object(data / CHECK_FILE, CheckFile)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{data / CHECK_FILE} is damaged ({error}); delete that file and run the same command "
+            "again: the data are checked anew."
+        ) from error
     return {"task": task, "set": set_name, "data": f"data/{data.name}", **found}
 
 
 def _told_check(checks: Sequence[Mapping[str, Any]], path: str) -> str:
     check = next(check for check in checks if path.endswith(check["data"]))
-    faults = [f["text"] for f in check["findings"] if f["level"] == "fault"]
+    faults = [f["text"] for f in check.get("findings", ()) if f["level"] == "fault"]
     return f"fault: {'; '.join(faults)}" if faults else "no short cut, no leak found"

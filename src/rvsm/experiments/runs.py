@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import subprocess
@@ -20,13 +19,19 @@ from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import TrainConfig, load_config
 from rvsm.experiments.data import seed_of
 from rvsm.experiments.places import PLACES, found_data
+from rvsm.experiments.records import ResultFile
 from rvsm.handwriting.network import TremorNet
+from rvsm.jsonfiles import read_object
 from rvsm.processor import processor_name
 
 PROTOCOLS = {"test-paper": "paper", "test-unseen": "unseen"}
 """Which split of a data folder measures which protocol."""
 
-_RESULT = {"method", "seed", "scores", "split_sizes", "zeros", "fc_zeros", "nonzeros"}
+_RESULT = {
+    "task", "set", "method", "seed", "start", "epochs", "best_epoch", "seconds", "val_accuracy",
+    "scores", "split_sizes", "zeros", "fc_zeros", "nonzeros", "weights",
+}  # fmt: skip
+_SCORE = {"images", "accuracy", "accuracy_one_view", "auc", "bands"}
 
 TRAINING_FILE = "training.safetensors"
 """The chosen weights as they were trained, with the normalisation: where another run starts."""
@@ -191,15 +196,18 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
         If the file is damaged.
     """
     path = run_dir / "result.json"
+    result: dict[str, Any] = {}
     try:
-        result = json.loads(path.read_text("utf-8"))
+        result = read_object(path, ResultFile)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        result, cause = None, str(error)
+        cause = str(error)
     else:
         cause = "it holds no scores"
-    if not isinstance(result, dict) or not _RESULT.issubset(result):
+    if not result.keys() >= _RESULT or not all(
+        score.keys() >= _SCORE for score in result["scores"].values()
+    ):
         raise RunError(
             f"{path} is damaged ({cause}); delete that file and run the same command again: the "
             "checkpoints are kept, only the scores are measured anew."

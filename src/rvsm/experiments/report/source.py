@@ -21,6 +21,8 @@ import numpy.typing as npt
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.config import METHODS
 from rvsm.experiments.places import found_data
+from rvsm.experiments.records import ResultFile, ResultsFile
+from rvsm.jsonfiles import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +58,6 @@ class Row:
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Row:
         """Read a row of results.json; a number that is absent or null becomes NaN."""
-        sizes = raw.get("split_sizes")
 
         def number(key: str) -> float:
             return math.nan if raw.get(key) is None else float(raw[key])
@@ -78,9 +79,7 @@ class Row:
             accuracy_one_view=number("accuracy_one_view"),
             start=word("start"),
             run=word("run"),
-            split_sizes={str(k): int(v) for k, v in sizes.items()}
-            if isinstance(sizes, Mapping)
-            else {},
+            split_sizes=raw.get("split_sizes", {}),
         )
 
 
@@ -281,13 +280,17 @@ def read_study(folder: Path) -> Study:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder: name a run folder or a folder of rvsm reproduce")
-    results = read_json(folder / "results.json")
-    if isinstance(results, dict) and isinstance(results.get("rows"), list):
-        return _read_reproduction(folder, results)
-    if (folder / "results.json").is_file():
+    file = folder / "results.json"
+    try:
+        results = read_object(file, ResultsFile)
+    except FileNotFoundError:
+        results = None
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"{folder / 'results.json'} holds no list of rows: run rvsm reproduce again to write it"
-        )
+            f"{file} is damaged ({error}): run rvsm reproduce again to write it."
+        ) from error
+    if results is not None:
+        return _read_reproduction(folder, results)
     if any((folder / name).is_file() for name in ("result.json", "config.toml", "metrics.csv")):
         return _read_single(folder)
     raise RunError(
@@ -339,25 +342,31 @@ def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
 
 def _check_of(results: Mapping[str, Any], task: str, kind: str) -> Mapping[str, Any]:
     """What the short-cut check found of a data set; empty where it has not been made."""
-    checks = [check for check in results.get("checks") or [] if isinstance(check, Mapping)]
+    checks = results.get("checks") or []
     mine = (check for check in checks if (check.get("task"), check.get("set")) == (task, kind))
     return next(mine, {})
 
 
 def _rows(results: Mapping[str, Any], name: str) -> list[Row]:
-    return [Row.from_mapping(raw) for raw in results.get(name) or [] if isinstance(raw, Mapping)]
+    return [Row.from_mapping(raw) for raw in results.get(name) or []]
 
 
 def _read_single(folder: Path) -> Study:
-    raw = read_json(folder / "result.json")
-    result = raw if isinstance(raw, dict) else {}
-    scores = result.get("scores")
+    result: dict[str, Any] = {}
+    missing = []
+    try:
+        result = read_object(folder / "result.json", ResultFile)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        missing.append(f"{folder.name}/result.json is damaged ({error})")
     rows = [
         Row.from_mapping({**result, **score, "protocol": split.removeprefix("test-")})
-        for split, score in (scores.items() if isinstance(scores, dict) else ())
-        if split != "curve" and isinstance(score, Mapping)
+        for split, score in result.get("scores", {}).items()
+        if split != "curve"
     ]
-    missing = [] if rows else [f"{folder.name}/result.json is missing or holds no scores"]
+    if not rows and not missing:
+        missing.append(f"{folder.name}/result.json is missing or holds no scores")
     run = Run(folder, str(result.get("task", "")), str(result.get("set", "")), "", 0)
     run.method = str(result.get("method") or run.config.get("method", ""))
     run.seed = int(result.get("seed") or run.config.get("seed", 0))
