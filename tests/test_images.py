@@ -1,13 +1,15 @@
 """rvsm.handwriting.images: every kind of file becomes dark ink on white, or one clear sentence."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from rvsm.errors import DataError
-from rvsm.handwriting.images import SIZE, encode_png, fit, read_grey
+from rvsm.handwriting.images import SIZE, encode_png, fit, grey_of, read_grey, read_picture
 
 
 def word(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -40,6 +42,65 @@ def test_every_mode_gives_the_same_picture(tmp_path: Path, mode: str) -> None:
     got = read_grey(path)
     assert got.dtype == np.uint8
     assert np.abs(got.astype(int) - grey).max() <= 2
+
+
+def packed_tiff(path: Path, values: np.ndarray) -> None:
+    """Grey of 12 bits, two pixels in three bytes, as neither Pillow nor tifffile writes it."""
+    even, odd = values.reshape(-1, 2).T.astype(np.uint16)
+    pairs = np.stack([even >> 4, (even & 15) << 4 | odd >> 8, odd & 255], axis=1)
+    data = pairs.astype(np.uint8).tobytes()
+    height, width = values.shape
+    entries = [
+        (256, 4, width), (257, 4, height), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+        (273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, len(data)),
+    ]  # fmt: skip
+    with path.open("wb") as file:
+        file.write(b"II*\0" + struct.pack("<I", 8 + len(data)) + data)
+        file.write(struct.pack("<H", len(entries)))
+        for tag, kind, value in entries:
+            file.write(struct.pack("<HHII", tag, kind, 1, value))
+        file.write(bytes(4))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_grey_of_fewer_bits_in_files_of_16(tmp_path: Path, bits: int, suffix: str) -> None:
+    grey = word()
+    deep = np.rint(grey / 255.0 * (2**bits - 1)).astype(np.uint16)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(deep).save(path)
+    assert np.abs(read_grey(path).astype(int) - grey).max() <= 1
+    # A page that does not quite reach white is of as many bits.
+    Image.fromarray((deep * 0.9).astype(np.uint16)).save(path)
+    assert np.abs(read_grey(path).astype(int) - 0.9 * grey).max() <= 1
+
+
+def test_grey_of_16_bits_is_read_as_ever(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, SIZE).astype(np.uint16)
+    deep[0] = 65535
+    for suffix in (".png", ".tif"):
+        Image.fromarray(deep).save(tmp_path / f"a{suffix}")
+        expected = np.rint(deep.astype(np.float64) * (255.0 / 65535.0)).astype(np.uint8)
+        np.testing.assert_array_equal(read_grey(tmp_path / f"a{suffix}"), expected)
+
+
+def test_what_a_tiff_says_of_its_values_is_not_asked(tmp_path: Path) -> None:
+    grey = word()
+    deep = np.rint(grey / 255.0 * 4095)
+    packed_tiff(tmp_path / "a.tif", deep)
+    assert np.abs(read_grey(tmp_path / "a.tif").astype(int) - grey).max() <= 1
+    for said in (4095, 65535, 100):
+        tags = [(281, "H", 1, said, True), (341, "H", 1, said, True)]
+        tifffile.imwrite(tmp_path / "a.tif", deep.astype(np.uint16), extratags=tags)
+        assert np.abs(read_grey(tmp_path / "a.tif").astype(int) - grey).max() <= 1
+
+
+def test_a_dark_part_of_a_deep_page_stays_dark(tmp_path: Path) -> None:
+    page = np.full((200, 600), 60_000, dtype=np.uint16)
+    page[50:100] = 3_000
+    Image.fromarray(page).save(tmp_path / "page.png")
+    part = read_picture(tmp_path / "page.png").crop((0, 60, 600, 90))
+    assert grey_of(part).max() == 12
 
 
 def test_one_bit(tmp_path: Path) -> None:

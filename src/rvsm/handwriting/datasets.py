@@ -394,6 +394,8 @@ _DREW_ALIKE = frozenset(
         "0.1.0+c5b5bbe9a9c7",
         "0.1.0+210f8cae7a0e",
         "0.1.0+1697bfa9868e",
+        "0.1.0+b36e499770ce",
+        "0.1.0+34da33f688bb",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties

@@ -33,15 +33,19 @@ _QUARTER_TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WHITES = tuple(2.0**bits - 1 for bits in (1, 8, 10, 12, 14, 16))
+_WHITE = "rvsm white"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> GreyImage:
     """Read an image file as dark ink on white.
 
-    Transparency is flattened on white, 16-bit and float images are scaled to 8 bits, CMYK and
-    palettes become grey, a photograph's rotation tag is obeyed, and light ink on a dark ground is
-    inverted. The picture is then scaled to fit (its aspect kept) and padded with white, centred.
+    Transparency is flattened on white, 16-bit and float images are scaled to 8 bits (white is the
+    largest value of 1, 8, 10, 12, 14 or 16 bits, the fewest that hold the largest value of the
+    image), CMYK and palettes become grey, a photograph's rotation tag is obeyed, and light ink on
+    a dark ground is inverted. The picture is then scaled to fit (its aspect kept) and padded with
+    white, centred.
     An 8-bit grey file that already has the size is returned exactly as stored.
 
     Parameters
@@ -107,9 +111,29 @@ def loaded(image: Image.Image, path: Path) -> Image.Image:
             stored = np.asarray(tifffile.imread(path, key=image.tell()))
             turned = Image.fromarray(stored).transpose(how)
             turned.info.update({k: v for k, v in image.info.items() if k == "dpi"})
-            return turned
+            return _with_white(turned)
     image.load()
+    return _with_white(image)
+
+
+def _with_white(image: Image.Image) -> Image.Image:
+    """Note in a picture of more than 8 bits what white is: a crop of it may hold none."""
+    if _is_deep(image):
+        image.info[_WHITE] = _white_above(float(np.max(np.asarray(image))))
     return image
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _white_above(largest: float) -> float:
+    """White in a picture with this largest value: scanners of 12 bits write them into 16.
+
+    What a file states (MaxSampleValue of TIFF, sBIT of PNG) is not asked: many state 65535
+    whatever they hold, and paper below a quarter of white would be taken for a dark ground.
+    """
+    return next((white for white in _WHITES if largest <= white), largest)
 
 
 def grey_of(picture: Image.Image) -> GreyImage:
@@ -262,9 +286,8 @@ def _to_grey(image: Image.Image) -> GreyImage:
     if image.mode == "L" and "transparency" not in image.info and not image.getexif():
         return np.asarray(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        known = 65535.0 if image.mode.startswith("I;16") else None
-        return _deep_to_grey(np.asarray(image, dtype=np.float64), known)
+    if _is_deep(image):
+        return _deep_to_grey(np.asarray(image, dtype=np.float64), image.info.get(_WHITE))
     if image.has_transparency_data or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
         rgba = image.convert("RGBA")
         paper = Image.new("RGBA", rgba.size, "white")
@@ -278,9 +301,7 @@ def _deep_to_grey(values: npt.NDArray[np.float64], white: float | None) -> GreyI
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not numbers")
     if white is None:
-        # A float image runs to 1 or 255, a 32-bit one to 255 or 65535: the largest value tells.
-        top = float(values.max())
-        white = next((w for w in (1.0, 255.0, 65535.0) if top <= w), top)
+        white = _white_above(float(values.max()))
     return np.asarray(np.rint(np.clip(values, 0, white) * (255.0 / white)), dtype=np.uint8)
 
 
