@@ -117,3 +117,20 @@ def test_make_folder(tmp_path: Path) -> None:
 def test_explain_falls_back_on_the_system() -> None:
     sentence = explain(OSError(errno.EIO, "Input/output error"), "x", "read")
     assert sentence == "Cannot read x: Input/output error: check the path and the disk."
+
+
+@pytest.mark.parametrize(
+    ("action", "remedy"),
+    [
+        ("read", "have it made readable"),
+        ("read the configuration", "have it made readable"),
+        ("run", "executable"),
+        ("write", "choose a folder you may write to"),
+        ("make the folder", "choose a folder you may write to"),
+    ],
+)
+def test_what_is_not_permitted_has_a_remedy_that_fits(action: str, remedy: str) -> None:
+    for number in (errno.EACCES, errno.EPERM):
+        sentence = explain(PermissionError(number, os.strerror(number)), "x", action)
+        assert sentence.startswith(f"Cannot {action} x: ")
+        assert remedy in sentence

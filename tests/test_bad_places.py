@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from commandline import Run, make_folder
+from commandline import Run, make_folder, run_apart
 from rvsm.errors import DataError
 from rvsm.experiments.config import load_config
 from rvsm.experiments.places import found_data
-from rvsm.experiments.runs import load_run
+from rvsm.experiments.runs import load_run, locked
 from rvsm.handwriting import manifest
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.manifest import files_below, list_images
@@ -234,3 +234,36 @@ def test_a_study_answers_for_the_data_it_has_alone(run: Run, tmp_path: Path) -> 
     assert again.code == 0, again
     assert "Left out" not in again.out
     assert len(list(moved.glob("*/result.json"))) == 1
+
+
+NOBODY = (
+    "import os, rvsm.cli.runs, rvsm.experiments.pages, rvsm.experiments.train\n"
+    "os.geteuid() or os.setuid(65534)"
+)
+"""The superuser may read everything; whoever runs the test may not be able to import any more."""
+
+
+def test_a_file_that_may_not_be_read_is_not_to_be_written(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'data = "{data}"')
+    config.chmod(0)
+    told = run_apart("train", "--config", config, "--out", tmp_path / "run", before=NOBODY)
+    assert f"Cannot read the configuration {config}" in told.sentence()
+    assert "have it made readable for you" in told.sentence()
+
+
+def test_a_second_study_of_the_same_runs_is_told_to_wait(run: Run, tmp_path: Path) -> None:
+    counts = {"train": 60, "val": 20, "test-paper": 12, "test-unseen": 0, "curve": 0}
+    few = [part for split, n in counts.items() for part in ("--count", f"{split}={n}")]
+    out = tmp_path / "study"
+    study = ("reproduce", "--out", out, "--task", "pen", "--method", "dense", "--workers", "1")
+    making = out / "data" / f".pen-headline.partial-{os.getpid()}"
+    making.mkdir(parents=True)
+    assert f"Another process is making {out / 'data'}" in run(*study, *few).sentence()
+    making.rmdir()
+    (out / "pen-headline-dense-s0").mkdir()
+    with locked(out / "pen-headline-dense-s0"):
+        told = run(*study, *few).sentence()
+    assert "Another process is training in" in told
+    assert "wait until it has ended, then run the same command again" in told
+    assert run(*study, *few).code == 0

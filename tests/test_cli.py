@@ -172,7 +172,8 @@ def test_faults_of_our_own_keep_their_traceback() -> None:
 def test_sentences_for_the_systems_errors() -> None:
     sentence, code = explain_error(PermissionError(13, "Permission denied", "/x/y"))
     assert (sentence, code) == (
-        "Error: Cannot use /x/y: permission denied: choose a folder you may write to.",
+        "Error: Cannot use /x/y: permission denied: have it permitted to you, or choose another "
+        "path.",
         1,
     )
     assert "memory" in str(explain_error(MemoryError())[0])

@@ -274,10 +274,19 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     pid = 2**22 - 1  # beyond the largest process number of the system, or very nearly so
     (tmp_path / f".set.partial-{pid}" / "train").mkdir(parents=True)
+    (tmp_path / ".set.partial-mine").mkdir()
+    make(tmp_path / "set", counts=FEW)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".set.partial-mine", "set"]
+
+
+def test_two_do_not_make_one_set_at_once(tmp_path: Path) -> None:
     running = tmp_path / f".set.partial-{os.getppid()}"
     running.mkdir()
-    make(tmp_path / "set", counts=FEW)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([running.name, "set"])
+    done: list[tuple[int, int]] = []
+    with pytest.raises(DataError, match=rf"Another process is making .*wait.*delete {running}"):
+        make(tmp_path / "set", counts=FEW, progress=lambda *told: done.append(told))
+    assert not done
+    assert list(tmp_path.iterdir()) == [running]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")

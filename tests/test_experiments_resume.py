@@ -201,6 +201,15 @@ def test_a_full_disk_spoils_no_checkpoint(whole: RunResult, folder: Path, tmp_pa
     assert_same(run, whole.run_dir)
 
 
+def test_a_full_disk_at_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with contextlib.ExitStack() as stack:
+        fill = stop_after(2, lambda: stack.enter_context(file_size_limit(20_000)))
+        with pytest.raises(RunError, match=r"Cannot write .*ckpt.*no epoch was kept: .* anew"):
+            train(configure(folder), run, progress=fill)
+    assert not list(run.glob("checkpoints/*"))
+
+
 def test_ctrl_c_stays_ctrl_c(folder: Path, tmp_path: Path) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -14,8 +14,8 @@ _CAUSES = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
     errno.EFBIG: "the file would pass the size limit of this process or disk: raise the limit",
-    errno.EACCES: "permission denied: choose a folder you may write to",
-    errno.EPERM: "the system does not permit it: choose a folder you may write to",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "the system does not permit it",
     errno.EBUSY: "it is in use, as a mount point is: name a folder inside it",
     errno.EROFS: "the disk is read-only: choose another folder",
     errno.ENOENT: "no such file or folder: check the path",
@@ -24,6 +24,12 @@ _CAUSES = {
     errno.EEXIST: "it exists already and is not a folder: choose another path",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
+_PERMITTING = {
+    "read": "have it made readable for you, or choose another file",
+    "run": "have it made executable for you, or choose another program",
+    "use": "have it permitted to you, or choose another path",
+}
+"""What helps where something is not permitted, by the first word of the action."""
 
 
 def explain(error: OSError, path: Path | str, action: str = "write") -> str:
@@ -40,6 +46,9 @@ def explain(error: OSError, path: Path | str, action: str = "write") -> str:
     """
     known = _CAUSES.get(error.errno) if error.errno is not None else None
     cause = known or f"{error.strerror or error}: check the path and the disk"
+    if isinstance(error, PermissionError):
+        remedy = _PERMITTING.get(action.split()[0], "choose a folder you may write to")
+        cause = f"{cause}: {remedy}"
     return f"Cannot {action} {path}: {cause}."
 
 

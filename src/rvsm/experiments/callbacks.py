@@ -34,7 +34,7 @@ class WholeFileIO(CheckpointIO):
         Raises
         ------
         RunError
-            If it cannot be written, such as on a full disk; the one before stays.
+            If it cannot be written, such as on a full disk; the one before, if any, stays.
         """
         try:
             make_folder(Path(path).parent)
@@ -44,10 +44,14 @@ class WholeFileIO(CheckpointIO):
             with atomic_write(path) as file:
                 file.write(buffer.getbuffer())
         except RvsmError as error:
-            raise RunError(
-                f"{str(error).rstrip('.')}; the checkpoint of the epoch before is whole: run the "
-                "same command again to continue from it."
-            ) from error
+            before = any(Path(path).parent.glob("epoch-*.ckpt"))
+            kept = (
+                "the checkpoint of the epoch before is whole: run the same command again to "
+                "continue from it"
+                if before
+                else "no epoch was kept: run the same command again to begin anew"
+            )
+            raise RunError(f"{str(error).rstrip('.')}; {kept}.") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rvsm.atomic import explain
 from rvsm.errors import ConfigError
 
 Accelerator = Literal["cpu", "gpu"]
@@ -207,9 +208,7 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"Cannot read the configuration {path}: {error.strerror}; check the path."
-        ) from error
+        raise ConfigError(explain(error, path, "read the configuration")) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; correct that line.") from error
     return make_config({**values, **changes}, source=str(path))

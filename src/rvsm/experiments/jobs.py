@@ -203,8 +203,8 @@ class _Worker:
 def raise_failures(failures: Sequence[str]) -> None:
     """Raise one RunError about jobs that failed, the first in words; nothing where none did."""
     if failures:
-        others = f" and {len(failures) - 1} more steps" if len(failures) > 1 else ""
+        steps = "1 step" if len(failures) == 1 else f"{len(failures)} steps"
         raise RunError(
-            f"{failures[0].rstrip('.')}{others} did not finish; correct the cause and run the same "
-            "command again: finished steps are kept."
+            f"{steps} did not finish, first {failures[0].rstrip('.')}; finished steps are kept: "
+            "when the cause is gone, run the same command again."
         )

@@ -281,7 +281,10 @@ def start_file(start: str) -> Path:
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Keep a second process out of the folder; the system frees the lock of a killed one."""
-    message = f"Another process is training in {run_dir}; wait for it or name another folder."
+    message = (
+        f"Another process is training in {run_dir}: wait until it has ended, then run the same "
+        "command again, or name another folder."
+    )
     with (run_dir / ".lock").open("wb") as file, _exclusive(file, message):
         yield
 

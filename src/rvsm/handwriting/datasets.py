@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -20,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import rvsm
-from rvsm.atomic import explain
 from rvsm.errors import DataError
+from rvsm.handwriting.appearing import appearing
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
 from rvsm.handwriting.description import DATASET, lacking, read_description
 from rvsm.handwriting.figures.sampler import SIZES
@@ -237,7 +234,7 @@ def make(
     splits, idle = _without_idle(
         source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
     )
-    with _folder(path) as folder, pool(workers) as run:
+    with appearing(path) as folder, pool(workers) as run:
         matched = head["task"] not in SIZES
         maker = Maker(source, seed, infos, splits, run, progress, matched, pairs)
         rows: list[Row] = []
@@ -404,6 +401,7 @@ this set. (Words, whose ink the first two left grey, are told apart by their sou
 _NO_PIXELS = frozenset(
     [
         "__init__.py",
+        "appearing.py",
         "block.py",
         "check.py",
         "datasets.py",
@@ -457,46 +455,3 @@ def _write(folder: Path, split: str, label: str, candidates: Sequence[Candidate]
         (inner / name).write_bytes(candidate.png)
         rows.append(replace(candidate.row, file=f"{split}/{label}/{name}"))
     return rows
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A hidden sibling of `path` that takes its place when all went well, else vanishes."""
-    place = Path(os.path.realpath(path))  # a link stays one, and what it leads to is replaced
-    partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _clear_away(place)
-        if place.is_dir():
-            _check_replaceable(place, partial)
-        partial.mkdir()
-        yield partial
-        if place.is_dir():
-            place.rmdir()
-        partial.rename(place)
-    except OSError as error:
-        raise DataError(explain(error, path, "make the data in")) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_replaceable(place: Path, aside: Path) -> None:
-    """Move an empty folder away and back: a mount point refuses, before anything is rendered."""
-    try:
-        place.rename(aside)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise
-        return  # overlays rename no folder of a lower layer, but let it be replaced
-    aside.rename(place)
-
-
-def _clear_away(place: Path) -> None:
-    """Remove what runs that were killed have left."""
-    for left in place.parent.glob(f".{place.name}.partial-*"):
-        try:
-            os.kill(int(left.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except (PermissionError, ValueError):
-            continue
