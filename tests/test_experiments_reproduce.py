@@ -220,3 +220,14 @@ def test_the_table_shows_mean_and_spread() -> None:
     text = console.export_text()
     assert "99.00 ± 1.41" in text
     assert "–" in text
+
+
+def test_the_table_is_whole_on_80_columns() -> None:
+    committed = Path(__file__).parents[1] / "benchmarks" / "reproduce" / "full.json"
+    rows = json.loads(committed.read_text("utf-8"))["rows"]
+    for seeds in (rows, [*rows, *({**row, "accuracy": 0.98} for row in rows)]):
+        console = Console(record=True, width=80)
+        console.print(results_table(seeds))
+        text = console.export_text()
+        assert "weights" in text
+        assert "…" not in text

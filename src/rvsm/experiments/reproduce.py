@@ -154,8 +154,9 @@ def reproduce(
     return results
 
 
-# Room for 100.00, 0.9999 and 64000 where the terminal is narrow; headings wrap, figures do not.
-_WIDTHS = {"n": 1, "acc. %": 6, "AUC": 6}
+# Room for 100.00, 0.9999 and 64000 where the terminal is narrow; headings wrap between words,
+# figures do not.
+_WIDTHS = {"n": 1, "acc. %": 6, "AUC": 6, "weights left": 7}
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
