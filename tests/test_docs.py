@@ -80,16 +80,38 @@ def test_toml_and_links(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "size"), [((12, 24, 24), (32, 128)), ((8, 16, 16), (64, 256))]
+    ("channels", "size"),
+    [
+        ((12, 24, 24), (32, 128)),
+        ((8, 16, 16), (64, 256)),
+        ((8, 24, 32), (32, 128)),
+        ((16, 24, 192), (32, 128)),
+    ],
 )
 def test_table_of_layers(channels: tuple[int, int, int], size: tuple[int, int]) -> None:
     from rvsm.handwriting.network import TremorNet, layer_table
 
     text = (ROOT / "docs" / "network.md").read_text("utf-8")
-    for row in layer_table(TremorNet(channels, size=size)):
+    rows = layer_table(TremorNet(channels, size=size))
+    total = sum(row.weights for row in rows)
+    lines = []
+    for row in rows:
         output = " x ".join(map(str, row.output))
-        line = f"| {row.name} | {row.kind} | {output} | {row.weights:,} | {row.biases} |"
-        assert line in text
+        cells = (row.name, row.kind, output, f"{row.weights:,}", row.biases)
+        lines.append(f"| {' | '.join(map(str, cells))} | {row.weights / total:.1%} |")
+    lines.append(f"| all | | | {total:,} | {sum(row.biases for row in rows)} | |")
+    table = text.partition(f"`size = {list(size)}`, `channels = {list(channels)}`")[2]
+    assert table.partition("|---|\n")[2].startswith("\n".join(lines) + "\n")
+
+
+def test_the_networks_of_the_study_have_tables() -> None:
+    from rvsm.experiments import recipes
+
+    text = (ROOT / "docs" / "network.md").read_text("utf-8")
+    for full, command in ((False, "make demo"), (True, "rvsm reproduce --full")):
+        network = recipes.recipe("dense", full=full, data="data", seed=0).network
+        size, channels = list(network.size), list(network.channels)
+        assert f"`size = {size}`, `channels = {channels}` (`{command}`):" in text
 
 
 def test_table_of_batch_norm() -> None:
