@@ -217,9 +217,10 @@ def check(
     """Check a data set: class balance, unreadable files, overlap of splits, short cuts.
 
     A linear model on ink amount, size, position, stroke width and component count must stay near
-    chance: what it can tell, a network could tell without seeing tremor. How the classes differ in
-    every column of the manifest is shown for information. Files that cannot be read are named, and
-    noted in the manifest's column error.
+    chance: what it can tell, a network could tell without seeing tremor. For information it is
+    shown what each of these, and the share of empty columns, tells alone, and how the classes
+    differ in every column of the manifest. Files that cannot be read are named, and noted in the
+    manifest's column error.
 
     Sets of others, in any layout that `rvsm data list` knows, are checked for people who are in two
     splits, pictures that are copies or nearly so, and colour modes or sizes that give the class

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import DataError, RvsmError
+from rvsm.handwriting.alone import Alone, alone_table, each_alone, measures
 from rvsm.handwriting.description import whole_size
-from rvsm.handwriting.differences import Difference, differences
+from rvsm.handwriting.differences import Difference, difference_table, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
-from rvsm.handwriting.features import FEATURES, global_features
+from rvsm.handwriting.features import FEATURES
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
@@ -85,6 +86,9 @@ class CheckReport:
     linear : list of LinearScore
     small : list of SmallBand
         What of the linear model's scores is missing for want of images.
+    alone : list of Alone
+        What each global feature, and the share of empty columns, tells by itself; information
+        only.
     differences : list of Difference
         Between the classes, in the columns of the manifest; information only.
     noted : str
@@ -97,6 +101,7 @@ class CheckReport:
     findings: list[Finding] = field(default_factory=list)
     linear: list[LinearScore] = field(default_factory=list)
     small: list[SmallBand] = field(default_factory=list)
+    alone: list[Alone] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     noted: str = ""
 
@@ -128,8 +133,10 @@ class CheckReport:
             parts.append(self._unreadable_table())
         if self.linear:
             parts.append(self._scores_table())
+        if self.alone:
+            parts.append(alone_table(self.alone))
         if self.differences:
-            parts.append(self._differences_table())
+            parts.append(difference_table(self.differences))
         return Group(*parts, *([escape(self.noted)] if self.noted else []))
 
     def _unreadable_table(self) -> Table:
@@ -171,34 +178,6 @@ class CheckReport:
             table.add_row(band.split, band_name(band.band_mm), str(band.shaky), "", "", _UNDECIDED)
         return table
 
-    def _differences_table(self) -> Table:
-        from rich.table import Table
-
-        splits = list(dict.fromkeys(d.split for d in self.differences))
-        found = {(d.column, d.split): d for d in self.differences}
-        table = Table(
-            "column",
-            *splits,
-            title="How the classes differ, for information (in brackets: by chance alone)",
-            caption="Numbers: shaky less regular, in standard deviations. "
-            "Names: total variation distance, 0 to 1.",
-        )
-        table.columns[0].no_wrap = True
-        for name in dict.fromkeys(d.column for d in self.differences):
-            cells = (found.get((name, split)) for split in splits)
-            table.add_row(
-                name,
-                *(
-                    ""
-                    if d is None
-                    else f"{d.value:+.2f} ({d.chance:.2f})"
-                    if d.kind == "number"
-                    else f"{d.value:.2f} ({d.chance:.2f})"
-                    for d in cells
-                ),
-            )
-        return table
-
 
 def _coloured(level: Level, text: str) -> str:
     colour = {"fine": "green", "warning": "yellow", "fault": "red"}[level]
@@ -211,7 +190,7 @@ class _Image:
     digest: bytes
     mode: str
     size: str
-    features: Array
+    measured: Array
 
 
 def check(
@@ -231,7 +210,8 @@ def check(
       with a class; equal files.
     - Files that cannot be read, or that the manifest does not list; classes out of balance;
       colour modes or sizes of images that go with the class.
-    - For information, how the classes differ in every column of the manifest.
+    - For information, what each of the features, and the share of empty columns within the box,
+      tells by itself (see `alone`), and how the classes differ in every column of the manifest.
 
     Parameters
     ----------
@@ -269,7 +249,8 @@ def check(
         by_label = counts.setdefault(image.row.split, dict.fromkeys(LABELS, 0))
         by_label[image.row.label] += 1
     sound = [image.row for image in images]
-    linear, small = linear_scores(sound, np.array([image.features for image in images]))
+    measured = np.array([image.measured for image in images])
+    linear, small = linear_scores(sound, measured[:, : len(FEATURES)])
     findings = [
         _unreadable(unreadable, len(rows)),
         _unlisted(unlisted(root)),
@@ -282,7 +263,17 @@ def check(
         cue("image size", [(i.size, i.row.label) for i in images]),
         _linear_finding(linear, small),
     ]
-    return CheckReport(root, counts, unreadable, findings, linear, small, differences(sound), noted)
+    return CheckReport(
+        root,
+        counts,
+        unreadable,
+        findings,
+        linear,
+        small,
+        each_alone(sound, measured),
+        differences(sound),
+        noted,
+    )
 
 
 def _sample(rows: Sequence[Row], most: int) -> list[Row]:
@@ -307,11 +298,11 @@ def _read(
         try:
             if row.error:
                 raise DataError(row.error)
-            features = global_features(read_grey(file, whole))
+            measured = measures(read_grey(file, whole))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
             size = f"{width}x{height}"
-            images.append(_Image(row, digest, mode, size, features))
+            images.append(_Image(row, digest, mode, size, measured))
         except DataError as error:
             # Without the folder: the reason is kept in it, and folders are moved.
             unreadable[row.file] = str(error).replace(str(file), row.file)

@@ -401,6 +401,7 @@ this set. (Words, whose ink the first two left grey, are told apart by their sou
 _NO_PIXELS = frozenset(
     [
         "__init__.py",
+        "alone.py",
         "appearing.py",
         "block.py",
         "check.py",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from rvsm.handwriting.manifest import LABELS, NUMBERS, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Array = npt.NDArray[np.float64]
 
@@ -88,6 +92,36 @@ def differences(rows: Sequence[Row]) -> list[Difference]:
                 value = total_variation(codes[shaky], codes[~shaky])
                 found.append(Difference(split, name, "name", value, _by_chance(codes, shaky)))
     return found
+
+
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """The differences as a table: a line a column of the manifest, a column a split."""
+    from rich.table import Table
+
+    splits = list(dict.fromkeys(d.split for d in differences))
+    found = {(d.column, d.split): d for d in differences}
+    table = Table(
+        "column",
+        *splits,
+        title="How the classes differ, for information (in brackets: by chance alone)",
+        caption="Numbers: shaky less regular, in standard deviations. "
+        "Names: total variation distance, 0 to 1.",
+    )
+    table.columns[0].no_wrap = True
+    for name in dict.fromkeys(d.column for d in differences):
+        cells = (found.get((name, split)) for split in splits)
+        table.add_row(
+            name,
+            *(
+                ""
+                if d is None
+                else f"{d.value:+.2f} ({d.chance:.2f})"
+                if d.kind == "number"
+                else f"{d.value:.2f} ({d.chance:.2f})"
+                for d in cells
+            ),
+        )
+    return table
 
 
 def total_variation(first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]) -> float:

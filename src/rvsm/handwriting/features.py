@@ -26,7 +26,9 @@ FEATURES = (
 )
 """Names of the columns of `global_features`, in order."""
 
-_INK_BELOW = 160
+INK_BELOW = 160
+"""Pixels darker than this grey are ink."""
+
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
@@ -56,7 +58,7 @@ def global_features(image: GreyImage) -> Array:
     ndarray of float64, shape (7,)
         In the order of `FEATURES`; all zero for a blank image.
     """
-    ink = image < _INK_BELOW
+    ink = image < INK_BELOW
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if rows.size == 0:
         return np.zeros(len(FEATURES))
