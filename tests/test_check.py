@@ -98,6 +98,23 @@ def test_fonts_shared_against_the_protocol(tmp_path: Path) -> None:
     assert "test-paper shares" not in text
 
 
+def test_texts_with_a_word_in_common_are_told_and_shared_texts_a_fault(tmp_path: Path) -> None:
+    rows = read_manifest(folder(tmp_path, n=10))
+    for whole, expected in ((False, "warning"), (True, "fault")):
+        streets = [
+            replace(row, text="Straße" if whole else f"Straße {row.text}")
+            if row.file.endswith("3.png")
+            else row
+            for row in rows
+        ]
+        write_manifest(tmp_path / "manifest.csv", streets)
+        report = check(tmp_path)
+        assert level(report, "words apart") == expected
+        told = next(f.text for f in report.findings if f.name == "words apart")
+        assert "test-unseen shares 1 of 1" in told
+        assert ("no whole text" in told) != whole
+
+
 def test_a_font_that_goes_with_a_class(tmp_path: Path) -> None:
     rows = read_manifest(folder(tmp_path))
     assert level(check(tmp_path), "fonts and classes") == "fine"
