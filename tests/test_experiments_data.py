@@ -141,7 +141,10 @@ def test_a_split_that_is_not_there(folder: Path) -> None:
         load_split(folder, "test", SIZE)
 
 
-def test_a_folder_without_validation_gives_some_of_its_carriers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["carrier", "person", "patient"])
+def test_a_folder_without_validation_gives_some_of_its_carriers(
+    column: str, tmp_path: Path
+) -> None:
     make_folder(tmp_path, {"train": 12})
     manifest = tmp_path / "manifest.csv"
     lines = manifest.read_text().splitlines()
@@ -149,7 +152,8 @@ def test_a_folder_without_validation_gives_some_of_its_carriers(tmp_path: Path) 
     changed = [line.split(",") for line in lines[1:]]
     for number, line in enumerate(changed):
         line[head] = f"writer {number % 12}"
-    manifest.write_text("\n".join([lines[0], *(",".join(line) for line in changed)]))
+    names = lines[0].replace("carrier,", f"{column},")
+    manifest.write_text("\n".join([names, *(",".join(line) for line in changed)]))
     rows = read_rows(tmp_path)
     carriers = {split: {r.carrier for r in rows if r.split == split} for split in ("train", "val")}
     assert carriers["train"]

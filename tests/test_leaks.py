@@ -104,8 +104,31 @@ def test_own_folder_with_a_near_copy(tmp_path: Path) -> None:
     assert finding(check(tmp_path), "near copies").level == "fine"
     save(drawing(0, size=(300, 250)).resize((450, 375)), tmp_path / "shaky" / "copy.png")
     near = finding(check(tmp_path), "near copies")
-    assert near.level == "warning"
+    assert near.level == "fault"
     assert "regular/0.png = shaky/copy.png" in near.text
+
+
+@pytest.mark.parametrize("column", ["person", "writer_id"])
+def test_own_manifest_that_names_people(column: str, tmp_path: Path) -> None:
+    lines = [f"file,split,label,{column}"]
+    for i in range(16):
+        save(drawing(i), tmp_path / f"{i}.png")
+        split, label = ("train", "test")[i % 4 == 3], ("regular", "shaky")[i // 8]
+        lines.append(f"{i}.png,{split},{label},p{i // 4}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    report = check(tmp_path)
+    apart = finding(report, "persons apart")
+    assert apart.level == "fault"
+    assert apart.text.startswith("4 of 4 of test are in train")
+    assert not report.ok
+    assert finding(report, "persons known").text.startswith("4 people with 4 to 4 pictures each")
+    assert not [f for f in report.findings if f.name == "fonts or writers apart"]
+    (tmp_path / "7.png").write_bytes((tmp_path / "3.png").read_bytes())
+    equal = finding(check(tmp_path), "equal files")
+    assert (equal.level, equal.text.split(":")[0]) == (
+        "fault",
+        "1 files occur more than once in different splits, classes or people",
+    )
 
 
 def test_size_that_tells_the_class(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.differences import Difference, difference_table, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES
+from rvsm.handwriting.findings import Finding, persons_apart, persons_known, some
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
@@ -33,6 +34,7 @@ from rvsm.handwriting.linear import (
 from rvsm.handwriting.manifest import (
     LABELS,
     MANIFEST,
+    PERSON,
     Row,
     list_images,
     note_errors,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 _BALANCE_LEAST = 0.4
 _CUE_CHANCE = 0.01
-_SHOWN = 3
 _NAMES = 20
 
 _KEPT_APART = {
@@ -58,17 +59,13 @@ _KEPT_APART = {
 }
 
 
+_UNTOLD = {
+    "carrier": f"nobody is named: give --person 'REGEX', or {MANIFEST} a column person",
+    "text": f"no text is known; {MANIFEST} may have a column text",
+}
+_CROSSING = "in different splits, classes or people"
 _UNDECIDED = "too few images to decide"
 _FIGURE_WIDTH = {"split": 11, "tremor, mm": 8, "95 % interval": 12}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: its name, how it stands, and a sentence."""
-
-    name: str
-    level: Level
-    text: str
 
 
 @dataclass(frozen=True)
@@ -207,8 +204,8 @@ def check(
       split ``train`` and scored on every other split, over all amplitudes and in each band of
       tremor amplitude. Within 5 points of chance is fine; beyond, by more than chance
       among all bands explains, a fault. Bands with too few images to decide are named.
-    - Fonts, writers and words that splits share against their protocol; fonts or writers that go
-      with a class; equal files.
+    - Fonts, writers and words that splits share against their protocol, and people in two splits;
+      fonts or writers that go with a class; files that are equal, or nearly so.
     - Files that cannot be read, or that the manifest does not list; classes out of balance;
       colour modes or sizes of images that go with the class.
     - For information, what each of the features, and the share of empty columns within the box,
@@ -357,7 +354,7 @@ def _balance(counts: dict[str, dict[str, int]]) -> Finding:
 
 
 def _overlaps(rows: Sequence[Row]) -> list[Finding]:
-    """Which fonts, writers and words of other splits are known from training."""
+    """Which fonts, writers, people and words of other splits are known from training."""
     seen: dict[str, dict[str, set[str]]] = {"carrier": defaultdict(set), "text": defaultdict(set)}
     texts: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -367,10 +364,13 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
         texts[row.split].add(row.text)
     splits = [split for split in dict.fromkeys(row.split for row in rows) if split != "train"]
     findings = []
-    for what, plural in (("carrier", "fonts or writers"), ("text", "words")):
+    known = (("carrier", "fonts or writers"), ("text", "words"))
+    if any(row.carrier_kind == PERSON for row in rows):
+        findings, known = [persons_apart(rows), persons_known(rows)], known[1:]
+    for what, plural in known:
         name = f"{plural} apart"
         if not splits or not any(seen[what].values()):
-            reason = "one split only" if not splits else "the manifest does not tell them"
+            reason = "one split only" if not splits else _UNTOLD[what]
             findings.append(Finding(name, "warning", f"cannot be checked: {reason}"))
             continue
         faults, doubts, allowed = [], [], set()
@@ -422,10 +422,10 @@ def _duplicates(images: Iterable[_Image]) -> Finding:
     groups = [rows for rows in equal.values() if len(rows) > 1]
     if not groups:
         return Finding("equal files", "fine", "no two files are equal")
-    worst = [rows for rows in groups if len({(r.split, r.label) for r in rows}) > 1]
+    worst = [rows for rows in groups if len(set(map(_side, rows))) > 1]
     shown = worst or groups
     pairs = [f"{rows[0].file} = {rows[1].file}" for rows in shown]
-    where = "in different splits or classes" if worst else "within one class of one split"
+    where = _CROSSING if worst else "within one class of one split"
     text = f"{len(shown)} files occur more than once {where}: {some(pairs)}"
     return Finding("equal files", "fault" if worst else "warning", text)
 
@@ -444,11 +444,17 @@ def _near_copies(root: Path, images: Sequence[_Image]) -> list[Finding]:
     ]
     if not pairs:
         return [Finding("near copies", "fine", "no two images are nearly the same")]
-    crossing = [(a, b) for a, b in pairs if (a.split, a.label) != (b.split, b.label)]
+    crossing = [(a, b) for a, b in pairs if _side(a) != _side(b)]
     shown = crossing or pairs
-    where = "in different splits or classes" if crossing else "within one class of one split"
+    where = _CROSSING if crossing else "within one class of one split"
     names = some(f"{a.file} = {b.file}" for a, b in shown)
-    return [Finding("near copies", "warning", f"{len(shown)} pairs {where}: {names}")]
+    level: Level = "fault" if crossing else "warning"
+    return [Finding("near copies", level, f"{len(shown)} pairs {where}: {names}")]
+
+
+def _side(row: Row) -> tuple[str, str, str]:
+    """What copies must not differ in: the split, the class and, where it is known, the person."""
+    return row.split, row.label, row.carrier if row.carrier_kind == PERSON else ""
 
 
 def cue(name: str, pairs: Sequence[tuple[str, str]]) -> Finding:
@@ -485,9 +491,3 @@ def _linear_finding(scores: Sequence[LinearScore], small: Sequence[SmallBand]) -
     if undecided:
         text += f"; {_UNDECIDED}: {some(undecided)}"
     return Finding(name, worst.verdict, text)
-
-
-def some(items: Iterable[str]) -> str:
-    listed = list(items)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more

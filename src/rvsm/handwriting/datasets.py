@@ -393,6 +393,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+1697bfa9868e",
         "0.1.0+b36e499770ce",
         "0.1.0+34da33f688bb",
+        "0.1.0+e99bb33ba6c0",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
@@ -408,6 +409,7 @@ _NO_PIXELS = frozenset(
         "datasets.py",
         "description.py",
         "differences.py",
+        "findings.py",
         "intervals.py",
         "linear.py",
         "manifest.py",

@@ -17,6 +17,12 @@ MANIFEST = "manifest.csv"
 LABELS = ("regular", "shaky")
 """The two classes, in the order of the network's two outputs."""
 
+PERSON = "person"
+"""`Row.carrier_kind` where `Row.carrier` names the person who wrote or drew."""
+
+PERSON_COLUMNS = ("person", "writer_id", "writer", "patient", "subject", "person_id")
+"""Columns of a table that say whose an image is; the first that is filled counts."""
+
 UNSPLIT = "all"
 """The split of images in a folder that is not cut into splits."""
 
@@ -132,7 +138,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
     """List the images of a data folder.
 
     With a ``manifest.csv`` the list is read from it (the columns ``file``, ``split`` and
-    ``label`` are required). Without one the folders tell: ``SPLIT/LABEL/...`` or ``LABEL/...``
+    ``label`` are required; the first of `PERSON_COLUMNS` that is filled says whose an image is).
+    Without one the folders tell: ``SPLIT/LABEL/...`` or ``LABEL/...``
     (split ``all``), where LABEL is ``regular`` or ``shaky``. Files there that are no images are
     listed too, with the reason in `Row.error`; hidden files are passed over.
 
@@ -327,6 +334,8 @@ def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
         raise DataError(
             f"{path}, line {line}: the label is {words['label']!r}; it must be regular or shaky."
         )
+    if person := next((record[name] for name in PERSON_COLUMNS if record.get(name)), ""):
+        words |= {"carrier": person, "carrier_kind": PERSON}
     file = Path(words["file"])
     if not words["file"] or file.is_absolute() or ".." in file.parts:
         raise DataError(

@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import MANIFEST, list_images
+from rvsm.handwriting.manifest import MANIFEST, PERSON, list_images
 from rvsm.handwriting.readers import dhsd, drawings, folders, handpd, idx, omniglot, table, uci
 from rvsm.handwriting.readers.base import (
-    PERSON,
     Collection,
     Files,
     Reader,

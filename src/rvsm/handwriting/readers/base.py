@@ -13,14 +13,8 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import read_picture
-from rvsm.handwriting.manifest import LABELS, SUFFIXES, UNSPLIT, Row
+from rvsm.handwriting.manifest import LABELS, PERSON, SUFFIXES, UNSPLIT, Row
 from rvsm.handwriting.timed import TimedStrokes
-
-PERSON = "person"
-"""`Row.carrier_kind` where `Row.carrier` names the person who wrote or drew."""
-
-PERSON_COLUMNS = ("person", "writer_id", "writer", "patient", "subject", "person_id")
-"""Columns of a table that say whose an image is; the first that is filled counts."""
 
 _SHOWN = 12
 _REGULAR = frozenset(

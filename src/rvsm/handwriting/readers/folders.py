@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row, list_images
 from rvsm.handwriting.readers.base import (
-    PERSON,
-    PERSON_COLUMNS,
     Collection,
     Files,
     class_of,
@@ -33,8 +28,8 @@ def fits(root: Path) -> bool:
 def read(root: Path) -> Collection:
     """List the images of a folder.
 
-    A manifest that rvsm wrote is obeyed; in one of your own the first column of `PERSON_COLUMNS`
-    that is filled says whose an image is. Else a folder whose name means a class (regular or
+    A manifest that rvsm wrote is obeyed; in one of your own a column such as person says whose
+    an image is. Else a folder whose name means a class (regular or
     shaky, healthy or parkinson, control or patient, ...) gives the label, and one named train,
     val or test the split. Images without such a folder have no label.
 
@@ -44,7 +39,7 @@ def read(root: Path) -> Collection:
         No images, or images outside the class folders of a set that has them.
     """
     if (root / MANIFEST).is_file():
-        rows = _with_people(root, list_images(root))  # which says what is wrong with the file
+        rows = tuple(list_images(root))  # which says what is wrong with the file
         return Collection(name, root, rows, ("regular", "shaky"), {}, Files(root))
     found: list[Row] = []
     names: dict[str, str] = {}
@@ -71,13 +66,3 @@ def read(root: Path) -> Collection:
         )
     classes = (names.get("regular", "regular"), names.get("shaky", "shaky")) if names else None
     return Collection(name, root, tuple(found), classes, {}, Files(root))
-
-
-def _with_people(root: Path, rows: Sequence[Row]) -> tuple[Row, ...]:
-    with (root / MANIFEST).open(encoding="utf-8-sig", newline="") as stream:
-        records = list(csv.DictReader(stream))
-    named = []
-    for row, record in zip(rows, records, strict=True):
-        person = next((record[name] for name in PERSON_COLUMNS if record.get(name)), "")
-        named.append(replace(row, carrier=person, carrier_kind=PERSON) if person else row)
-    return tuple(named)

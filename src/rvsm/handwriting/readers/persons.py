@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import Row
-from rvsm.handwriting.readers.base import PERSON
+from rvsm.handwriting.manifest import PERSON, Row
 
 
 def person_pattern(text: str) -> re.Pattern[str]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row
+from rvsm.handwriting.manifest import MANIFEST, PERSON_COLUMNS, SPLIT_NAMES, UNSPLIT, Row
 from rvsm.handwriting.readers.base import (
-    PERSON_COLUMNS,
     Collection,
     Files,
     class_of,

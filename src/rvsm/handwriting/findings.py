@@ -1,0 +1,80 @@
+"""What is found in a set, and what is found about its people."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rvsm.handwriting.linear import Level
+from rvsm.handwriting.manifest import PERSON, UNSPLIT, Row
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: its name, how it stands, and a sentence."""
+
+    name: str
+    level: Level
+    text: str
+
+
+def some(items: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    listed = list(items)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def persons_apart(rows: Sequence[Row]) -> Finding:
+    """Whether the people of the other splits are strangers to the training split.
+
+    A fault where they are not: scores on a split with people known from training say nothing of
+    new people.
+    """
+    name = "persons apart"
+    people: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.carrier_kind == PERSON:
+            people[row.split].add(row.carrier)
+    splits = list(dict.fromkeys(row.split for row in rows))
+    if not people:
+        return Finding(
+            name, "warning", "cannot be checked: no person is known; give --person 'REGEX'"
+        )
+    if splits == [UNSPLIT]:
+        text = f"{len(people[UNSPLIT])} people and no published split: split by person"
+        return Finding(name, "fine", text)
+    told = []
+    for number, split in enumerate(splits):
+        for other in splits[:number]:
+            if common := people[split] & people[other]:
+                pair = sorted((split, other), key=lambda s: (s != "test", s != "val", s))
+                told.append(
+                    f"{len(common)} of {len(people[pair[0]])} of {pair[0]} are in {pair[1]}"
+                )
+    if told:
+        text = "; ".join(told) + ": split by person, or scores say nothing of new people"
+        return Finding(name, "fault", text)
+    return Finding(name, "fine", "no person is in two splits")
+
+
+def persons_known(rows: Sequence[Row]) -> Finding:
+    """Whether every picture has a person, and how many each drew."""
+    name = "persons known"
+    known = Counter(row.carrier for row in rows if row.carrier_kind == PERSON)
+    missing = [row.file for row in rows if row.carrier_kind != PERSON]
+    if missing:
+        text = f"{len(missing)} of {len(rows)} pictures have no person: {some(missing)}"
+        return Finding(name, "warning", text)
+    labels = defaultdict(set)
+    for row in rows:
+        labels[row.carrier].add(row.label)
+    both = [person for person, found in labels.items() if len(found) > 1]
+    each = sorted(known.values())
+    text = f"{len(known)} people with {each[0]} to {each[-1]} pictures each"
+    if both:
+        text += f"; {len(both)} are in both classes: {some(both)}"
+    return Finding(name, "fine", text)
