@@ -242,6 +242,36 @@ def test_csv(tmp_path: Path) -> None:
             collection.picture(collection.rows[2])
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_of_a_spreadsheet(separator: str, tmp_path: Path) -> None:
+    save(drawing(1), tmp_path / "a.png")
+    lines = ["File,Diagnosis,Person,Note", "a.png,PD,12,one; two"]
+    text = "\r\n".join(line.replace(",", separator) for line in lines)
+    (tmp_path / "list.csv").write_text(text.replace("one; two", '"one; two"'), encoding="utf-8")
+    collection = read(tmp_path)
+    assert collection.layout == "csv"
+    assert [(r.file, r.label, r.carrier) for r in collection.rows] == [("a.png", "shaky", "12")]
+
+
+def test_lists_and_pages_that_are_not_read_are_named(tmp_path: Path) -> None:
+    save(drawing(1), tmp_path / "healthy/a.png")
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text("file,label\nhealthy/a.png,PD\n")
+    (tmp_path / "healthy/letter.PDF").write_bytes(b"%PDF-1.4")
+    (tmp_path / "healthy/notes.txt").write_text("eggs")
+    collection = read(tmp_path)
+    assert collection.layout == "folders"
+    assert sorted(collection.left_out) == ["healthy/letter.PDF", "one.csv", "two.csv"]
+    assert "save each page as PNG" in collection.left_out["healthy/letter.PDF"]
+    assert "a list needs a column file" in collection.left_out["one.csv"]
+
+
+def test_a_picture_is_no_set(tmp_path: Path) -> None:
+    save(drawing(1), tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a.png is no set that is one file .*rvsm predict"):
+        read(tmp_path / "a.png")
+
+
 BAD_TABLES = {
     "name,label\na.png,regular\n": "no column that names the image files: call it file",
     "file,label\na.png,maybe\n": "line 2: the label is 'maybe'",

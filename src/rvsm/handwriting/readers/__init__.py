@@ -89,6 +89,11 @@ def layout_of(root: str | os.PathLike[str]) -> str:
     for name, reader in LAYOUTS.items():
         if reader.fits(path):
             return name
+    if path.is_file():
+        raise DataError(
+            f"{path} is no set that is one file (a CSV list, a zip of Omniglot, idx): name its "
+            "folder, or ask about a picture or PDF with `rvsm predict`."
+        )
     raise DataError(
         f"{path} looks like none of the known layouts ({', '.join(LAYOUTS)}): put images into "
         f"{path}/regular and {path}/shaky, or list them in a CSV file with a column file."

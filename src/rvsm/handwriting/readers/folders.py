@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row, list_images
+from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row, files_below, list_images
 from rvsm.handwriting.readers.base import (
     Collection,
     Files,
@@ -18,6 +18,8 @@ from rvsm.handwriting.readers.base import (
 name = "folders"
 about = "image folders: [SPLIT/]CLASS/..., a manifest of rvsm, or images without classes"
 
+_LISTS = frozenset([".csv", ".tsv"])
+_PAGES = frozenset([".pdf", ".heic", ".heif", ".djvu"])
 _SPLITS = frozenset(["train", "val", "test", *SPLIT_NAMES])
 
 
@@ -65,4 +67,18 @@ def read(root: Path) -> Collection:
             "first: move them into one, or out of the set."
         )
     classes = (names.get("regular", "regular"), names.get("shaky", "shaky")) if names else None
-    return Collection(name, root, tuple(found), classes, {}, Files(root))
+    return Collection(name, root, tuple(found), classes, _passed_over(root), Files(root))
+
+
+def _passed_over(root: Path) -> dict[str, str]:
+    """What may have been meant to be read and is not, with the reason."""
+    told = {}
+    for path in files_below(root):
+        if path.suffix.lower() in _PAGES:
+            told[relative(path, root)] = "it is no picture: save each page as PNG or JPEG"
+        elif path.suffix.lower() in _LISTS and path.parent == root:
+            told[path.name] = (
+                "it is not obeyed: a list needs a column file, and is named itself where there are "
+                "several"
+            )
+    return told

@@ -6,6 +6,7 @@ import contextlib
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import MANIFEST, PERSON_COLUMNS, SPLIT_NAMES, UNSPLIT, Row
@@ -31,12 +32,24 @@ _NAMES = {
 
 
 def columns(path: Path) -> set[str]:
-    """Columns of a CSV file; DataError where it is no text."""
+    """Columns of a CSV file, in small letters; DataError where it is no text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return {cell.strip() for cell in csv.DictReader(stream).fieldnames or ()}
+            return set(_reader(stream).fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise _no_table(path, error) from None
+
+
+def _reader(stream: TextIO) -> csv.DictReader[str]:
+    """Read a table, its columns in small letters and parted as its first line parts them.
+
+    Where the comma is a decimal sign, spreadsheets write semicolons.
+    """
+    start = stream.readline()
+    stream.seek(0)
+    reader = csv.DictReader(stream, delimiter=max(",;\t", key=start.count))
+    reader.fieldnames = [cell.strip().lower() for cell in reader.fieldnames or ()]
+    return reader
 
 
 def _no_table(path: Path, error: Exception) -> DataError:
@@ -44,7 +57,7 @@ def _no_table(path: Path, error: Exception) -> DataError:
 
 
 def records(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Lines of a CSV file by column, with their numbers; empty cells are empty strings.
+    """Lines of a CSV file by column (in small letters), with their numbers; no cell is None.
 
     Raises
     ------
@@ -53,14 +66,13 @@ def records(path: Path, wanted: frozenset[str]) -> Iterator[tuple[int, dict[str,
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            given = [cell.strip() for cell in reader.fieldnames or ()]
+            reader = _reader(stream)
+            given = reader.fieldnames or ()
             if absent := wanted - set(given):
                 raise DataError(
                     f"{path} lacks the column {', '.join(sorted(absent))}: it has "
                     f"{', '.join(given) or 'none'}."
                 )
-            reader.fieldnames = given
             for record in reader:
                 yield reader.line_num, {k: (v or "").strip() for k, v in record.items() if k}
     except (UnicodeDecodeError, csv.Error) as error:
