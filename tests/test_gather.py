@@ -133,6 +133,8 @@ def test_bad_options(run: Path, scans: Path, tmp_path: Path) -> None:
         list(predict_scans(run, [scans], person="(carla)"))
     with pytest.raises(DataError, match="There is no scan to look at"):
         list(predict_scans(run, [tmp_path]))
+    with pytest.raises(DataError, match="give --dpi from 20 to 4800"):
+        list(predict_scans(run, [scans], dpi=0))
 
 
 def test_command(run: Path, scans: Path) -> None:

@@ -17,7 +17,7 @@ from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.readers import person_in, person_pattern
 from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
-from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.handwriting.scans.pages import Page, check_dpi, read_pages
 from rvsm.handwriting.scans.segment import Segments, segment
 from rvsm.handwriting.scans.verdict import judge
 from rvsm.handwriting.views import view_logits
@@ -123,6 +123,7 @@ def predict_scans(
         No finished run, no file to look at, or options that cannot work.
     """
     check_band(band)
+    check_dpi(dpi)
     pattern = None if person is None else person_pattern(person)
     config, net = load_run(run_dir)
     size = config.network.size

@@ -24,7 +24,7 @@ from rvsm.experiments.serve.drawing import Drawing, is_dot, percent, render
 from rvsm.experiments.serve.measure import measure
 from rvsm.handwriting.images import SIZE, GreyImage, describe, grey_of
 from rvsm.handwriting.network import TremorNet
-from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.handwriting.scans.pages import Page, is_pdf, read_pages
 from rvsm.handwriting.views import view_logits
 
 MAX_SCAN_PIXELS = 30_000_000
@@ -227,9 +227,7 @@ def _cut(page: Page, whole: bool) -> list[ScannedWord]:
 
 
 def _pages(file: Path, dpi: float | None) -> Any:
-    with file.open("rb") as stream:
-        is_pdf = b"%PDF-" in stream.read(1024)
-    if not is_pdf:
+    if not is_pdf(file):
         try:
             _, size = describe(file)
         except DataError:

@@ -18,6 +18,11 @@ from rvsm.handwriting.scans.normalise import scale_of
 PDF_DPI = 200.0
 """Resolution that pages of a PDF are drawn at where none is given."""
 
+LARGEST_PAPER_MM = 600.0
+"""No page of handwriting is longer: a PDF that says so holds a picture of unknown scale, put in
+at 72 dots an inch."""
+
+_UNSCALED = 3500.0
 _POINTS_PER_INCH = 72.0
 _PDF_ENCRYPTED = 4  # FPDF_ERR_PASSWORD
 
@@ -59,8 +64,9 @@ def read_pages(path: str | os.PathLike[str], dpi: float | None = None) -> Iterat
     path : path-like
         A PDF (by its first bytes, whatever its name) or any image file.
     dpi : float, optional
-        Pixels per inch of the scan. A PDF is drawn at it (200 by default) and knows its scale; of
-        an image it replaces what the file states.
+        Pixels per inch of the scan. A PDF is drawn at it (200 by default) and knows its scale,
+        unless a page is longer than `LARGEST_PAPER_MM`: such a one is drawn 3500 pixels long, its
+        scale unknown. Of an image it replaces what the file states.
 
     Yields
     ------
@@ -73,12 +79,20 @@ def read_pages(path: str | os.PathLike[str], dpi: float | None = None) -> Iterat
         number.
     """
     file = Path(path)
+    check_dpi(dpi)
+    yield from _pdf(file, dpi) if is_pdf(file) else _images(file, dpi)
+
+
+def check_dpi(dpi: float | None) -> None:
+    """Raise DataError where a resolution is that of no scan."""
     if dpi is not None and not 20 <= dpi <= 4800:
         raise DataError(f"A scan of {dpi:g} dots per inch is not one: give --dpi from 20 to 4800.")
-    yield from _pdf(file, dpi or PDF_DPI) if _is_pdf(file) else _images(file, dpi)
 
 
-def _is_pdf(file: Path) -> bool:
+def is_pdf(file: Path) -> bool:
+    """Whether the first bytes of a file are those of a PDF; False where it cannot be read."""
+    if not file.is_file():
+        return False  # a pipe would be waited for
     try:
         with file.open("rb") as stream:
             return b"%PDF-" in stream.read(1024)
@@ -99,12 +113,13 @@ def _images(file: Path, dpi: float | None) -> Iterator[Page]:
         yield Page(file, number + 1, count, picture, scale)
 
 
-def _pdf(file: Path, dpi: float) -> Iterator[Page]:
+def _pdf(file: Path, dpi: float | None) -> Iterator[Page]:
     document = _opened(file)
     try:
         count = len(document)
         for number in range(count):
-            yield Page(file, number + 1, count, _drawn(file, document, number, dpi), dpi / 25.4)
+            picture, scale = _drawn(file, document, number, dpi)
+            yield Page(file, number + 1, count, picture, scale)
     finally:
         document.close()
 
@@ -124,11 +139,17 @@ def _opened(file: Path) -> Any:
         ) from None
 
 
-def _drawn(file: Path, document: Any, number: int, dpi: float) -> Image.Image:
+def _drawn(
+    file: Path, document: Any, number: int, given: float | None
+) -> tuple[Image.Image, float | None]:
+    """A page as a picture, and its pixels per mm, None where its size tells nothing."""
     import pypdfium2
 
     try:
         page = document[number]
+        longest = max(page.get_size()) / _POINTS_PER_INCH
+        unscaled = given is None and longest * 25.4 > LARGEST_PAPER_MM
+        dpi = given or (_UNSCALED / longest if unscaled else PDF_DPI)
         width, height = (side * dpi / _POINTS_PER_INCH for side in page.get_size())
         if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
             raise DataError(
@@ -141,4 +162,4 @@ def _drawn(file: Path, document: Any, number: int, dpi: float) -> Image.Image:
         raise DataError(
             f"Page {number + 1} of {file} cannot be drawn ({first_line(error)}): export it again."
         ) from None
-    return Image.fromarray(np.asarray(picture.convert("RGB")))
+    return Image.fromarray(np.asarray(picture.convert("RGB"))), None if unscaled else dpi / 25.4
