@@ -22,6 +22,8 @@ from rvsm.experiments.gather import (
     unsure,
 )
 from rvsm.experiments.predict import predict
+from rvsm.experiments.probability import calibration_of
+from rvsm.experiments.runs import load_run
 from rvsm.experiments.scans import predict_scans
 from rvsm.handwriting.scans.pages import read_pages
 from scan_pages import make_page
@@ -153,6 +155,30 @@ def test_command(run: Path, scans: Path) -> None:
     assert [person["name"] for person in told["people"]] == ["anna", "bert"]
     assert len(told["words"]) == sum(page["words"] for page in told["pages"])
     assert "not a diagnosis" in told["notice"]
+    assert "calibrated)" in lines[0]
+    assert "nobody's" not in result.stderr
+
+
+def test_calibrated_with_evidence(run: Path, scans: Path, tmp_path: Path) -> None:
+    """Words are calibrated as predict calibrates images, and a page is the scaling of its mean."""
+    calibration = calibration_of(run, *load_run(run))
+    words = list(predict_scans(run, [scans / "anna_2.png"], evidence=tmp_path / "seen"))
+    for one in words:
+        assert one.calibrated == calibration(one.probability)
+        with Image.open(one.evidence) as picture:
+            assert picture.size == (1024, 256)
+    assert len(list((tmp_path / "seen").iterdir())) == len(words)
+    assert words[0].evidence.endswith("0001-anna_2-page1-line1-word1.png")
+    (page,) = gather(words, lambda w: w.page)
+    assert page.calibrated == pytest.approx(calibration(page.probability))
+
+
+def test_pages_that_are_nobodys_are_told(run: Path, scans: Path) -> None:
+    files = [str(scans / name) for name in ("anna_2.png", "bert_1.png")]
+    given = ["predict", str(run), *files, "--pages", "--person", "/(anna)_"]
+    result = CliRunner().invoke(app, given)
+    assert "1 pages are nobody's: --person /(anna)_ is not found in" in result.stderr
+    assert "bert_1.png" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -213,16 +213,16 @@ def predict(
       rvsm predict runs/l0 scans/ --scan --out predictions.csv
       rvsm predict runs/l0 drawing.json
       rvsm predict runs/l0 letters.pdf --pages
-      rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_'
+      rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_' --evidence seen
     """
     if pages:
         from rvsm.cli.scans import predict_pages
 
-        if out is not None or evidence is not None or layout is not None or scan:
+        if out is not None or layout is not None or scan:
             raise typer.BadParameter(
-                "--pages goes without --out, --evidence, --layout and --scan: leave them out."
+                "--pages goes without --out, --layout and --scan: leave them out."
             )
-        predict_pages(run, images, dpi, person, unsure, as_json)
+        predict_pages(run, images, dpi, person, unsure, evidence, as_json)
         return
     if dpi is not None or person is not None or unsure is not None:
         raise typer.BadParameter("--dpi, --person and --unsure are for scans: add --pages.")

@@ -19,6 +19,7 @@ def predict_pages(
     dpi: float | None,
     person: str | None,
     unsure: str | None,
+    evidence: Path | None,
     as_json: bool,
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a page could not be read."""
@@ -26,7 +27,7 @@ def predict_pages(
     from rvsm.experiments.scans import predict_scans
 
     band = UNSURE if unsure is None else _band(unsure)
-    words = list(predict_scans(run, scans, dpi=dpi, person=person, band=band))
+    words = list(predict_scans(run, scans, dpi=dpi, person=person, band=band, evidence=evidence))
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:
@@ -41,6 +42,14 @@ def predict_pages(
         for one in people:
             typer.echo(_line(one, "", "person "))
         typer.echo(NOTICE, err=True)
+    if why := next((word.uncalibrated for word in words if word.uncalibrated), ""):
+        typer.echo(f"The probabilities are not calibrated: {why}", err=True)
+    if person is not None and (nobody := [word.page for word in words if not word.person]):
+        pages_of = len(dict.fromkeys(nobody))
+        typer.echo(
+            f"{pages_of} pages are nobody's: --person {person} is not found in {nobody[0]}",
+            err=True,
+        )
     _tell_unreadable(words)
 
 
@@ -56,7 +65,8 @@ def _line(entry: Gathered, reason: str, what: str = "") -> str:
     if entry.probability is None:
         return f"{entry.answer:15}        {what}{entry.name}" + (f" ({reason})" if reason else "")
     words = f"{entry.shaky} of {entry.answered} words shaky"
-    return f"{entry.answer:15} {entry.probability:.3f}  {what}{entry.name} ({words})"
+    known = "" if entry.calibrated is None else f" ({entry.calibrated:.3f} calibrated)"
+    return f"{entry.answer:15} {entry.probability:.3f}{known}  {what}{entry.name} ({words})"
 
 
 def _band(text: str) -> tuple[float, float]:

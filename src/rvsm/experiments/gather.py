@@ -40,6 +40,12 @@ class WordAnswer:
         ``regular``, ``shaky``, ``unsure``, ``no writing here`` or ``unreadable``.
     reason : str
         Why there is no answer; empty otherwise.
+    calibrated : float or None
+        The probability after the run's scaling; None where that is not known (see `uncalibrated`).
+    uncalibrated : str
+        Why there is no calibrated probability; empty where there is one.
+    evidence : str
+        The picture drawn of what spoke for the answer; empty where none was.
     """
 
     page: str
@@ -50,13 +56,17 @@ class WordAnswer:
     probability: float | None
     answer: Answer
     reason: str = ""
+    calibrated: float | None = None
+    uncalibrated: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """The answer for a page or a person.
 
-    `probability` is the mean in log odds over its `answered` words, None where there are none;
+    `probability` is the mean in log odds over its `answered` words, `calibrated` that of their
+    calibrated ones, which is the scaling of the mean; None where there are none;
     `words` counts all, also those without an answer.
     """
 
@@ -66,6 +76,7 @@ class Gathered:
     words: int
     answered: int
     shaky: int
+    calibrated: float | None = None
 
 
 def check_band(band: tuple[float, float]) -> None:
@@ -142,7 +153,8 @@ def _gathered(name: str, words: Sequence[WordAnswer], band: tuple[float, float])
     if probability is None and all(word.answer == "unreadable" for word in words):
         answer = "unreadable"
     shaky = sum(word.answer == LABELS[1] for word in words)
-    return Gathered(name, probability, answer, len(words), len(known), shaky)
+    scaled = mean_probability([w.calibrated for w in words if w.calibrated is not None])
+    return Gathered(name, probability, answer, len(words), len(known), shaky, scaled)
 
 
 def mean_probability(probabilities: Sequence[float]) -> float | None:

@@ -120,7 +120,7 @@ def predict(
         shaky = _probability(net, image, size)
         drawn = None
         if evidence is not None:
-            drawn = evidence / f"{len(predictions) + 1:04d}-{_plain(file)}.png"
+            drawn = evidence / f"{len(predictions) + 1:04d}-{plain_name(file)}.png"
             draw_evidence(net, image, drawn)
         predictions.append(
             Prediction(
@@ -214,7 +214,8 @@ def draw_evidence(net: TremorNet, image: GreyImage, path: Path) -> None:
         pictures.explained(image, found, limit).save(stream, format="PNG")
 
 
-def _plain(file: Path) -> str:
+def plain_name(file: Path) -> str:
+    """The name of a file as part of another's: 80 letters, digits, dashes and dots at most."""
     name = file.stem if file.suffix.lower() in SUFFIXES else file.name.replace("#", "-")
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ import torch
 from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import UNSURE, WordAnswer, answer_of, check_band
-from rvsm.experiments.predict import files_in
+from rvsm.experiments.predict import draw_evidence, files_in, plain_name
+from rvsm.experiments.probability import Calibration, calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage
+from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import person_in, person_pattern
 from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
 from rvsm.handwriting.scans.pages import Page, check_dpi, read_pages
@@ -94,6 +96,7 @@ def predict_scans(
     person: str | None = None,
     band: tuple[float, float] = UNSURE,
     whole: bool = False,
+    evidence: Path | None = None,
 ) -> Iterator[WordAnswer]:
     """Ask the network of a run about every word of scans, page by page.
 
@@ -111,6 +114,8 @@ def predict_scans(
         Probabilities that count as unsure.
     whole : bool
         Each page is one word or drawing.
+    evidence : Path, optional
+        Folder that receives a picture of each word, as `predict.predict` draws them.
 
     Yields
     ------
@@ -126,8 +131,8 @@ def predict_scans(
     check_dpi(dpi)
     pattern = None if person is None else person_pattern(person)
     config, net = load_run(run_dir)
-    size = config.network.size
-    count = named = 0
+    calibration = calibration_of(run_dir, config, net)
+    count = named = drawn = 0
     for file in files_in(scans):
         count += 1
         who = "" if pattern is None else person_in(pattern, file.as_posix())
@@ -141,7 +146,17 @@ def predict_scans(
                 break
             if page is None:
                 break
-            yield from _answers(net, size, page, words_of(page, whole=whole), who, band)
+            words = words_of(page, whole=whole)
+            answers = _answers(net, calibration, page, words, who, band)
+            for word, answer in zip(words, answers, strict=True):
+                if evidence is None or word.image is None:
+                    yield answer
+                    continue
+                drawn += 1
+                name = f"{drawn:04d}-{plain_name(file)}-page{page.number}"
+                picture = evidence / f"{name}-line{word.line + 1}-word{word.place + 1}.png"
+                draw_evidence(net, word.image, picture)
+                yield replace(answer, evidence=str(picture))
     if not count:
         raise DataError("There is no scan to look at; name files or a folder of them.")
     if pattern is not None and not named:
@@ -149,21 +164,24 @@ def predict_scans(
 
 
 def _answers(
-    net: torch.nn.Module,
-    size: tuple[int, int],
+    net: TremorNet,
+    calibration: Calibration,
     page: Page,
     words: list[ScannedWord],
     person: str,
     band: tuple[float, float],
 ) -> list[WordAnswer]:
-    images = [reduce_image(word.image, size) for word in words if word.image is not None]
+    images = [reduce_image(word.image, net.size) for word in words if word.image is not None]
     probabilities = iter(_probabilities(net, images))
     out = []
     for word in words:
         probability = None if word.image is None else next(probabilities)
         answer = answer_of(probability, band)
         place = (word.box, word.line, word.place)
-        out.append(WordAnswer(page.name, person, *place, probability, answer, word.reason))
+        scaled = None if probability is None else calibration(probability)
+        why = calibration.why if probability is not None else ""
+        told = (probability, answer, word.reason, scaled, why)
+        out.append(WordAnswer(page.name, person, *place, *told))
     return out
 
 

@@ -364,7 +364,7 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
         texts[row.split].add(row.text)
     splits = [split for split in dict.fromkeys(row.split for row in rows) if split != "train"]
     findings = []
-    known = (("carrier", "fonts or writers"), ("text", "words"))
+    known = [("carrier", "fonts or writers"), ("text", "words")]
     if any(row.carrier_kind == PERSON for row in rows):
         findings, known = [persons_apart(rows), persons_known(rows)], known[1:]
     for what, plural in known:
