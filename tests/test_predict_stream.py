@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from scipy.special import expit, logit
 
 import rvsm.experiments.stream as streaming
@@ -107,6 +107,29 @@ def test_calibration_does_not_use_the_test_splits(run: Path) -> None:
     assert told["images"] == len(split)
 
 
+def test_what_is_no_single_picture(run: Path, tmp_path: Path) -> None:
+    """Pages and strokes are told what to ask with; an even ground gets no answer."""
+    rng = np.random.default_rng(0)
+    first, second = draw(rng, 0.0), draw(rng, 3.0)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "b.pdf")
+    (tmp_path / "c.json").write_text('{"strokes": [[[0, 0, 0], [1, 5, 5]]]}')
+    Image.new("L", (300, 100), 255).save(tmp_path / "d.png")
+    preview = TiffImagePlugin.ImageFileDirectory_v2()
+    preview[254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "e.tif", True) as out:
+        first.save(out, format="TIFF")
+        out.newFrame()
+        first.resize((64, 16)).save(out, format="TIFF", tiffinfo=preview)
+    predict_to_csv(run, [tmp_path], tmp_path / "out.csv", workers=1)
+    found = lines(tmp_path / "out.csv")
+    assert [line["answer"] for line in found[:4]] == [*["unreadable"] * 3, "no writing here"]
+    assert found[4]["probability"]  # its second frame is a preview
+    told = ["has 2 pages: ask about each with --pages", "is a PDF: ask with", "without --out"]
+    for line, words in zip(found, [*told, "there is no ink"], strict=False):
+        assert words in line["reason"]
+
+
 def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     done = predict_to_csv(run, [garbage], out, workers=1)
@@ -115,13 +138,14 @@ def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) ->
     for row, one in zip(found, expected, strict=True):
         if one.error:
             assert (row["answer"], row["reason"]) == ("unreadable", one.error)
+        elif one.probability is None:
+            assert (row["answer"], row["reason"]) == ("no writing here", one.reason)
         else:
-            assert one.probability is not None
             assert row["answer"] == one.label
             assert float(row["probability"]) == pytest.approx(one.probability, abs=1e-5)
             assert float(row["calibrated"]) == pytest.approx(one.calibrated, abs=1e-5)
     assert done.files == 75
-    assert done.unreadable == 4
+    assert (done.unreadable, done.no_writing) == (4, 1)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -252,7 +276,7 @@ def test_the_command(
     out = tmp_path / "a.csv"
     done = run_here(capfd, "predict", run, garbage, "--out", out, "--workers", 1)
     assert done.code == 0, done
-    assert "75 files, 4 unreadable, 0 without writing" in done.out
+    assert "75 files, 4 unreadable, 1 without writing" in done.out
     assert "Research use, not a diagnosis." in done.err
     for options in (("--evidence", tmp_path), ("--json",), ("--layout", "csv")):
         assert run_here(capfd, "predict", run, garbage, "--out", out, *options).code == 2

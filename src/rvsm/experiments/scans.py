@@ -180,8 +180,8 @@ def _answers(
         place = (word.box, word.line, word.place)
         scaled = None if probability is None else calibration(probability)
         why = calibration.why if probability is not None else ""
-        told = (probability, answer, word.reason, scaled, why)
-        out.append(WordAnswer(page.name, person, *place, *told))
+        told = WordAnswer(page.name, person, *place, probability, answer, word.reason, scaled, why)
+        out.append(told)
     return out
 
 

@@ -279,6 +279,9 @@ def _too_large(path: Path, what: str) -> str:
 def _not_an_image(path: Path) -> str:
     if path.stat().st_size == 0:
         return f"{path} is an empty file of 0 bytes: replace it or take it out of the folder."
+    with path.open("rb") as stream:
+        if b"%PDF-" in stream.read(1024):
+            return f"{path} is a PDF: ask with `rvsm predict --pages`, or save its pages as PNG."
     return f"{path} is not an image that can be read (PNG, JPEG, TIFF, ...): take it out."
 
 

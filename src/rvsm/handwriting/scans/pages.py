@@ -23,6 +23,7 @@ LARGEST_PAPER_MM = 600.0
 at 72 dots an inch."""
 
 _UNSCALED = 3500.0
+_SUBFILE_TYPE, _PREVIEW = 254, 1  # of TIFF 6.0: the same picture at a reduced resolution
 _POINTS_PER_INCH = 72.0
 _PDF_ENCRYPTED = 4  # FPDF_ERR_PASSWORD
 
@@ -101,16 +102,36 @@ def is_pdf(file: Path) -> bool:
 
 
 def _images(file: Path, dpi: float | None) -> Iterator[Page]:
-    with sentences(file), Image.open(file) as image:
-        # The frames of an animation are one picture that moves, not pages.
-        count = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
-    for number in range(count):
+    frames = page_frames(file)
+    for number, frame in enumerate(frames, start=1):
         with sentences(file), Image.open(file) as image:
-            image.seek(number)
+            image.seek(frame)
             check_pixels(file, image.size)
             picture = ImageOps.exif_transpose(loaded(image, file))
         scale = scale_of(picture) if dpi is None else dpi / 25.4
-        yield Page(file, number + 1, count, picture, scale)
+        yield Page(file, number, len(frames), picture, scale)
+
+
+def page_frames(file: Path) -> list[int]:
+    """Places of the pages in an image file: of a TIFF all frames but previews, else the first.
+
+    The frames of an animation are one picture that moves, not pages.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged.
+    """
+    with sentences(file), Image.open(file) as image:
+        count = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+        if count == 1:
+            return [0]
+        found = []
+        for number in range(count):
+            image.seek(number)
+            if not int(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)) & _PREVIEW:
+                found.append(number)
+        return found or [0]
 
 
 def _pdf(file: Path, dpi: float | None) -> Iterator[Page]:

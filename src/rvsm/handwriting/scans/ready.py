@@ -13,10 +13,13 @@ from pathlib import Path
 from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, read_grey, read_picture
 from rvsm.handwriting.scans.normalise import normalise, to_network
+from rvsm.handwriting.scans.pages import page_frames
 from rvsm.handwriting.scans.verdict import judge
 from rvsm.parent import end_with_parent
 
 _CHUNK = 32
+_OF_PAGES = frozenset([".tif", ".tiff"])
+_LEAST_CONTRAST = 10  # of 255: faint pencil has more
 _WAITING = 3  # chunks in work or ready for each process: what bounds the memory
 
 
@@ -38,16 +41,35 @@ def ready(file: Path, scan: bool) -> Ready:
     file : Path
     scan : bool
         Normalise it as a scan of one word or drawing, and refuse what is no writing; otherwise fit
-        it as it is, as training does.
+        it as it is, as training does, and refuse only an even ground.
+
+    Returns
+    -------
+    Ready
+        A PDF, a TIFF of several pages and strokes in JSON are unreadable here, and told so.
     """
     try:
+        _check_kind(file)
         if not scan:
-            return Ready(file, read_grey(file))
+            image = read_grey(file)
+            if int(image.max()) - int(image.min()) < _LEAST_CONTRAST:
+                return Ready(file, None, "there is no ink")
+            return Ready(file, image)
         found = normalise(read_picture(file), deskew=True, rules=True)
     except DataError as error:
         return Ready(file, None, str(error), unreadable=True)
     verdict = judge(found)
     return Ready(file, to_network(found)) if verdict.writing else Ready(file, None, verdict.reason)
+
+
+def _check_kind(file: Path) -> None:
+    suffix = file.suffix.lower()
+    if suffix == ".json":
+        raise DataError(f"{file} is no image: ask about strokes without --out.")
+    if suffix in _OF_PAGES and (pages := len(page_frames(file))) > 1:
+        raise DataError(
+            f"{file} has {pages} pages: ask about each with --pages, or save one as a picture."
+        )
 
 
 def _chunk(files: Sequence[Path], scan: bool) -> list[Ready]:
