@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_the_report(finished: Path) -> None:
     hostile = results(finished)
     hostile["data"]["classes"] = ["<script>", "&"]
     hostile["data"]["skipped"] = {"<b>.png": "x"}
+    assert "copies of other" not in page
+    hostile["data"]["copies"] = [["a<b.png", "c.png"]]
+    assert "1 images are copies of other people’s, a&lt;b.png = c.png" in render("x", hostile)
     assert "<script>" not in render("<i>", hostile)
     assert "<i>" not in render("<i>", hostile).replace('<i style="left', "")
 
@@ -212,6 +216,8 @@ def test_a_fit_is_a_function_of_its_arguments(folder: Path) -> None:
 def test_settings_that_do_not_do() -> None:
     for changes, told in (
         ({"folds": 1}, "folds is 1"),
+        ({"size": (7, 64)}, "does not read 7x64 pixels: give a --size from 8 to 1024"),
+        ({"size": (96, 20000)}, "does not read 96x20000 pixels"),
         ({"arms": ("svm",)}, "nothing called 'svm'"),
         ({"arms": ()}, "Nothing is compared"),
         ({"sparsities": (), "lams": ()}, "no sparse network"),
@@ -260,7 +266,7 @@ def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
         capfd, "crossval", folder, "--person", PEOPLE, "--out", tmp_path / "c",
         "--folds", 2, "--inner", 3, "--arm", "hog",
     )  # fmt: skip
-    assert "cannot be cut into 3 folds" in inner.sentence()
+    assert "too few for 3 inner folds: ask for --inner 2" in inner.sentence()
     unknown = run_here(capfd, "crossval", folder, "--layout", "folders")
     assert "Nobody knows whose" in unknown.sentence()
     assert run_here(capfd, "crossval", folder, "--size", "big").code == 2
@@ -272,6 +278,20 @@ def test_one_class_only(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DataError, match="only images of class healthy"):
         crossval(folder, tmp_path / "out", Settings(**TINY))
+
+
+def test_copies_under_two_names_are_told(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "drawings"
+    shutil.copytree(folder, copied)
+    first, *_, last = sorted(copied.rglob("V*HE*.png"))
+    last.write_bytes(first.read_bytes())
+    given = [copied, "--person", PEOPLE, "--arm", "majority", "--folds", 2, "--inner", 2]
+    done = run_here(capfd, "crossval", *given, "--repeats", 1, "--out", tmp_path / "out")
+    assert done.code == 0, done
+    assert f"1 images are copies of other people's, {first.relative_to(copied)} = " in done.out
+    assert len(results(tmp_path / "out")["data"]["copies"]) == 1
 
 
 def test_people_with_both_classes_are_kept_together(tmp_path: Path) -> None:

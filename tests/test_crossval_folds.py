@@ -11,7 +11,7 @@ from drawings import draw
 from rvsm.errors import DataError, RunError
 from rvsm.experiments.crossval.baselines import Line, fit_line, hog_features
 from rvsm.experiments.crossval.cases import SQUARE, WORD, fitting_size, load_ink, read_cases
-from rvsm.experiments.crossval.folds import check_apart, people_folds, repeated
+from rvsm.experiments.crossval.folds import check_apart, check_inner, people_folds, repeated
 
 
 def crowd(seed: int, people: int, both: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +66,17 @@ def test_fewer_people_than_folds() -> None:
     labels, who = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 4])
     with pytest.raises(DataError, match="2 people of one class cannot be cut into 3 folds"):
         people_folds(labels, who, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("folds", "inner", "remedy"), [(3, 3, "ask for --inner 2"), (2, 2, "ask for more --folds")]
+)
+def test_fewer_people_than_inner_folds(folds: int, inner: int, remedy: str) -> None:
+    labels, who = np.repeat([0, 1], 3), np.arange(6)
+    plan = list(repeated(labels, who, folds, 1, 0))
+    with pytest.raises(DataError, match=rf"too few for {inner} inner folds: {remedy}"):
+        check_inner(labels, who, plan, inner)
+    check_inner(labels, who, list(repeated(labels, who, 3, 1, 0)), 2)
 
 
 def test_the_guard_sees_a_leak() -> None:

@@ -180,6 +180,9 @@ def print_results(results: dict[str, Any]) -> None:
             zeros = f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else ""
             table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells, zeros)
         console.print(table)
+    if copies := data["copies"]:
+        told = f"{len(copies)} images are copies of other people's, {' = '.join(copies[0])} first"
+        console.print(f"{told}: the figures are too good.", markup=False, soft_wrap=True)
     for file, reason in list(data["skipped"].items())[:5]:
         console.print(f"left out: {file} ({reason})", markup=False, soft_wrap=True)
 

@@ -243,3 +243,26 @@ def load_ink(
         )
     collection = replace(cases.collection, rows=loaded.rows)
     return Cases(collection, kept, cases.reading, skipped), 255 - loaded.images
+
+
+def copies_across(cases: Cases, ink: npt.NDArray[np.uint8]) -> list[tuple[str, str]]:
+    """Pairs of files of two people that are one picture: a test may hold what training held.
+
+    Parameters
+    ----------
+    cases : Cases
+    ink : ndarray of uint8, shape (n, rows, columns)
+        Of `load_ink`.
+
+    Returns
+    -------
+    list of (str, str)
+        Each with the first of its kind.
+    """
+    first: dict[bytes, Case] = {}
+    found = []
+    for case, image in zip(cases.cases, ink, strict=True):
+        same = first.setdefault(hashlib.sha256(image.tobytes()).digest(), case)
+        if same.person != case.person:
+            found.append((same.file, case.file))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,8 @@ def people_folds(labels: Ints, people: Ints, folds: int, seed: int) -> list[tupl
         have = len(np.unique(people[labels == label]))
         if have < folds:
             raise DataError(
-                f"{have} people of one class cannot be cut into {folds} folds: ask for at most "
-                f"{have} folds (inner folds see fewer people than outer ones) or add people."
+                f"{have} people of one class cannot be cut into {folds} folds: "
+                + (f"ask for at most {have}, or add people." if have > 1 else "add people.")
             )
     # Renumbered at random: with as few people as folds need, scikit-learn's shuffle alone leaves
     # people with unlike numbers of images in the same folds whatever the seed.
@@ -60,6 +60,36 @@ def people_folds(labels: Ints, people: Ints, folds: int, seed: int) -> list[tupl
                 "classes: ask for fewer folds."
             )
     return found
+
+
+def check_inner(
+    labels: Ints, people: Ints, plan: Sequence[tuple[int, int, Index, Index]], inner: int
+) -> None:
+    """See to it that every training part has people enough to be cut again.
+
+    Parameters
+    ----------
+    labels, people : ndarray of int, shape (n,)
+    plan : sequence of (repetition, fold, train, test)
+        Of `repeated`.
+    inner : int
+
+    Raises
+    ------
+    DataError
+        A training part has fewer people of a class than inner folds.
+    """
+    least = min(
+        len(np.unique(people[train][labels[train] == label]))
+        for _, _, train, _ in plan
+        for label in (0, 1)
+    )
+    if least < inner:
+        remedy = f"ask for --inner {least}" if least > 1 else "ask for more --folds"
+        raise DataError(
+            f"A training part holds {least} people of a class, too few for {inner} inner folds: "
+            f"{remedy}, or add people."
+        )
 
 
 def check_apart(people: Ints, train: Index, test: Index) -> None:

@@ -25,6 +25,9 @@ RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 SCRATCH, PLAIN = "dense, from scratch", "dense, not augmented"
 """Arms that show what pretraining and augmentation bought."""
 
+MOST_SIDE = 1024
+"""Pixels: thousands of such images still fit into memory."""
+
 FILE = "crossval.json"
 # of studies that do not say
 _BEFORE = {
@@ -101,6 +104,12 @@ class Settings:
         for name, least in (("folds", 2), ("inner", 2), ("repeats", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more.")
+        if self.size is not None and not 8 <= min(self.size) <= max(self.size) <= MOST_SIDE:
+            rows, columns = self.size
+            raise ConfigError(
+                f"A network does not read {rows}x{columns} pixels: give a --size from 8 to "
+                f"{MOST_SIDE} a side, such as 96x96."
+            )
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
             raise ConfigError(
                 f"There is nothing called {unknown[0]!r} to compare: choose among "

@@ -13,8 +13,8 @@ import numpy as np
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
-from rvsm.experiments.crossval.cases import Cases, fitting_size, load_ink, read_cases
-from rvsm.experiments.crossval.folds import repeated
+from rvsm.experiments.crossval.cases import Cases, copies_across, fitting_size, load_ink, read_cases
+from rvsm.experiments.crossval.folds import check_inner, repeated
 from rvsm.experiments.crossval.settings import Settings, claim
 from rvsm.experiments.crossval.steps import Material, answers_of, fits_of, part_of, read_fold
 from rvsm.experiments.crossval.summary import summarise, write_predictions
@@ -67,6 +67,7 @@ def crossval(
     plan = list(
         repeated(cases.labels, cases.people, settings.folds, settings.repeats, settings.seed)
     )
+    check_inner(cases.labels, cases.people, plan, settings.inner)
     base = settings.base_config(cases, size)
     start = _start(settings.start) if settings.network_arms() else None
     if start is None and settings.start:
@@ -117,6 +118,7 @@ def crossval(
             atomic_text(files[number], json.dumps(found[number]))
             shutil.rmtree(steps, ignore_errors=True)
         results = summarise(cases, settings, [f for f in found if f is not None])
+        results["data"]["copies"] = copies_across(cases, ink)
         results["network_size"] = list(size)
         results["environment"] = environment()
         write_predictions(out / "predictions.csv", cases, [f for f in found if f is not None])
