@@ -130,6 +130,28 @@ def test_what_is_no_single_picture(run: Path, tmp_path: Path) -> None:
         assert words in line["reason"]
 
 
+def test_scans_near_a_half_are_unsure(run: Path, garbage: Path, tmp_path: Path) -> None:
+    """Of scans by default, of images where it is asked for; the file and `predict` agree."""
+    asked = [garbage / "s0", garbage / "s1"]
+    for scan, band, low, high in (
+        (False, None, 0.5, 0.5),
+        (True, None, 0.35, 0.65),
+        (False, (0.1, 0.9), 0.1, 0.9),
+        (True, (0.0, 1.0), 0.0, 1.0),
+    ):
+        out = tmp_path / "out.csv"
+        predict_to_csv(run, asked, out, scan=scan, band=band, workers=1)
+        found = predict(run, asked, scan=scan, band=band)
+        assert [line["answer"] for line in lines(out)] == [one.label for one in found]
+        for one in found:
+            assert one.probability is not None
+            unsure = low <= one.probability <= high
+            assert (one.label == "unsure") == unsure
+            assert unsure or one.label == ("shaky" if one.probability > 0.5 else "regular")
+    with pytest.raises(DataError, match="band of unsure answers"):
+        predict_to_csv(run, asked, tmp_path / "no.csv", band=(0.6, 0.9))
+
+
 def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     done = predict_to_csv(run, [garbage], out, workers=1)

@@ -21,13 +21,14 @@ def print_predictions(
     scan: bool,
     layout: str | None,
     evidence: Path | None,
+    band: tuple[float, float] | None,
     as_json: bool,
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a file could not be read."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.predict import predict
 
-    predictions = predict(run, images, scan=scan, layout=layout, evidence=evidence)
+    predictions = predict(run, images, scan=scan, layout=layout, evidence=evidence, band=band)
     unreadable = [found for found in predictions if found.error]
     if as_json:
         typer.echo(json.dumps([_plain(found) for found in predictions], indent=2))
@@ -45,14 +46,27 @@ def print_predictions(
         raise typer.Exit(1)
 
 
-def stream(run: Path, images: list[Path], out: Path, scan: bool, workers: int) -> None:
+def stream(
+    run: Path,
+    images: list[Path],
+    out: Path,
+    scan: bool,
+    workers: int,
+    band: tuple[float, float] | None,
+) -> None:
     """Write a CSV file; exit code 1 where no file could be read."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.stream import predict_to_csv
 
     with Bars() as bars:
         done = predict_to_csv(
-            run, images, out, scan=scan, workers=workers, progress=bars.named("predicting")
+            run,
+            images,
+            out,
+            scan=scan,
+            workers=workers,
+            band=band,
+            progress=bars.named("predicting"),
         )
     typer.echo(
         f"{out}: {done.files} files, {done.unreadable} unreadable, {done.no_writing} without "

@@ -187,7 +187,10 @@ def predict(
     ] = None,
     unsure: Annotated[
         str | None,
-        typer.Option(metavar="LOW-HIGH", help="With --pages: probabilities of no clear answer."),
+        typer.Option(
+            metavar="LOW-HIGH",
+            help="Probabilities of no clear answer; 0.35-0.65 with --pages and --scan.",
+        ),
     ] = None,
 ) -> None:
     """Tell shaky from regular writing in images of any size and colour mode.
@@ -203,8 +206,8 @@ def predict(
     could be read.
 
     With --pages each file is a scan of one or more pages, which are turned level, cleaned and cut
-    into words: one line per page, and per person where --person finds them. Answers near a half
-    are unsure (0.35-0.65 by default), and a blank page or a photograph gets none.
+    into words: one line per page, and per person where --person finds them. Of scans, answers near
+    a half are unsure (0.35-0.65 by default), and a blank page or a photograph gets none.
 
     \b
     Examples:
@@ -215,17 +218,18 @@ def predict(
       rvsm predict runs/l0 letters.pdf --pages
       rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_' --evidence seen
     """
-    if pages:
-        from rvsm.cli.scans import predict_pages
+    from rvsm.cli.scans import predict_pages, read_band
 
+    band = read_band(unsure)
+    if pages:
         if out is not None or layout is not None or scan:
             raise typer.BadParameter(
                 "--pages goes without --out, --layout and --scan: leave them out."
             )
-        predict_pages(run, images, dpi, person, unsure, evidence, as_json)
+        predict_pages(run, images, dpi, person, band, evidence, as_json)
         return
-    if dpi is not None or person is not None or unsure is not None:
-        raise typer.BadParameter("--dpi, --person and --unsure are for scans: add --pages.")
+    if dpi is not None or person is not None:
+        raise typer.BadParameter("--dpi and --person are for scans of pages: add --pages.")
     from rvsm.cli.predictions import print_predictions, stream
 
     if out is not None:
@@ -233,9 +237,9 @@ def predict(
             raise typer.BadParameter(
                 "--out goes without --evidence, --layout and --json: leave them out."
             )
-        stream(run, images, out, scan, workers)
+        stream(run, images, out, scan, workers, band)
         return
-    print_predictions(run, images, scan, layout, evidence, as_json)
+    print_predictions(run, images, scan, layout, evidence, band, as_json)
 
 
 def reproduce(

@@ -18,7 +18,7 @@ def predict_pages(
     scans: list[Path],
     dpi: float | None,
     person: str | None,
-    unsure: str | None,
+    band: tuple[float, float] | None,
     evidence: Path | None,
     as_json: bool,
 ) -> None:
@@ -26,7 +26,7 @@ def predict_pages(
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
     from rvsm.experiments.scans import predict_scans
 
-    band = UNSURE if unsure is None else _band(unsure)
+    band = band or UNSURE
     words = list(predict_scans(run, scans, dpi=dpi, person=person, band=band, evidence=evidence))
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
@@ -69,7 +69,10 @@ def _line(entry: Gathered, reason: str, what: str = "") -> str:
     return f"{entry.answer:15} {entry.probability:.3f}{known}  {what}{entry.name} ({words})"
 
 
-def _band(text: str) -> tuple[float, float]:
+def read_band(text: str | None) -> tuple[float, float] | None:
+    """Read the two ends of the band of unsure answers."""
+    if text is None:
+        return None
     low, _, high = text.partition("-")
     try:
         return float(low), float(high)

@@ -94,6 +94,22 @@ def unsure(probability: float, band: tuple[float, float] = UNSURE) -> bool:
     return band[0] <= probability <= band[1]
 
 
+def band_of(scan: bool, given: tuple[float, float] | None) -> tuple[float, float]:
+    """The band of unsure answers about single images.
+
+    As training images are read, the network's own answer is the one that its scores are about;
+    scans are other images, and their answers near a half are unsure.
+
+    Raises
+    ------
+    DataError
+        See `check_band`.
+    """
+    band = given or (UNSURE if scan else (0.5, 0.5))
+    check_band(band)
+    return band
+
+
 def answer_of(probability: float | None, band: tuple[float, float] = UNSURE) -> Answer:
     """The answer that a probability of shaky stands for.
 

@@ -11,10 +11,11 @@ import torch
 from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.gather import answer_of, band_of
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage, fit, grey_of
-from rvsm.handwriting.manifest import LABELS, SUFFIXES, files_below
+from rvsm.handwriting.manifest import SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import LAYOUTS, read, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
@@ -37,7 +38,8 @@ class Prediction:
     file
         The file as given; of a recording in a set, the part of it behind a ``#``.
     label
-        ``regular`` or ``shaky``, by the network's own probability; None where there is no answer.
+        ``regular`` or ``shaky``, by the network's own probability, or ``unsure``; None where there
+        is no answer.
     probability
         Of "shaky", 0-1; None where there is no answer.
     error
@@ -73,6 +75,7 @@ def predict(
     scan: bool = False,
     layout: str | None = None,
     evidence: Path | None = None,
+    band: tuple[float, float] | None = None,
 ) -> list[Prediction]:
     """Classify image files, or strokes over time, with the network of a finished run.
 
@@ -90,6 +93,8 @@ def predict(
     evidence
         Folder that receives a picture of each image with the ink that spoke for shaky (vermilion)
         and for regular (violet).
+    band
+        Probabilities that count as unsure; by default `gather.UNSURE` of scans, and none else.
 
     Returns
     -------
@@ -101,8 +106,9 @@ def predict(
     RunError
         If the folder holds no finished run.
     DataError
-        If there is no file to look at, or no such layout.
+        If there is no file to look at, no such layout, or no such band.
     """
+    band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
     size = config.network.size
@@ -125,7 +131,7 @@ def predict(
         predictions.append(
             Prediction(
                 file,
-                LABELS[shaky > 0.5],
+                answer_of(shaky, band),
                 shaky,
                 None,
                 calibration(shaky),

@@ -18,10 +18,10 @@ import torch
 from rvsm.atomic import explain
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.gather import answer_of, band_of
 from rvsm.experiments.predict import files_in
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
 from rvsm.experiments.runs import load_run, locked_file
-from rvsm.handwriting.manifest import LABELS
 from rvsm.handwriting.scans.ready import Ready, all_ready
 from rvsm.handwriting.views import view_logits
 
@@ -67,6 +67,7 @@ def predict_to_csv(
     *,
     scan: bool = False,
     workers: int = 2,
+    band: tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Streamed:
     """Classify many image files with the network of a run, a line of a CSV file for each.
@@ -82,13 +83,15 @@ def predict_to_csv(
     images : iterable of Path
         Files and folders, as `predict.files_in` takes them.
     out : Path
-        Columns `COLUMNS`: the answer (``regular``, ``shaky``, ``no writing here`` or
+        Columns `COLUMNS`: the answer (``regular``, ``shaky``, ``unsure``, ``no writing here`` or
         ``unreadable``), the network's probability of shaky, the calibrated one where it is known,
         and why there is no answer.
     scan : bool
         Each file is a scan of one word or drawing: it is normalised.
     workers : int
         Processes that read.
+    band : (float, float), optional
+        Probabilities that count as unsure; by default `gather.UNSURE` of scans, and none else.
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -99,13 +102,15 @@ def predict_to_csv(
     """
     if out.is_dir():
         raise DataError(f"--out {out} is a folder: give the name of a CSV file.")
+    band = band_of(scan, band)
     config, net = load_run(run_dir)
     files = [file for file in files_in(images) if file.resolve() != out.resolve()]
     if not files:
         raise DataError("There is no image to look at; name image files or a folder of them.")
     calibration = calibration_of(run_dir, config, net)
     # What an answer depends on is in the name: of another run nothing is gone on with.
-    told = [model_digest(run_dir), scan, None if calibration.platt is None else str(calibration)]
+    scaled = None if calibration.platt is None else str(calibration)
+    told = [model_digest(run_dir), scan, scaled, band]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name[:100]}.{key}.part")
     counts = {"unreadable": 0, "no writing here": 0}
@@ -117,7 +122,7 @@ def predict_to_csv(
                 progress(done, len(files))
             went_on = done
             for batch in all_ready(files[done:], scan, workers):
-                rows = _rows(batch, network, config.network.size, calibration)
+                rows = _rows(batch, network, config.network.size, calibration, band)
                 for row in rows:
                     if row[1] in counts:
                         counts[row[1]] += 1
@@ -194,7 +199,11 @@ def _network(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network
 
 
 def _rows(
-    batch: Sequence[Ready], network: Network, size: tuple[int, int], calibration: Calibration
+    batch: Sequence[Ready],
+    network: Network,
+    size: tuple[int, int],
+    calibration: Calibration,
+    band: tuple[float, float],
 ) -> list[tuple[str, ...]]:
     images = [reduce_image(entry.image, size) for entry in batch if entry.image is not None]
     shaky = iter(probabilities(network, np.stack(images)) if images else ())
@@ -209,7 +218,7 @@ def _rows(
         rows.append(
             (
                 _name(entry.file),
-                LABELS[probability > 0.5],
+                answer_of(probability, band),
                 f"{probability:.6f}",
                 "" if known is None else f"{known:.6f}",
                 "",
