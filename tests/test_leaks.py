@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import set_layouts
 from published import DATA
 from rvsm.errors import DataError
-from rvsm.handwriting.check import CheckReport, Finding, check
+from rvsm.handwriting.check import CheckReport, check
 from rvsm.handwriting.duplicates import near_identical, thumbnail
-from rvsm.handwriting.leaks import check_collection, persons_apart
+from rvsm.handwriting.findings import Finding, persons_apart
+from rvsm.handwriting.leaks import check_collection
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import read
 from set_layouts import drawing, save
@@ -129,6 +130,18 @@ def test_own_manifest_that_names_people(column: str, tmp_path: Path) -> None:
         "fault",
         "1 files occur more than once in different splits, classes or people",
     )
+
+
+def test_drawings_over_one_printed_template_are_no_fault(tmp_path: Path) -> None:
+    """The template fills most of the ink: pictures of two people are alike and no copies."""
+    for group, label in (("H", "Healthy"), ("P", "Patient")):
+        for person in (1, 2):
+            picture = drawing(0, size=(300, 250)).convert("RGB")
+            ImageDraw.Draw(picture).line([(20, 20 * person), (60, 30)], (30, 60, 200), 2)
+            save(picture, tmp_path / f"{label}Spiral" / f"sp1-{group}{person}.png")
+    near = finding(check_collection(read(tmp_path)), "near copies")
+    assert near.level == "warning"
+    assert "printed template" in near.text
 
 
 def test_size_that_tells_the_class(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def predict_scans(
     if not count:
         raise DataError("There is no scan to look at; name files or a folder of them.")
     if pattern is not None and not named:
-        raise DataError(f"--person {person!r} is found in none of {count} paths: correct it.")
+        raise DataError(f"--person '{person}' is found in none of {count} paths: correct it.")
 
 
 def _answers(

@@ -19,6 +19,9 @@ from rvsm.handwriting.manifest import LABELS, Row
 from rvsm.handwriting.readers import Collection
 
 _LEAST_OF_MODE = 3
+_PRINTED = frozenset(["newhandpd", "handpd"])
+"""Layouts of drawings over a printed template, which makes different people's pictures alike."""
+
 _RANK_CHANCE = 0.001
 
 
@@ -89,7 +92,7 @@ def check_collection(
         persons_apart(sound),
         persons_known(sound),
         _equal(seen),
-        _near(seen),
+        _near(seen, collection.layout in _PRINTED),
     ]
     if not drawn:
         findings += [modes(seen), sizes(seen)]
@@ -158,7 +161,7 @@ def _equal(seen: Sequence[_Seen]) -> Finding:
     return _copies("equal pictures", pairs, "no two pictures are equal")
 
 
-def _near(seen: Sequence[_Seen]) -> Finding:
+def _near(seen: Sequence[_Seen], printed: bool) -> Finding:
     name = "near copies"
     if len(seen) > MOST:
         return Finding(name, "warning", f"not looked for among {len(seen)} pictures, over {MOST}")
@@ -167,7 +170,11 @@ def _near(seen: Sequence[_Seen]) -> Finding:
         for a, b in near_identical([picture.thumbnail for picture in seen])
         if seen[a].digest != seen[b].digest
     ]
-    return _copies(name, pairs, "no two pictures are nearly the same")
+    found = _copies(name, pairs, "no two pictures are nearly the same")
+    if printed and pairs:
+        text = f"{found.text}; along one printed template drawings may be alike: look at them"
+        return Finding(name, "warning", text)
+    return found
 
 
 def _copies(name: str, pairs: Sequence[tuple[Row, Row]], fine: str) -> Finding:

@@ -21,10 +21,10 @@ def person_pattern(text: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise DataError(f"--person {text!r} is not a regular expression: {error}.") from None
+        raise DataError(f"--person '{text}' is not a regular expression: {error}.") from None
     if pattern.groups > 1:
         raise DataError(
-            f"--person {text!r} has {pattern.groups} groups: put the part that names the person, "
+            f"--person '{text}' has {pattern.groups} groups: put the part that names the person, "
             r"and only that, into parentheses, like '(V\d+H)_', and write (?:...) for others."
         )
     return pattern
@@ -62,7 +62,7 @@ def with_persons(rows: Iterable[Row], text: str) -> tuple[Row, ...]:
     if missing:
         share = "none" if len(missing) == len(listed) else len(listed) - len(missing)
         raise DataError(
-            f"--person {text!r} is found in {share} of {len(listed)} paths, not in {missing[0]}: "
+            f"--person '{text}' is found in {share} of {len(listed)} paths, not in {missing[0]}: "
             "correct the pattern."
         )
     return tuple(
