@@ -16,7 +16,6 @@ from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.wordfiles import ruled_lines, usable
 from rvsm.handwriting.words import (
-    Style,
     Traced,
     Words,
     WordSampler,
@@ -115,7 +114,7 @@ def test_a_pencil_becomes_as_black_as_a_pen(tmp_path: Path) -> None:
 
 
 def plain_splat(
-    traced: Traced, displacement: np.ndarray, scale: float, offset: np.ndarray, pen: float
+    traced: Traced, displacement: np.ndarray, scale: float, offset: np.ndarray
 ) -> np.ndarray:
     """Every part of every pixel by itself, on the whole of the fine grid."""
     left, top = traced.pixels.min(axis=0)
@@ -134,9 +133,10 @@ def plain_splat(
         here = (row - top, column - left)
         for down in np.linspace(-0.4, 0.4, 5):
             for across in np.linspace(-0.4, 0.4, 5):
-                x, y = traced.shape @ (column + across, row + down)
-                x += fields[0][here] + slopes[0][1][here] * across + slopes[0][0][here] * down
-                y += fields[1][here] + slopes[1][1][here] * across + slopes[1][0][here] * down
+                x = column + fields[0][here] + (1 + slopes[0][1][here]) * across
+                x += slopes[0][0][here] * down
+                y = row + fields[1][here] + slopes[1][1][here] * across
+                y += (1 + slopes[1][0][here]) * down
                 place = [
                     round((value * scale + start + 0.5) * 2 - 0.5)
                     for value, start in zip((x, y), offset, strict=True)
@@ -144,32 +144,21 @@ def plain_splat(
                 if 0 <= place[0] < 512 and 0 <= place[1] < 128:
                     fine[place[1], place[0]] = max(fine[place[1], place[0]], np.float32(dark))
     closed = ndimage.grey_closing(fine, size=(3, 3))
-    other = (ndimage.grey_dilation if pen > 0 else ndimage.grey_erosion)(closed, size=(3, 3))
-    closed += abs(pen) * (other - closed)
     return np.rint(255 * (1 - closed.reshape(64, 2, 256, 2).mean(axis=(1, 3))))
 
 
-@pytest.mark.parametrize(
-    ("scale", "offset", "style"),
-    [
-        (1.0, (0.0, 0.0), Style()),
-        (0.9, (-30.0, 9.0), Style()),
-        (1.0, (9.0, 0.0), Style(0.3, 0.8, 0.5)),
-        (0.8, (0.0, 9.0), Style(-0.2, 1.2, -0.4)),
-    ],
-)
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, (0.0, 0.0)), (0.9, (-30.0, 9.0))])
 def test_ink_is_moved_as_its_parts_one_by_one(
-    tmp_path: Path, scale: float, offset: tuple[float, float], style: Style
+    tmp_path: Path, scale: float, offset: tuple[float, float]
 ) -> None:
     """But for a part that falls between two cells, which rounding may put into either."""
     (tmp_path / "a.png").write_bytes(encode_png(zigzag(letters=3)))
     traced = trace(tmp_path / "a.png")
     assert traced is not None
-    traced = style.worn(traced)
     rng = np.random.default_rng(0)
     displacement = ndimage.gaussian_filter1d(8 * rng.standard_normal(traced.path.shape), 3, axis=0)
-    found = splat(traced, displacement, scale, np.array(offset), style.pen)
-    expected = plain_splat(traced, displacement, scale, np.array(offset), style.pen)
+    found = splat(traced, displacement, scale, np.array(offset))
+    expected = plain_splat(traced, displacement, scale, np.array(offset))
     assert (found == expected).mean() > 0.999
     outside = splat(traced, displacement, scale, np.array([400.0, 0.0]))
     assert (outside == 255).all()
@@ -223,30 +212,6 @@ def test_a_steady_hand_keeps_letters_whole() -> None:
             moved, steadily(t, across, np.random.default_rng(seed), 1.2, 14.0)
         )
     assert steadily(t[:0], across[:0], np.random.default_rng(0), 1.2, 14.0).shape == (0, 2)
-
-
-def test_styles_lean_stretch_and_thicken(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encode_png(zigzag(letters=3)))
-    traced = trace(tmp_path / "a.png")
-    assert traced is not None
-    still = np.zeros(traced.path.shape)
-
-    def drawn(style: Style) -> np.ndarray:
-        return splat(style.worn(traced), still, 1.0, np.array([40.0, 0.0]), style.pen)
-
-    def lean(image: np.ndarray) -> float:
-        rows, columns = np.nonzero(image < 128)
-        return -float(np.polyfit(rows, columns, 1)[0])
-
-    plain = global_features(drawn(Style()))
-    wide = global_features(drawn(Style(width=1.25)))
-    assert wide[3:5] == pytest.approx([1.25 * plain[3], plain[4]], abs=2)
-    assert lean(drawn(Style(slant=0.3))) - lean(drawn(Style())) == pytest.approx(0.3, abs=0.05)
-    assert global_features(drawn(Style(pen=0.5)))[0] > 1.1 * plain[0]
-    assert global_features(drawn(Style(pen=-0.5)))[0] < 0.9 * plain[0]
-    styles = [Style.drawn(np.random.default_rng(seed)) for seed in range(200)]
-    assert np.mean([style.slant for style in styles]) == pytest.approx(0, abs=0.05)
-    assert {style.pen > 0 for style in styles} == {True, False}
 
 
 def test_regular_words_of_pairs_are_as_they_were_written(tmp_path: Path) -> None:

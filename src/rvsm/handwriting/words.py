@@ -8,7 +8,7 @@ carry no scale, so the height of small letters is measured and taken for 2.5 mm.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,9 +35,6 @@ _TRIES = 60
 _WAVES_MM = 0.3
 """The largest RMS of the smooth waves in regular words: larger ones spoil letters as a tremor does,
 and what a tremor adds to ink and box the choice among candidates can balance without them."""
-_SLANT, _WIDTH, _PEN = (-0.3, 0.3), (0.8, 1.25), (-0.5, 0.6)
-"""How far words to learn from lean beside their own slant (sideways by their height), how wide they
-are drawn, and by how much of a neighbouring part pens are thinner or thicker: writers are few."""
 _LINE_MM = (20.0, 60.0)
 """Length along the paper of the wave that the line of a regular word follows: several letters."""
 
@@ -52,8 +49,7 @@ class Words:
         Holds data.csv and the images it names.
     as_written : bool
         Leave regular words as they are, but for the noise that every hand has: for a test. To learn
-        from, they get waves too, so that nothing but the tremor tells the classes apart, and all
-        words other slants, widths and pens.
+        from, they get waves too, and nothing but the tremor tells the classes apart.
     """
 
     folder: Path
@@ -88,7 +84,7 @@ class Words:
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
         index(self.folder)
-        regular = "as written" if self.as_written else "in slow waves and styles"
+        regular = "as written" if self.as_written else "in slow waves"
         files = [fingerprint(self.folder)]
         return {"task": "words", "ink": "black", "regular": regular, "files": files}
 
@@ -111,8 +107,6 @@ class Traced:
         Number of the stroke of each point.
     x_height : float
         Height of small letters, pixels.
-    shape : ndarray of float, shape (2, 2)
-        From the source's pixels to those of the path, but for a displacement.
     """
 
     pixels: npt.NDArray[np.intp]
@@ -121,35 +115,6 @@ class Traced:
     path: Array
     stroke: npt.NDArray[np.intp]
     x_height: float
-    shape: Array = field(default_factory=lambda: np.eye(2))
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """What makes one writer's words look like another's.
-
-    Attributes
-    ----------
-    slant, width : float
-        Sideways lean of a height of one, and stretch along the line.
-    pen : float
-        From -1, thinner by a part of half a pixel on each side, to 1, thicker by as much.
-    """
-
-    slant: float = 0.0
-    width: float = 1.0
-    pen: float = 0.0
-
-    @staticmethod
-    def drawn(rng: np.random.Generator) -> Style:
-        """Draw one at random."""
-        width = float(np.exp(rng.uniform(*np.log(_WIDTH))))
-        return Style(float(rng.uniform(*_SLANT)), width, float(rng.uniform(*_PEN)))
-
-    def worn(self, traced: Traced) -> Traced:
-        """Return a word in this slant and width."""
-        shape = np.array([[self.width, -self.slant], [0.0, 1.0]])
-        return replace(traced, path=traced.path @ shape.T, shape=shape)
 
 
 class WordSampler:
@@ -200,10 +165,8 @@ class WordSampler:
             word = self.words[int(rng.integers(len(self.words)))]
             traced = trace(word.path)
             if traced is not None:
-                style = Style() if self.as_written else Style.drawn(rng)
                 steady = _unmoved if self.as_written else steadily
-                hands = (self.shake, steady)
-                return _move(word, style.worn(traced), rng, hands, shaky, amplitude_mm, style.pen)
+                return _move(word, traced, rng, (self.shake, steady), shaky, amplitude_mm)
         raise DataError(
             f"None of {_TRIES} word images such as {self.words[0].path} shows writing that can be "
             "traced: check the folder."
@@ -251,7 +214,6 @@ def _move(
     hands: tuple[tremor.Shake, Callable[..., Array]],
     shaky: bool,
     amplitude_mm: float,
-    pen: float,
 ) -> Sample:
     mm = X_HEIGHT_MM / traced.x_height
     up = np.array([mm, -mm])
@@ -260,8 +222,7 @@ def _move(
     shaking, frequency = hands[0](t, rng, amplitude_mm)
     steady = hands[1](t, traced.path[:, 0] * mm, rng, amplitude_mm, speed)
     noise = tremor.physiological(t, rng)
-    places = traced.pixels @ traced.shape.T
-    moved = [places + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
+    moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
     low, high = (np.array([[pick(c) for c in m.T] for m in moved]) for pick in (np.min, np.max))
     size = (high - low).max(axis=0) + 1
@@ -270,7 +231,7 @@ def _move(
     ink = 0 if shaky else 1
     offset = corner + scale * (size / 2 - (low[ink] + high[ink]) / 2)
     displacement = ((shaking if shaky else steady) + noise) / up
-    image = splat(traced, displacement, scale, offset, pen)
+    image = splat(traced, displacement, scale, offset)
     meta = {
         "tremor_frequency_hz": frequency if shaky else 0.0,
         "tremor_amplitude_mm": amplitude_mm if shaky else 0.0,
@@ -281,9 +242,7 @@ def _move(
     return Sample(image, word.text, word.writer, meta)
 
 
-def splat(
-    traced: Traced, displacement: Array, scale: float, offset: Array, pen: float = 0.0
-) -> GreyImage:
+def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> GreyImage:
     """Draw the ink of a word, each pixel moved with the path point nearest to it.
 
     The ink is moved forwards: a tremor folds a word over itself, and a picture pulled backwards
@@ -299,8 +258,6 @@ def splat(
         Size of the result relative to the source.
     offset : ndarray of float, shape (2,)
         Where the source's origin comes to lie, pixels.
-    pen : float
-        As of `Style`.
 
     Returns
     -------
@@ -316,15 +273,14 @@ def splat(
     steps = (np.arange(_FINE) + 0.5) / _FINE - 0.5
     parts = []
     for axis in (0, 1):
-        moved = np.zeros(shape)
-        moved[at] = displacement[traced.nearest, axis]
+        field = np.zeros(shape)
+        field[at] = displacement[traced.nearest, axis]
         # Averaged over the ink, so that strokes that cross do not tear each other apart.
-        moved = ndimage.gaussian_filter(moved, 1.0) / weight
-        slope_y, slope_x = np.gradient(moved) if min(shape) > 1 else (0 * moved, 0 * moved)
-        to_x, to_y = traced.shape[axis]
-        base = (traced.pixels @ traced.shape[axis] + moved[at])[:, None]
-        along_x = (to_x + np.clip(slope_x[at], -2, 2))[:, None] * steps
-        along_y = (to_y + np.clip(slope_y[at], -2, 2))[:, None] * steps
+        field = ndimage.gaussian_filter(field, 1.0) / weight
+        slope_y, slope_x = np.gradient(field) if min(shape) > 1 else (0 * field, 0 * field)
+        base = (traced.pixels[:, axis] + field[at])[:, None]
+        along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None] * steps
+        along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None] * steps
         place = (base + along_x)[:, None, :] + along_y[:, :, None]
         for by, apply in ((scale, np.multiply), (offset[axis], np.add), (0.5, np.add)):
             apply(place, by, out=place)
@@ -343,9 +299,6 @@ def splat(
     np.maximum.at(fine.reshape(-1), rows * (width * _GRID) + columns, dark)
     box = _around(rows, height), _around(columns, width)
     closed = close_cracks(fine[tuple(slice(b.start * _GRID, b.stop * _GRID) for b in box)])
-    if pen:
-        other = _spread(closed, np.maximum if pen > 0 else np.minimum)
-        closed += np.float32(abs(pen)) * (other - closed)
     # The mean of blocks of 2 x 2, in the order of numpy's and fifteen times as fast.
     upper, lower = (closed[row::_GRID, ::_GRID] + closed[row::_GRID, 1::_GRID] for row in (0, 1))
     coarse = (upper + lower) / np.float32(_GRID * _GRID)
@@ -362,15 +315,13 @@ def _around(places: npt.NDArray[np.intp], full: int) -> slice:
 def close_cracks(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Grey closing by a square of 3 x 3 pixels, the edges mirrored, several times scipy's speed."""
 
-    return _spread(_spread(image, np.maximum), np.minimum)
+    def spread(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
+        rows = np.pad(values, ((1, 1), (0, 0)), mode="edge")
+        values = pick(pick(rows[:-2], rows[1:-1]), rows[2:])
+        columns = np.pad(values, ((0, 0), (1, 1)), mode="edge")
+        return np.asarray(pick(pick(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:]))
 
-
-def _spread(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
-    """Return the largest or the smallest of the 3 x 3 pixels around each."""
-    rows = np.pad(values, ((1, 1), (0, 0)), mode="edge")
-    values = pick(pick(rows[:-2], rows[1:-1]), rows[2:])
-    columns = np.pad(values, ((0, 0), (1, 1)), mode="edge")
-    return np.asarray(pick(pick(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:]))
+    return spread(spread(image, np.maximum), np.minimum)
 
 
 @lru_cache(maxsize=6000)
