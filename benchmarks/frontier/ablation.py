@@ -60,7 +60,7 @@ def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:
 def _or_not() -> list[Change]:
     """Return the winners with more, fewer and no units first, on a few grounds of their own."""
     found = []
-    for extra in ({}, {"beta": 0.01}, {"budget": "max"}):
+    for extra in ({}, {"beta": 0.01}, {"budget": "max"}, {"budget": "max", "beta": 0.01}):
         told = "".join(f", {key}={value}" for key, value in extra.items())
         found.append(Change(OR_NOT, f"weights alone{told}", {**WINNERS, **extra}))
         for first, of_network in (("units first", UNITS), ("fewer units first", FEWER_UNITS)):
@@ -165,7 +165,7 @@ class Ground:
         return [
             c for c in CHANGES
             if c.network in ("", self.network)
-            and (c.factor in self.factors if self.factors else c.factor != OR_NOT)
+            and (not self.factors or c.factor in self.factors)
         ]  # fmt: skip
 
 
