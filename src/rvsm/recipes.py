@@ -3,8 +3,8 @@
 The evidence is in ``docs/frontier.md`` under "What moves it", made from the rows in
 ``benchmarks/frontier/results``: errors on 10,000 images held out of MNIST's training set,
 LeNet-300-100 with 98.7 % zeros (3,460 of 266,200 weights) and LeNet-5 with 99.67 % (1,421 of
-430,500), one choice changed. LeNet-300-100 has one seed so far, and a tenth of a point is its noise;
-LeNet-5 two or three.
+430,500), one choice changed. LeNet-5 has two or three seeds, LeNet-300-100 one so far, and a tenth
+of a point is its noise.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ TEMPERATURE: Final = 4.0
 # 1.53 % where single weights alone have 1.63, and 1.39 with layers compared by their largest weight
 # afterwards; cubic magnitude after the same units 1.43.
 # LeNet-5: 1.49 % on plain images, 1.26 with both, at w 1.59 and with beta 1 1.41; cubic magnitude
-# 1.35. Whole units first 0.84, without distillation 0.92, by l0 0.87, cubic magnitude after the same
-# units 0.90; there layers compared by their largest afterwards are worse, 1.05. Beta 0.01 has 0.96
-# without units, and on LeNet-300-100 with 95 % zeros 0.87 where 0.1 has 0.97: it is the next to ask.
+# 1.35. Whole units first 0.84, without distillation 0.92, by l0 0.87, cubic magnitude after the
+# same units 0.90; there layers compared by their largest afterwards are worse, 1.05. Beta 0.01 has
+# 0.96 without units, and on LeNet-300-100 with 95 % zeros 0.87 where 0.1 has 0.97: the next to ask.
 # Of runs with 12 epochs: shares layer by layer 1.07, layers competing by rms 1.19, by their largest
 # 1.30.
 
