@@ -17,6 +17,7 @@ BASE: dict[str, Any] = {"beta": 0.1}
 METHOD = "rvsm-l0-u"
 SEEDS = 3
 OR_NOT = "units or not"
+"""The factor that asks, at several shares of zeros, whether units should go first."""
 WINNERS: dict[str, Any] = {"shift": 1, "elastic": 1.0, "distill": 0.5}
 """What won by itself."""
 
@@ -58,7 +59,7 @@ def _units(name: str, method: str = METHOD, **options: Any) -> list[Change]:
 
 
 def _or_not() -> list[Change]:
-    """Return the winners with more, fewer and no units first, on a few grounds of their own."""
+    """Return the winners with more, fewer and no units first."""
     found = []
     for extra in ({}, {"beta": 0.01}, {"budget": "max"}, {"budget": "max", "beta": 0.01}):
         told = "".join(f", {key}={value}" for key, value in extra.items())
@@ -151,7 +152,7 @@ class Ground:
     sparsity : float
         Share of zeros.
     factors : tuple of str
-        Which changes; by default all but "units or not".
+        Which changes; by default all.
     """
 
     network: str

@@ -303,20 +303,21 @@ def ablation_table(rows: Iterable[Row]) -> str:
     }
     tables = []
     for ground in ablation.GROUNDS:
-        start = _by_seed(errors, ground, ground.changes[0])
-        if not any(_by_seed(errors, ground, change) for change in ground.changes):
+        changes = ground.changes
+        start = _by_seed(errors, ground, changes[0])
+        if not any(_by_seed(errors, ground, change) for change in changes):
             continue
         lines = [
             f"{ground.network} on {ground.data}, {100 * ground.sparsity:g} % zeros:\n",
             "| factor | changed to | validation error, % | difference, points | n |",
             "|---" * 5 + "|",
         ]
-        for change in ground.changes:
+        for change in changes:
             own = _by_seed(errors, ground, change)
             if not own:
                 continue
             both = [own[seed] - start[seed] for seed in own if seed in start]
-            same = change is ground.changes[0]
+            same = change is changes[0]
             difference = "" if same or not both else _mean_se(both, sign="+")
             lines.append(
                 f"| {change.factor} | {change.name} | {_mean_se(list(own.values()))} | "

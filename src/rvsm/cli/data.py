@@ -11,6 +11,7 @@ import typer
 
 from rvsm.atomic import atomic_write
 from rvsm.cli.guard import Bars, guarded
+from rvsm.text import some
 
 app = typer.Typer(
     help="Make images of shaky and regular writing; list, look at and check sets.\n\n"
@@ -325,17 +326,13 @@ def sheet(
     typer.echo(f"The contact sheet is in {out}")
 
 
-_NAMED = 3
-
-
 def _tell_left_out(left_out: dict[str, str]) -> None:
     """Name what was left out, by its reason; the first few where it is many."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        typer.echo(f"left out: {', '.join(names[:_NAMED])}{more} ({reason})")
+        typer.echo(f"left out: {some(names)} ({reason})")
 
 
 def read_hertz(text: str | None) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rvsm.deploy.container import NAMES, Part, damaged, json_object, read_container
 from rvsm.deploy.entries import CODINGS, decode, describe, part_names
 from rvsm.errors import FileFormatError
+from rvsm.text import some
 
 VERSION = 2
 MAX_ARCHITECTURE = 2**20
@@ -98,8 +99,7 @@ class Stored:
             ("the model lacks", [name for name in self.entries if name not in target]),
         ):
             if odd:
-                more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-                problems.append(f"{label} {', '.join(odd[:3])}{more}")
+                problems.append(f"{label} {some(odd)}")
         for name, value in target.items():
             if name not in self.entries or problems:
                 continue

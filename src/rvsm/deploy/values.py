@@ -6,7 +6,7 @@ them back in the tensor's own dtype.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from torch import Tensor
 from rvsm.deploy import codebook, coding
 from rvsm.deploy.container import DTYPES, NAMES, Part
 from rvsm.errors import RvsmError
+from rvsm.text import some
 
 _LARGEST = 1e100  # squares of larger ones would overflow
 
@@ -186,7 +187,7 @@ def choose_forms(
             if not matched:
                 raise RvsmError(
                     f"values={{{pattern!r}: ...}} matches no tensor: the names are "
-                    f"{_some(tensors)}."
+                    f"{some(tensors, 5)}."
                 )
             asked |= dict.fromkeys(matched, form)
     return {name: form for name, form in asked.items() if form.takes(tensors[name])}
@@ -271,9 +272,3 @@ def as_tensor(data: coding.Bytes, dtype: str) -> Tensor:
     if not data.flags.writeable:
         data = data.copy()
     return torch.from_numpy(data).view(DTYPES[dtype])
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -20,7 +20,7 @@ from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.differences import Difference, difference_table, differences
 from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
 from rvsm.handwriting.features import FEATURES
-from rvsm.handwriting.findings import Finding, persons_apart, persons_known, some
+from rvsm.handwriting.findings import Finding, persons_apart, persons_known
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
@@ -41,6 +41,7 @@ from rvsm.handwriting.manifest import (
     require_two_classes,
     unlisted,
 )
+from rvsm.text import some
 
 if TYPE_CHECKING:
     from rich.console import Group

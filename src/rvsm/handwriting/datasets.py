@@ -25,6 +25,7 @@ from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
 from rvsm.handwriting.splits import Parts, cut
+from rvsm.text import some
 
 FORMAT_VERSION = 1
 
@@ -98,14 +99,14 @@ class Made:
                 )
         for split, idle in told.get("idle", {}).items():
             lines.append(
-                f"warning: {split} is without {_listed(idle)}, which draw none of its texts"
+                f"warning: {split} is without {some(idle, _SHOWN)}, which draw none of its texts"
             )
         for kind, names in told.get("skipped", {}).items():
             if not names:
                 continue
             reason = next(iter(names.values()))
             lines.append(
-                f"warning: {len(names)} {kind} skipped: {_listed(list(names))} (the first: "
+                f"warning: {len(names)} {kind} skipped: {some(names, _SHOWN)} (the first: "
                 f"{reason}); {self.path / DATASET} lists them all"
             )
         if self.fresh:
@@ -114,11 +115,6 @@ class Made:
                 f"{self.rendered} candidates in {self.seconds:.0f} s, {speed:.0f} a second"
             )
         return lines
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def make(
@@ -394,6 +390,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+b36e499770ce",
         "0.1.0+34da33f688bb",
         "0.1.0+e99bb33ba6c0",
+        "0.1.0+a7da5a71ba04",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
@@ -443,8 +440,8 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
         )
     if gone := lacking(path, found["counts"]):
         raise DataError(
-            f"{path} lacks {_listed(gone)}, which its {DATASET} names: delete the folder and run "
-            "the same command again, or name another folder."
+            f"{path} lacks {some(gone, _SHOWN)}, which its {DATASET} names: delete the folder and "
+            "run the same command again, or name another folder."
         )
     return found
 

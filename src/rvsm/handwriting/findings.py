@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rvsm.handwriting.linear import Level
 from rvsm.handwriting.manifest import PERSON, UNSPLIT, Row
-
-_SHOWN = 3
+from rvsm.text import some
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +18,6 @@ class Finding:
     name: str
     level: Level
     text: str
-
-
-def some(items: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    listed = list(items)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
 
 
 def persons_apart(rows: Sequence[Row]) -> Finding:

@@ -276,12 +276,22 @@ def _too_large(path: Path, what: str) -> str:
     )
 
 
+def is_pdf(file: Path) -> bool:
+    """Whether the first bytes of a file are those of a PDF; False where it cannot be read."""
+    if not file.is_file():
+        return False  # a pipe would be waited for
+    try:
+        with file.open("rb") as stream:
+            return b"%PDF-" in stream.read(1024)
+    except OSError:
+        return False  # what is wrong is said when it is opened as a picture
+
+
 def _not_an_image(path: Path) -> str:
     if path.stat().st_size == 0:
         return f"{path} is an empty file of 0 bytes: replace it or take it out of the folder."
-    with path.open("rb") as stream:
-        if b"%PDF-" in stream.read(1024):
-            return f"{path} is a PDF: ask with `rvsm predict --pages`, or save its pages as PNG."
+    if is_pdf(path):
+        return f"{path} is a PDF: ask with `rvsm predict --pages`, or save its pages as PNG."
     return f"{path} is not an image that can be read (PNG, JPEG, TIFF, ...): take it out."
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from rvsm.errors import DataError
 from rvsm.handwriting.check import CheckReport, cue
 from rvsm.handwriting.duplicates import MOST, Array, near_identical, thumbnail
-from rvsm.handwriting.findings import Finding, persons_apart, persons_known, some
+from rvsm.handwriting.findings import Finding, persons_apart, persons_known
 from rvsm.handwriting.images import grey_of
 from rvsm.handwriting.linear import Level
 from rvsm.handwriting.manifest import LABELS, Row
 from rvsm.handwriting.readers import Collection
+from rvsm.text import some
 
 _LEAST_OF_MODE = 3
 _PRINTED = frozenset(["newhandpd", "handpd"])

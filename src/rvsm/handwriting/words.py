@@ -7,7 +7,7 @@ carry no scale, so the height of small letters is measured and taken for 2.5 mm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -165,8 +165,7 @@ class WordSampler:
             word = self.words[int(rng.integers(len(self.words)))]
             traced = trace(word.path)
             if traced is not None:
-                steady = _unmoved if self.as_written else steadily
-                return _move(word, traced, rng, (self.shake, steady), shaky, amplitude_mm)
+                return _move(word, traced, rng, self.shake, shaky, amplitude_mm, self.as_written)
         raise DataError(
             f"None of {_TRIES} word images such as {self.words[0].path} shows writing that can be "
             "traced: check the folder."
@@ -201,26 +200,23 @@ def steadily(
     return waves
 
 
-def _unmoved(
-    t: Array, across_mm: Array, rng: np.random.Generator, amplitude_mm: float, speed_mm_s: float
-) -> Array:
-    return np.zeros((len(t), 2))
-
-
 def _move(
     word: WordFile,
     traced: Traced,
     rng: np.random.Generator,
-    hands: tuple[tremor.Shake, Callable[..., Array]],
+    shake: tremor.Shake,
     shaky: bool,
     amplitude_mm: float,
+    as_written: bool,
 ) -> Sample:
     mm = X_HEIGHT_MM / traced.x_height
     up = np.array([mm, -mm])
     speed = SPEED_MM_S * float(np.exp(0.2 * rng.standard_normal()))
     t = kinematics.pen_times(traced.path * up, traced.stroke, speed)
-    shaking, frequency = hands[0](t, rng, amplitude_mm)
-    steady = hands[1](t, traced.path[:, 0] * mm, rng, amplitude_mm, speed)
+    shaking, frequency = shake(t, rng, amplitude_mm)
+    steady = np.zeros_like(shaking)
+    if not as_written:
+        steady = steadily(t, traced.path[:, 0] * mm, rng, amplitude_mm, speed)
     noise = tremor.physiological(t, rng)
     moved = [traced.pixels + ((d + noise) / up)[traced.nearest] for d in (shaking, steady)]
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN

@@ -22,9 +22,9 @@ from rvsm.experiments.runs import load_run
 from rvsm.experiments.scans import ScannedWord, words_of
 from rvsm.experiments.serve.drawing import Drawing, is_dot, percent, render
 from rvsm.experiments.serve.measure import measure
-from rvsm.handwriting.images import SIZE, GreyImage, describe, grey_of
+from rvsm.handwriting.images import SIZE, GreyImage, describe, grey_of, is_pdf
 from rvsm.handwriting.network import TremorNet
-from rvsm.handwriting.scans.pages import Page, is_pdf, read_pages
+from rvsm.handwriting.scans.pages import Page, read_pages
 from rvsm.handwriting.views import view_logits
 
 MAX_SCAN_PIXELS = 30_000_000

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rvsm.errors import DataError, first_line
-from rvsm.handwriting.images import MAX_PIXELS, MAX_SIDE, check_pixels, loaded, sentences
+from rvsm.handwriting.images import MAX_PIXELS, MAX_SIDE, check_pixels, is_pdf, loaded, sentences
 from rvsm.handwriting.scans.normalise import scale_of
 
 PDF_DPI = 200.0
@@ -88,17 +88,6 @@ def check_dpi(dpi: float | None) -> None:
     """Raise DataError where a resolution is that of no scan."""
     if dpi is not None and not 20 <= dpi <= 4800:
         raise DataError(f"A scan of {dpi:g} dots per inch is not one: give --dpi from 20 to 4800.")
-
-
-def is_pdf(file: Path) -> bool:
-    """Whether the first bytes of a file are those of a PDF; False where it cannot be read."""
-    if not file.is_file():
-        return False  # a pipe would be waited for
-    try:
-        with file.open("rb") as stream:
-            return b"%PDF-" in stream.read(1024)
-    except OSError:
-        return False  # what is wrong is said when it is opened as a picture
 
 
 def _images(file: Path, dpi: float | None) -> Iterator[Page]:
