@@ -14,19 +14,21 @@ from rvsm.handwriting import datasets, tremor, wordfiles
 from rvsm.handwriting.features import global_features
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import read_manifest
-from rvsm.handwriting.wordfiles import ruled_lines, usable
-from rvsm.handwriting.words import (
+from rvsm.handwriting.wordfiles import evened, ruled_lines, usable
+from rvsm.handwriting.wordink import (
     Traced,
-    Words,
-    WordSampler,
     close_cracks,
+    parts_of_pixel,
     splat,
-    steadily,
     trace,
+    without_specks,
     x_height,
 )
+from rvsm.handwriting.words import Words, WordSampler, steadily
 
 DHSD = DATA / "dhsd"
+AS_WRITTEN = np.array([-0.25, -0.25])
+"""Offset with which, at half of its twofold scale, a traced word lies where it was."""
 
 
 def zigzag(small: int = 16, wave: int = 12, letters: int = 8) -> np.ndarray:
@@ -56,6 +58,58 @@ def folder(root: Path, writers: int = 12, words: int = 12) -> Path:
 def test_x_height_leaves_ascenders_out() -> None:
     for small in (10, 16, 22):
         assert x_height(zigzag(small) < 128) == pytest.approx(small + 1, abs=3)
+
+
+def test_specks_and_bits_of_rules_go_and_dots_stay() -> None:
+    ink = zigzag() < 128
+    ink[14:17, 60:63] = True  # the dot of an i
+    spoilt = ink.copy()
+    spoilt[30:32, 240:242] = True  # a speck behind the word
+    spoilt[3:6, 200:250] = True  # a bit of a rule above it
+    np.testing.assert_array_equal(without_specks(spoilt), ink)
+    np.testing.assert_array_equal(without_specks(ink), ink)
+    apart = ink | np.roll(ink, 0)
+    apart[:, 120:] = False
+    apart[24:41, 200:204] = True  # a letter by itself
+    np.testing.assert_array_equal(without_specks(apart), apart)
+    dots = np.zeros_like(ink)
+    dots[30, 3:250:40] = True
+    np.testing.assert_array_equal(without_specks(dots), dots)
+
+
+def test_a_pen_that_runs_dry_is_black_to_the_end(tmp_path: Path) -> None:
+    """And where there is no ink its paper does not become some."""
+    faded = 255 - np.rint((255 - zigzag()) * np.linspace(1, 0.3, 256)).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_png(faded))
+    found = wordfiles.clean(tmp_path / "a.png")
+    assert found is not None
+    assert ((zigzag() < 128) & ~found.ink).sum() < 10
+    dark = np.where(zigzag() < 128, 0.8, 0.0)
+    np.testing.assert_array_equal(evened(dark), dark > 0)
+    dark[:, 230:] = 0.07
+    assert evened(dark)[:, 230:].max() < 0.4
+    assert not evened(np.zeros((64, 256))).any()
+
+
+def test_small_letters_come_out_as_high_as_in_scans(tmp_path: Path) -> None:
+    """2.5 mm at 8 pixels a mm, whatever the size of the image's writing, where there is room."""
+    heights = []
+    for small in (8, 12, 20):
+        path = tmp_path / str(small)
+        path.mkdir()
+        image = zigzag(small, wave=7, letters=5).copy()
+        image[: 38 - small] = 255  # no ascender, which might not fit
+        (path / "a.png").write_bytes(encode_png(image))
+        (path / "data.csv").write_text("file_name,text,writer_id\na.png,mmm,1\n")
+        sampler = Words(path, as_written=True).sampler(["writer1"], ["mmm"])
+        drawn = [
+            x_height(
+                sampler.sample(np.random.default_rng(i), shaky=False, amplitude_mm=0.5).image < 128
+            )
+            for i in range(20)
+        ]
+        heights.append(np.mean(drawn))
+    assert heights == pytest.approx([20, 20, 20], abs=3)
 
 
 def test_ruled_lines_go_and_writing_stays() -> None:
@@ -95,10 +149,28 @@ def test_a_word_that_does_not_move_stays_itself(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(zigzag()))
     traced = trace(tmp_path / "a.png")
     assert traced is not None
-    still = splat(traced, np.zeros_like(traced.path), 1.0, np.zeros(2))
-    assert np.abs(still - np.where(zigzag() < 255, 0.0, 255.0)).mean() < 1.5
-    moved = splat(traced, np.full_like(traced.path, 3.0), 1.0, np.zeros(2))
+    still = splat(traced, np.zeros_like(traced.path), 0.5, AS_WRITTEN)
+    was = np.where(zigzag() < 255, 0.0, 255.0)
+    assert np.abs(still - was).mean() < 4, "edges are softer"
+    assert (255 - still).sum() == pytest.approx((255 - was).sum(), rel=0.05)
+    moved = splat(traced, np.full_like(traced.path, 6.0), 0.5, AS_WRITTEN)
     np.testing.assert_array_equal(moved[3:, 3:], still[:-3, :-3])
+
+
+def test_a_word_is_drawn_larger_without_holes(tmp_path: Path) -> None:
+    """1.6 is three times the image's own size, more than is asked for."""
+    (tmp_path / "a.png").write_bytes(encode_png(zigzag(letters=3)))
+    traced = trace(tmp_path / "a.png")
+    assert traced is not None
+    for scale in (0.3, 0.9, 1.3, 1.6):
+        corner = np.array([-30.0 * scale, 60 - 82 * scale])
+        drawn = splat(traced, np.zeros_like(traced.path), scale, corner)
+        assert np.ptp(np.nonzero(drawn < 100)[1]) == pytest.approx(150 * scale, abs=6)
+        assert drawn.min() < 10
+        holes = ndimage.binary_fill_holes(drawn < 128) & ~(drawn < 128)
+        assert holes.sum() in {0, *range(13, 400)}, "only the eyes of letters are holes"
+        ink = ndimage.binary_erosion(drawn < 128)
+        assert drawn[ink].max() < 100, "and strokes are solid"
 
 
 def test_a_pencil_becomes_as_black_as_a_pen(tmp_path: Path) -> None:
@@ -108,7 +180,7 @@ def test_a_pencil_becomes_as_black_as_a_pen(tmp_path: Path) -> None:
         (tmp_path / f"{share}.png").write_bytes(encode_png(255 - (255 - zigzag()) // share))
         traced = trace(tmp_path / f"{share}.png")
         assert traced is not None
-        images.append(splat(traced, np.zeros_like(traced.path), 1.0, np.zeros(2)))
+        images.append(splat(traced, np.zeros_like(traced.path), 0.5, AS_WRITTEN))
     assert images[1].min() < 5
     assert np.abs(images[0].astype(int) - images[1]).mean() < 0.2
 
@@ -122,17 +194,19 @@ def plain_splat(
     at = (traced.pixels[:, 1] - top, traced.pixels[:, 0] - left)
     known = np.zeros(shape)
     known[at] = 1.0
-    weight = np.maximum(ndimage.gaussian_filter(known, 1.0), 1e-6)
+    weight = np.maximum(ndimage.gaussian_filter(known, 2.0, truncate=2.0), 1e-6)
     fields = np.zeros((2, *shape))
     for axis in (0, 1):
         fields[axis][at] = displacement[traced.nearest, axis]
-        fields[axis] = ndimage.gaussian_filter(fields[axis], 1.0) / weight
+        fields[axis] = ndimage.gaussian_filter(fields[axis], 2.0, truncate=2.0) / weight
     slopes = [[np.clip(s, -2, 2) for s in np.gradient(field)] for field in fields]
     fine = np.zeros((128, 512), dtype=np.float32)
+    parts = parts_of_pixel(scale)
+    steps = (np.arange(parts) + 0.5) / parts - 0.5
     for (column, row), dark in zip(traced.pixels, traced.darkness, strict=True):
         here = (row - top, column - left)
-        for down in np.linspace(-0.4, 0.4, 5):
-            for across in np.linspace(-0.4, 0.4, 5):
+        for down in steps:
+            for across in steps:
                 x = column + fields[0][here] + (1 + slopes[0][1][here]) * across
                 x += slopes[0][0][here] * down
                 y = row + fields[1][here] + slopes[1][1][here] * across
@@ -147,7 +221,7 @@ def plain_splat(
     return np.rint(255 * (1 - closed.reshape(64, 2, 256, 2).mean(axis=(1, 3))))
 
 
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, (0.0, 0.0)), (0.9, (-30.0, 9.0))])
+@pytest.mark.parametrize(("scale", "offset"), [(0.5, (0.0, 0.0)), (0.9, (-30.0, 9.0))])
 def test_ink_is_moved_as_its_parts_one_by_one(
     tmp_path: Path, scale: float, offset: tuple[float, float]
 ) -> None:

@@ -391,6 +391,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+34da33f688bb",
         "0.1.0+e99bb33ba6c0",
         "0.1.0+a7da5a71ba04",
+        "0.1.0+736735333e8b",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties

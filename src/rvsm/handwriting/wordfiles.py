@@ -26,6 +26,9 @@ Mask = npt.NDArray[np.bool_]
 INDEX = "data.csv"
 _INK_SHARE = 0.4
 _LEAST_INK = 50
+_PAPER = 0.06
+_LETTER = 16
+_FAINTEST = 0.25
 _RULE_ASPECT, _RULE_THICK, _RULE_LONG, _EDGE = 7, 5, 48, 7
 
 
@@ -48,7 +51,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Clean:
-    """An image without its paper: darkness from 0 to 1, where the ink is, and printed rules."""
+    """An image without its paper: darkness (1 is strong ink), where ink is, and printed rules."""
 
     darkness: Array
     ink: Mask
@@ -136,14 +139,48 @@ def clean(path: Path) -> Clean | None:
     """
     grey = read_grey(path)
     darkness = np.clip((float(np.median(grey)) - grey) / 255.0, 0.0, 1.0)
-    darkness = np.where(darkness > 0.06, darkness, 0.0)
-    strong = darkness > 0
-    if strong.sum() < _LEAST_INK:
+    darkness = np.where(darkness > _PAPER, darkness, 0.0)
+    if np.count_nonzero(darkness) < _LEAST_INK:
         return None
-    ink = darkness > _INK_SHARE * np.quantile(darkness[strong], 0.9)
-    rules = ruled_lines(ink)
-    ink &= ~rules
+    rules = ruled_lines(darkness > _INK_SHARE * np.quantile(darkness[darkness > 0], 0.9))
+    darkness = evened(np.where(rules, 0.0, darkness))
+    ink = darkness > _INK_SHARE
+    faint = ruled_lines(ink)
+    rules |= faint
+    ink &= ~faint
     return Clean(darkness, ink, rules) if ink.sum() >= _LEAST_INK else None
+
+
+def evened(darkness: Array) -> Array:
+    """Ink as dark at the end of a word as at its beginning, where a pen runs dry.
+
+    Divided by the strong ink of the columns around: the 90th percentile within some letters, no
+    less than a quarter of the whole word's, so that what paper has left does not become ink.
+
+    Parameters
+    ----------
+    darkness : ndarray of float, shape (h, w)
+        0 where there is paper.
+
+    Returns
+    -------
+    ndarray of float, shape (h, w)
+        1 is strong ink.
+    """
+    if not darkness.any():
+        return darkness
+    width = darkness.shape[1]
+    whole = np.quantile(darkness[darkness > 0], 0.9)
+    centres, levels = [], []
+    for start in range(0, width, _LETTER):
+        around = darkness[:, max(0, start - _LETTER) : start + 2 * _LETTER]
+        around = around[around > 0]
+        if around.size >= _LEAST_INK:
+            centres.append(start + _LETTER / 2)
+            levels.append(max(np.quantile(around, 0.9), _FAINTEST * whole))
+    if not levels:
+        return np.minimum(darkness / whole, 1.0)
+    return np.asarray(np.minimum(darkness / np.interp(np.arange(width), centres, levels), 1.0))
 
 
 def ruled_lines(ink: Mask) -> Mask:

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, tremor
-from rvsm.handwriting.images import SIZE, GreyImage
-from rvsm.handwriting.scans.paper import cleaned
-from rvsm.handwriting.skeleton import pen_paths
+from rvsm.handwriting.images import SIZE
+from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.sources import Sampler, fingerprint
 from rvsm.handwriting.splits import CarrierInfo
 from rvsm.handwriting.synthesis import SPEED_MM_S, X_HEIGHT_MM, Sample
-from rvsm.handwriting.wordfiles import Mask, WordFile, clean, index, usable
+from rvsm.handwriting.wordfiles import WordFile, index, usable
+from rvsm.handwriting.wordink import Traced, splat, trace
 
 Array = npt.NDArray[np.float64]
 
-_X_HEIGHT_RANGE = (6.0, 36.0)
 _MARGIN = 2
-_FINE, _GRID = 5, 2
+_SIZES = (0.8, 1.15)
 _TRIES = 60
 _WAVES_MM = 0.3
 """The largest RMS of the smooth waves in regular words: larger ones spoil letters as a tremor does,
@@ -86,35 +83,13 @@ class Words:
         index(self.folder)
         regular = "as written" if self.as_written else "in slow waves"
         files = [fingerprint(self.folder)]
-        return {"task": "words", "ink": "black", "regular": regular, "files": files}
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A word taken apart: its ink and the pen path through it.
-
-    Attributes
-    ----------
-    pixels : ndarray of int, shape (n, 2)
-        Column and row of every pixel with ink.
-    darkness : ndarray of float, shape (n,)
-        0 to 1.
-    nearest : ndarray of int, shape (n,)
-        The point of the path nearest to each pixel.
-    path : ndarray of float, shape (m, 2)
-        Pixels (x, y), strokes one after the other in writing order.
-    stroke : ndarray of int, shape (m,)
-        Number of the stroke of each point.
-    x_height : float
-        Height of small letters, pixels.
-    """
-
-    pixels: npt.NDArray[np.intp]
-    darkness: Array
-    nearest: npt.NDArray[np.intp]
-    path: Array
-    stroke: npt.NDArray[np.intp]
-    x_height: float
+        return {
+            "task": "words",
+            "ink": "black",
+            "size": "x-height",
+            "regular": regular,
+            "files": files,
+        }
 
 
 class WordSampler:
@@ -153,8 +128,9 @@ class WordSampler:
 
         The ink is moved by a tremor of RMS `amplitude_mm` if `shaky`, else (but `as_written`) along
         a line that waves slowly, which makes the word as tall, and by smooth waviness, which
-        lengthens its strokes; both carry physiological noise, and both are scaled down, by the same
-        rule, until either would fit.
+        lengthens its strokes; both carry physiological noise. Small letters become about 2.5 mm
+        high, at 8 pixels a mm, as in scans (`to_network`) and drawn words; a word that would be
+        too long or high then is smaller, and both classes by the same rule.
 
         Raises
         ------
@@ -222,7 +198,8 @@ def _move(
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
     low, high = (np.array([[pick(c) for c in m.T] for m in moved]) for pick in (np.min, np.max))
     size = (high - low).max(axis=0) + 1
-    scale = float(min(rng.uniform(0.8, 1.15), (room / size).min()))
+    wanted = X_HEIGHT_MM * PIXELS_PER_MM / traced.x_height * rng.uniform(*_SIZES)
+    scale = float(min(wanted, (room / size).min()))
     corner = _MARGIN + rng.random(2) * (room - scale * size)
     ink = 0 if shaky else 1
     offset = corner + scale * (size / 2 - (low[ink] + high[ink]) / 2)
@@ -236,151 +213,3 @@ def _move(
         "speed_mm_s": speed,
     }
     return Sample(image, word.text, word.writer, meta)
-
-
-def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> GreyImage:
-    """Draw the ink of a word, each pixel moved with the path point nearest to it.
-
-    The ink is moved forwards: a tremor folds a word over itself, and a picture pulled backwards
-    through a folded map tears. Every pixel is moved as 5 x 5 parts on a grid twice as fine, where
-    the darkest part wins; cracks where the ink was stretched are closed.
-
-    Parameters
-    ----------
-    traced : Traced
-    displacement : ndarray of float, shape (m, 2)
-        Of the points of the path, pixels (x, y) of the source.
-    scale : float
-        Size of the result relative to the source.
-    offset : ndarray of float, shape (2,)
-        Where the source's origin comes to lie, pixels.
-
-    Returns
-    -------
-    ndarray of uint8, shape (64, 256)
-    """
-    height, width = SIZE
-    left, top = traced.pixels.min(axis=0)
-    shape = np.ptp(traced.pixels, axis=0)[::-1] + 1
-    at = (traced.pixels[:, 1] - top, traced.pixels[:, 0] - left)
-    known = np.zeros(shape)
-    known[at] = 1.0
-    weight = np.maximum(ndimage.gaussian_filter(known, 1.0), 1e-6)
-    steps = (np.arange(_FINE) + 0.5) / _FINE - 0.5
-    parts = []
-    for axis in (0, 1):
-        field = np.zeros(shape)
-        field[at] = displacement[traced.nearest, axis]
-        # Averaged over the ink, so that strokes that cross do not tear each other apart.
-        field = ndimage.gaussian_filter(field, 1.0) / weight
-        slope_y, slope_x = np.gradient(field) if min(shape) > 1 else (0 * field, 0 * field)
-        base = (traced.pixels[:, axis] + field[at])[:, None]
-        along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None] * steps
-        along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None] * steps
-        place = (base + along_x)[:, None, :] + along_y[:, :, None]
-        for by, apply in ((scale, np.multiply), (offset[axis], np.add), (0.5, np.add)):
-            apply(place, by, out=place)
-        place *= _GRID
-        place -= 0.5
-        parts.append(np.rint(place, out=place).astype(np.intp).reshape(-1))
-    columns, rows = parts
-    dark = np.repeat(traced.darkness.astype(np.float32), _FINE * _FINE)
-    inside = (columns >= 0) & (columns < width * _GRID) & (rows >= 0) & (rows < height * _GRID)
-    if not inside.all():
-        columns, rows, dark = columns[inside], rows[inside], dark[inside]
-    out = np.full(SIZE, 255, dtype=np.uint8)
-    if not len(dark):
-        return out
-    fine = np.zeros((height * _GRID, width * _GRID), dtype=np.float32)
-    np.maximum.at(fine.reshape(-1), rows * (width * _GRID) + columns, dark)
-    box = _around(rows, height), _around(columns, width)
-    closed = close_cracks(fine[tuple(slice(b.start * _GRID, b.stop * _GRID) for b in box)])
-    # The mean of blocks of 2 x 2, in the order of numpy's and fifteen times as fast.
-    upper, lower = (closed[row::_GRID, ::_GRID] + closed[row::_GRID, 1::_GRID] for row in (0, 1))
-    coarse = (upper + lower) / np.float32(_GRID * _GRID)
-    out[box] = np.rint(255 * (1 - coarse))
-    return out
-
-
-def _around(places: npt.NDArray[np.intp], full: int) -> slice:
-    """Pixels along an axis beyond which there is no ink, nor will be once cracks are closed."""
-    low, high = int(places.min()) // _GRID, int(places.max()) // _GRID
-    return slice(max(low - 2, 0), min(high + 3, full))
-
-
-def close_cracks(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Grey closing by a square of 3 x 3 pixels, the edges mirrored, several times scipy's speed."""
-
-    def spread(values: npt.NDArray[np.float32], pick: np.ufunc) -> npt.NDArray[np.float32]:
-        rows = np.pad(values, ((1, 1), (0, 0)), mode="edge")
-        values = pick(pick(rows[:-2], rows[1:-1]), rows[2:])
-        columns = np.pad(values, ((0, 0), (1, 1)), mode="edge")
-        return np.asarray(pick(pick(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:]))
-
-    return spread(spread(image, np.maximum), np.minimum)
-
-
-@lru_cache(maxsize=6000)
-def trace(path: Path) -> Traced | None:
-    """Take a word apart: clean it, measure its x-height, follow its strokes.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    Traced or None
-        None where the file cannot be read or shows no writing.
-    """
-    try:
-        found = clean(path)
-    except DataError:
-        return None
-    if found is None:
-        return None
-    darkness, ink, rules = found.darkness, found.ink, found.rules
-    height = x_height(ink)
-    paths = [p for p in pen_paths(ink, min_spur=0.25 * height) if len(p) >= 2]
-    if not paths:
-        return None
-    points = np.concatenate(paths)
-    stroke = np.repeat(np.arange(len(paths)), [len(p) for p in paths])
-    # The faint rim of the strokes belongs to them; specks and rules farther off do not. Ink is
-    # brought to black as that of scans is: pencils and pens tell writers apart, not hands.
-    darkness = 1.0 - cleaned(np.where(rules, 0.0, darkness), ink) / 255.0
-    belongs = darkness > 0
-    rows, columns = np.nonzero(belongs)
-    from scipy.spatial import KDTree
-
-    pixels = np.stack([columns, rows], axis=1)
-    nearest = np.asarray(KDTree(points).query(pixels)[1], dtype=np.intp)
-    return Traced(pixels, darkness[belongs], nearest, points, stroke, height)
-
-
-def x_height(ink: Mask) -> float:
-    """Height of small letters in pixels, from how the ink is spread over the rows.
-
-    Small letters fill the rows between baseline and mean line more densely than ascenders and
-    descenders fill theirs: the height is that of the rows around the fullest one that hold at
-    least half as much ink, less the thickness that a pen adds.
-
-    Parameters
-    ----------
-    ink : ndarray of bool, shape (h, w)
-
-    Returns
-    -------
-    float
-        Kept between 6 and 36.
-    """
-    profile = ndimage.uniform_filter1d(ink.sum(axis=1).astype(np.float64), 3)
-    full = profile >= 0.5 * profile.max()
-    centre = int(profile.argmax())
-    start, stop = centre, centre
-    # One sparse row between two full ones belongs to the letters.
-    while start > 0 and full[max(start - 2, 0) : start].any():
-        start -= 1
-    while stop < len(full) - 1 and full[stop + 1 : stop + 3].any():
-        stop += 1
-    return float(np.clip(stop - start + 1, *_X_HEIGHT_RANGE))
