@@ -267,6 +267,24 @@ def test_images_the_manifest_does_not_list(tmp_path: Path) -> None:
     )
 
 
+def test_a_linear_model_sees_no_writer_twice() -> None:
+    """Ink that tells twelve writers apart, each of one class, tells nothing of a thirteenth."""
+    rng = np.random.default_rng(0)
+    rows, features = [], []
+    for writer in range(24):
+        label = ("regular", "shaky")[writer % 2]
+        own = rng.standard_normal(30)
+        for number in range(25):
+            name = f"{writer}-{number}.png"
+            rows.append(Row(name, "all", label, carrier=f"w{writer}", carrier_kind="person"))
+            features.append(own + 0.1 * rng.standard_normal(30))
+    (found, *_), _ = linear_scores(rows, np.array(features))
+    assert found.accuracy < 0.75
+    nobodys = [replace(row, carrier="") for row in rows]
+    (seen, *_), _ = linear_scores(nobodys, np.array(features))
+    assert seen.accuracy > 0.95
+
+
 def test_one_of_many_bands_may_be_high_by_chance() -> None:
     few, many = np.arange(90) < 50, np.arange(600) < 333
     high = score("val", (1.0, 1.2), many, few)

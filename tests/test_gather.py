@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rvsm.experiments.gather import (
     mean_probability,
     unsure,
 )
+from rvsm.experiments.pagestream import predict_pages_to_csv
 from rvsm.experiments.predict import predict
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
@@ -173,6 +175,66 @@ def test_calibrated_with_evidence(run: Path, scans: Path, tmp_path: Path) -> Non
     assert page.calibrated == pytest.approx(calibration(page.probability))
 
 
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("torn", [0, 9])
+def test_words_go_to_a_file_and_a_stopped_command_goes_on(
+    run: Path, scans: Path, tmp_path: Path, torn: int
+) -> None:
+    """With the file that it was at: whether all of its words are there cannot be seen."""
+    expected = list(predict_scans(run, [scans], person="/([a-z]+)_", evidence=tmp_path / "a"))
+    out = tmp_path / "words.csv"
+    options = {"person": "/([a-z]+)_", "evidence": tmp_path / "b"}
+
+    def stop(done: int, total: int) -> None:
+        assert total == 4
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        predict_pages_to_csv(run, [scans], out, progress=stop, **options)
+    assert not out.exists()
+    (part,) = tmp_path.glob(".words.csv.*.part")
+    part.write_bytes(part.read_bytes()[: -torn or None])
+    told: list[int] = []
+    found = predict_pages_to_csv(
+        run, [scans], out, progress=lambda done, _: told.append(done), **options
+    )
+    assert told == [1, 2, 3, 4], "the second was not known to be whole"
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
+        assert one.calibrated == pytest.approx(other.calibrated, abs=1e-6)
+        assert (one.page, one.person, one.box) == (other.page, other.person, other.box)
+        assert (one.line, one.place, one.answer) == (other.line, other.place, other.answer)
+        assert one.reason == other.reason
+        assert Path(one.evidence).name == Path(other.evidence).name
+    with out.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(expected)
+    first = rows[0]
+    assert (first["person"], first["line"], first["word"]) == ("anna", "1", "1")
+    assert expected[0].box == tuple(int(first[s]) for s in ("left", "top", "right", "bottom"))
+    assert rows[-1]["answer"] == "unreadable"
+    assert rows[-1]["left"] == ""
+
+
+def test_command_with_a_file(run: Path, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "words.csv"
+    given = ["predict", str(run), str(scans), "--pages", "--out", str(out)]
+    result = CliRunner().invoke(app, [*given, "--person", "/([a-z]+)_"])
+    assert result.exit_code == 1  # one file cannot be read
+    lines = result.stdout.splitlines()
+    assert "words.csv: 5 pages, 1 unreadable, " in lines[0]
+    assert "person anna" in lines[1]
+    assert out.is_file()
+    assert "--out goes without --json" in " ".join(
+        CliRunner().invoke(app, [*given, "--json"]).output.split()
+    )
+
+
 def test_pages_that_are_nobodys_are_told(run: Path, scans: Path) -> None:
     files = [str(scans / name) for name in ("anna_2.png", "bert_1.png")]
     given = ["predict", str(run), *files, "--pages", "--person", "/(anna)_"]
@@ -184,7 +246,8 @@ def test_pages_that_are_nobodys_are_told(run: Path, scans: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--dpi", "300"], "add --pages"),
+        (["--dpi", "300"], "add --scan or --pages"),
+        (["--person", "(x)"], "add --pages"),
         (["--pages", "--unsure", "half"], "write it like --unsure"),
         (["--pages", "--unsure", "0.6-0.9"], "band of unsure answers"),
         (["--pages", "--dpi", "3"], "give --dpi from 20 to 4800"),

@@ -103,6 +103,19 @@ def test_a_mark_of_the_byte_order_is_kept(tmp_path: Path) -> None:
     )
 
 
+def test_spreadsheets_with_semicolons(tmp_path: Path) -> None:
+    """Read, and written again the same way."""
+    text = "file;split;label;text\na.png;train;regular;one, two\nb.png;train;shaky;three\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    first, second = read_manifest(tmp_path)
+    assert (first.file, first.label, first.text) == ("a.png", "regular", "one, two")
+    assert second.label == "shaky"
+    assert note_errors(tmp_path, {"b.png": "gone"})
+    told = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert told[0] == "file;split;label;text;error"
+    assert told[2] == "b.png;train;shaky;three;gone"
+
+
 def test_errors_of_a_folder_without_a_manifest(tmp_path: Path) -> None:
     put(tmp_path, "regular/a.png", "shaky/a.png", "shaky/b.png")
     assert not note_errors(tmp_path, {})

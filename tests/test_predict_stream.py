@@ -108,12 +108,12 @@ def test_calibration_does_not_use_the_test_splits(run: Path) -> None:
 
 
 def test_what_is_no_single_picture(run: Path, tmp_path: Path) -> None:
-    """Pages and strokes are told what to ask with; an even ground gets no answer."""
+    """Pages are told what to ask with; an even ground gets no answer."""
     rng = np.random.default_rng(0)
     first, second = draw(rng, 0.0), draw(rng, 3.0)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     first.save(tmp_path / "b.pdf")
-    (tmp_path / "c.json").write_text('{"strokes": [[[0, 0, 0], [1, 5, 5]]]}')
+    (tmp_path / "c.json").write_text('{"strokes": []}')
     Image.new("L", (300, 100), 255).save(tmp_path / "d.png")
     preview = TiffImagePlugin.ImageFileDirectory_v2()
     preview[254] = 1
@@ -125,7 +125,7 @@ def test_what_is_no_single_picture(run: Path, tmp_path: Path) -> None:
     found = lines(tmp_path / "out.csv")
     assert [line["answer"] for line in found[:4]] == [*["unreadable"] * 3, "no writing here"]
     assert found[4]["probability"]  # its second frame is a preview
-    told = ["has 2 pages: ask about each with --pages", "is a PDF: ask with", "without --out"]
+    told = ["has 2 pages: ask about each with --pages", "is a PDF: ask with", "holds no strokes"]
     for line, words in zip(found, [*told, "there is no ink"], strict=False):
         assert words in line["reason"]
 
@@ -229,7 +229,7 @@ def test_a_stopped_command_goes_on(
         part.write_bytes(part.read_bytes()[:-torn])
     read: list[Path] = []
     real = reading.ready
-    monkeypatch.setattr(reading, "ready", lambda file, scan: read.append(file) or real(file, scan))
+    monkeypatch.setattr(reading, "ready", lambda one, how: read.append(one.file) or real(one, how))
     done = predict_to_csv(run, [garbage], out, workers=1)
     assert done.went_on == (31 if torn else 32)
     assert len(read) == 75 - done.went_on
@@ -300,11 +300,113 @@ def test_the_command(
     assert done.code == 0, done
     assert "75 files, 4 unreadable, 1 without writing" in done.out
     assert "Research use, not a diagnosis." in done.err
-    for options in (("--evidence", tmp_path), ("--json",), ("--layout", "csv")):
-        assert run_here(capfd, "predict", run, garbage, "--out", out, *options).code == 2
+    for options in (("--out", out, "--json"), ("--person", "(x)"), ("--dpi", 300)):
+        assert run_here(capfd, "predict", run, garbage, *options).code == 2
     assert run_here(capfd, "predict", run, garbage, "--pages", "--scan").code == 2
     only = garbage / "empty.png"
     assert run_here(capfd, "predict", run, only, "--out", tmp_path / "b.csv").code == 1
+
+
+def test_strokes_and_sets_go_to_a_file_too(run: Path, tmp_path: Path) -> None:
+    """With their tremor, as `predict` has it, whoever reads them."""
+    t, points = spiral(6.0)
+    for name, in_mm in (("a", True), ("b", False)):
+        path = np.column_stack([t + 3.0, points + shake(t, 0.6, 5.0)])
+        told = json.dumps({"in_mm": in_mm, "strokes": [path.tolist()]})
+        (tmp_path / f"{name}.json").write_text(told)
+    (tmp_path / "c.json").write_text('{"strokes": [[[0, 0, 0], [0.4, 5, 5]]]}')
+    asked = [tmp_path / f"{name}.json" for name in "abc"]
+    out = tmp_path / "out.csv"
+    predict_to_csv(run, asked, out, workers=1)
+    mm, unknown, short = lines(out)
+    assert float(mm["tremor_hz"]) == pytest.approx(5.0, abs=0.2)
+    assert float(mm["tremor_mm"]) == pytest.approx(0.6, rel=0.1)
+    assert unknown["tremor_mm"] == ""
+    assert float(unknown["tremor_of_size"]) == pytest.approx(float(mm["tremor_of_size"]), rel=1e-3)
+    assert short["tremor_hz"] == ""
+    assert short["probability"]
+    recordings = stand_in(tmp_path / "uci", 12, 12)
+    found = predict(run, [recordings], layout="uci-spirals")
+    files = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.csv"
+        predict_to_csv(run, [recordings], out, layout="uci-spirals", workers=workers)
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+    assert len(found) > 32
+    for one, line in zip(found, lines(out), strict=True):
+        assert (str(one.file), one.label) == (line["file"], line["answer"])
+        assert one.tremor is not None
+        assert float(line["tremor_hz"]) == pytest.approx(one.tremor.frequency_hz, abs=1e-5)
+
+
+def test_pictures_inside_a_file(run: Path, tmp_path: Path) -> None:
+    """Of an idx set, whose pictures are no files of their own."""
+    import gzip
+    import struct
+
+    rng = np.random.default_rng(0)
+    images = np.stack([255 - np.asarray(draw(rng, 0.0).convert("L").resize((56, 28)))] * 3)
+    for name, values in (("images-idx3", images), ("labels-idx1", np.array([0, 1, 0], np.uint8))):
+        head = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(
+            f">{values.ndim}I", *values.shape
+        )
+        (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+    found = predict(run, [tmp_path], layout="idx")
+    assert len(found) == 3
+    assert all(one.error is None and one.probability is not None for one in found)
+    predict_to_csv(run, [tmp_path], tmp_path / "out.csv", layout="idx", workers=1)
+    assert [line["answer"] for line in lines(tmp_path / "out.csv")] == [f.label for f in found]
+
+
+def test_a_stated_resolution_gives_the_scale_of_scans(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    draw(rng, 2.0).resize((512, 128)).save(tmp_path / "a.png")
+    asked = reading.Asked(tmp_path / "a.png")
+    sizes = []
+    for dpi in (None, 406.4, 812.8):  # 16 and 32 pixels a mm
+        image = reading.ready(asked, reading.Reading(True, dpi)).image
+        assert image is not None
+        sizes.append(np.ptp(np.nonzero(image < 128)[1]))
+    assert sizes[0] >= sizes[1] > 1.8 * sizes[2]
+    done = run_here(capfd, "predict", run, tmp_path / "a.png", "--scan", "--dpi", 406.4)
+    assert done.code == 0, done
+    told = run_here(capfd, "predict", run, tmp_path, "--scan", "--dpi", 0).sentence()
+    assert "give --dpi from 20 to 4800" in told
+
+
+def test_single_words_are_read_at_the_size_of_those_learned_from(tmp_path: Path) -> None:
+    """A short word fills its image no more than a long one; a drawing does."""
+    from test_words import zigzag
+
+    heights = {}
+    for letters in (2, 4, 8):
+        for times in (1, 4):
+            picture = Image.fromarray(zigzag(16, 9, letters))
+            size = (picture.width * times, picture.height * times)
+            picture.resize(size).save(tmp_path / "a.png")
+            for by_letters in (False, True):
+                how = reading.Reading(True, letters=by_letters)
+                image = reading.ready(reading.Asked(tmp_path / "a.png"), how).image
+                assert image is not None
+                joints = np.ptp(np.nonzero(image < 128)[1]) / letters / 18
+                heights[by_letters, letters, times] = 17 * joints
+    by_letters = [value for key, value in heights.items() if key[0]]
+    assert by_letters == pytest.approx([20] * 6, abs=4)
+    assert heights[False, 2, 1] > 1.2 * heights[False, 8, 1]
+
+
+def test_evidence_goes_with_a_file(run: Path, garbage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    predict_to_csv(run, [garbage / "s1"], out, evidence=tmp_path / "seen", workers=1)
+    found = lines(out)
+    assert len(found) > 3
+    assert all(Path(line["evidence"]).is_file() for line in found)
+    names = [Path(line["evidence"]).name for line in found]
+    assert names[:2] == ["0001-word_01.png", "0002-word_04.png"]
+    assert len(set(names)) == len(names)
 
 
 def test_evidence_is_drawn(run: Path, garbage: Path, tmp_path: Path) -> None:

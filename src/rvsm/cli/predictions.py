@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 def print_predictions(
     run: Path,
     images: list[Path],
-    scan: bool,
-    layout: str | None,
-    evidence: Path | None,
-    band: tuple[float, float] | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a file could not be read."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.predict import predict
 
-    predictions = predict(run, images, scan=scan, layout=layout, evidence=evidence, band=band)
+    predictions = predict(run, images, **options)
     unreadable = [found for found in predictions if found.error]
     if as_json:
         typer.echo(json.dumps([_plain(found) for found in predictions], indent=2))
@@ -46,28 +43,13 @@ def print_predictions(
         raise typer.Exit(1)
 
 
-def stream(
-    run: Path,
-    images: list[Path],
-    out: Path,
-    scan: bool,
-    workers: int,
-    band: tuple[float, float] | None,
-) -> None:
+def stream(run: Path, images: list[Path], out: Path, **options: Any) -> None:
     """Write a CSV file; exit code 1 where no file could be read."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.stream import predict_to_csv
 
     with Bars() as bars:
-        done = predict_to_csv(
-            run,
-            images,
-            out,
-            scan=scan,
-            workers=workers,
-            band=band,
-            progress=bars.named("predicting"),
-        )
+        done = predict_to_csv(run, images, out, progress=bars.named("predicting"), **options)
     typer.echo(
         f"{out}: {done.files} files, {done.unreadable} unreadable, {done.no_writing} without "
         f"writing" + (f"; {done.went_on} were answered before" if done.went_on else "")

@@ -163,7 +163,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Write a CSV file instead: for thousands of images."),
+        typer.Option(metavar="CSV", help="Write a CSV file: for thousands of images."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="With --out: processes that read.")] = 2,
     scan: Annotated[
@@ -177,7 +177,7 @@ def predict(
         bool, typer.Option("--pages", help="Scans of pages, PDF among them: cut into words.")
     ] = False,
     dpi: Annotated[
-        float | None, typer.Option(help="Of the scans, with --pages; else what files state.")
+        float | None, typer.Option(help="Of the scans, with --scan or --pages; else as files say.")
     ] = None,
     person: Annotated[
         str | None,
@@ -203,7 +203,7 @@ def predict(
 
     With --out lines go to a CSV file as they come, in the order of the files, at hundreds of images
     a second; stopped at any moment, the same command goes on. The exit code is 1 only where no file
-    could be read.
+    could be read. With --pages it holds a line for each word.
 
     With --pages each file is a scan of one or more pages, which are turned level, cleaned and cut
     into words: one line per page, and per person where --person finds them. Of scans, answers near
@@ -215,31 +215,31 @@ def predict(
       rvsm predict runs/l0 scans/ --scan --json
       rvsm predict runs/l0 scans/ --scan --out predictions.csv
       rvsm predict runs/l0 drawing.json
-      rvsm predict runs/l0 letters.pdf --pages
+      rvsm predict runs/l0 uci-pd-spirals --layout uci-spirals --out predictions.csv
+      rvsm predict runs/l0 letters.pdf --pages --out words.csv
       rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_' --evidence seen
     """
     from rvsm.cli.scans import predict_pages, read_band
 
     band = read_band(unsure)
+    if out is not None and as_json:
+        raise typer.BadParameter("--out goes without --json: leave one out.")
     if pages:
-        if out is not None or layout is not None or scan:
-            raise typer.BadParameter(
-                "--pages goes without --out, --layout and --scan: leave them out."
-            )
-        predict_pages(run, images, dpi, person, band, evidence, as_json)
+        if layout is not None or scan:
+            raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
+        predict_pages(run, images, dpi, person, band, evidence, out, as_json)
         return
-    if dpi is not None or person is not None:
-        raise typer.BadParameter("--dpi and --person are for scans of pages: add --pages.")
+    if person is not None:
+        raise typer.BadParameter("--person is for scans of pages: add --pages.")
+    if dpi is not None and not scan:
+        raise typer.BadParameter("--dpi is for scans: add --scan or --pages.")
     from rvsm.cli.predictions import print_predictions, stream
 
+    asked: dict[str, Any] = {"scan": scan, "dpi": dpi, "layout": layout, "evidence": evidence}
     if out is not None:
-        if evidence is not None or layout is not None or as_json:
-            raise typer.BadParameter(
-                "--out goes without --evidence, --layout and --json: leave them out."
-            )
-        stream(run, images, out, scan, workers, band)
+        stream(run, images, out, workers=workers, band=band, **asked)
         return
-    print_predictions(run, images, scan, layout, evidence, band, as_json)
+    print_predictions(run, images, as_json, band=band, **asked)
 
 
 def reproduce(
@@ -462,6 +462,8 @@ def print_result(title: str, result: dict[str, Any]) -> None:
             f"{', '.join(names)}{more}.",
             soft_wrap=True,
         )
+    if note := result.get("note", ""):
+        console.print(note, soft_wrap=True)
 
 
 def print_bands(result: dict[str, Any]) -> None:

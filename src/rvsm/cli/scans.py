@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rvsm.cli.guard import Bars
+
 if TYPE_CHECKING:
     from rvsm.experiments.gather import Gathered, WordAnswer
 
@@ -20,14 +22,14 @@ def predict_pages(
     person: str | None,
     band: tuple[float, float] | None,
     evidence: Path | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a page could not be read."""
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
-    from rvsm.experiments.scans import predict_scans
 
     band = band or UNSURE
-    words = list(predict_scans(run, scans, dpi=dpi, person=person, band=band, evidence=evidence))
+    words = _words(run, scans, out, dpi=dpi, person=person, band=band, evidence=evidence)
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:
@@ -36,7 +38,13 @@ def predict_pages(
         typer.echo(json.dumps({"notice": NOTICE, **told}, indent=2))
     else:
         reasons = {word.page: word.reason for word in words if word.reason}
-        for page in pages:
+        if out is not None:
+            lost = sum(page.answer == "unreadable" for page in pages)
+            answered = sum(page.answered for page in pages)
+            typer.echo(
+                f"{out}: {len(pages)} pages, {lost} unreadable, {answered} words with an answer"
+            )
+        for page in pages if out is None else ():
             if page.answer != "unreadable":
                 typer.echo(_line(page, reasons.get(page.name, "")))
         for one in people:
@@ -51,6 +59,16 @@ def predict_pages(
             err=True,
         )
     _tell_unreadable(words)
+
+
+def _words(run: Path, scans: list[Path], out: Path | None, **options: Any) -> list[WordAnswer]:
+    from rvsm.experiments.pagestream import predict_pages_to_csv
+    from rvsm.experiments.scans import predict_scans
+
+    if out is None:
+        return list(predict_scans(run, scans, **options))
+    with Bars() as bars:
+        return predict_pages_to_csv(run, scans, out, progress=bars.named("predicting"), **options)
 
 
 def _tell_unreadable(words: list[WordAnswer]) -> None:

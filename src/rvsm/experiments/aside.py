@@ -47,6 +47,34 @@ def set_aside(folder: Path, rows: list[Row]) -> list[Row]:
     )
 
 
+def note_on(rows: Sequence[Row]) -> str:
+    """One sentence where a font or writer is both in ``train`` and in what was chosen by it.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        As `set_aside` returns them.
+
+    Returns
+    -------
+    str
+        Empty where those of ``val`` and of a ``test`` that is set aside are in no other split.
+    """
+    by_split: dict[str, set[str]] = {}
+    for row in rows:
+        if row.carrier and not row.error:
+            by_split.setdefault(row.split, set()).add(row.carrier)
+    train = by_split.get("train", set())
+    for split in ("val", "test"):
+        if shared := sorted(train & by_split.get(split, set())):
+            named = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
+            return (
+                f"{len(shared)} fonts or writers are in both train and {split} ({named}): its "
+                "scores are those of hands that were seen."
+            )
+    return ""
+
+
 def _carrier(row: Row) -> str:
     return row.carrier or row.file
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +13,18 @@ from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import answer_of, band_of
 from rvsm.experiments.probability import calibration_of
-from rvsm.experiments.runs import load_run
-from rvsm.handwriting.images import GreyImage, fit, grey_of
+from rvsm.experiments.runs import load_run, read_result
+from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
-from rvsm.handwriting.readers import LAYOUTS, read, redraw
-from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
-from rvsm.handwriting.render import PIXELS_PER_MM
-from rvsm.handwriting.scans.normalise import normalise, to_network
-from rvsm.handwriting.scans.ready import ready
-from rvsm.handwriting.strokejson import read_strokes
-from rvsm.handwriting.timed import TimedStrokes
+from rvsm.handwriting.readers import LAYOUTS, read
+from rvsm.handwriting.recorded.measure import TremorMeasure
+from rvsm.handwriting.scans.pages import check_dpi
+from rvsm.handwriting.scans.ready import Asked, Reading, ready, rows_of
 from rvsm.handwriting.views import view_logits
 
-STROKES = ".json"
+TASKS_OF_WORDS = frozenset(["fonts", "pen", "words"])
+"""Their images have letters of one size."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def predict(
     images: Iterable[Path],
     *,
     scan: bool = False,
+    dpi: float | None = None,
     layout: str | None = None,
     evidence: Path | None = None,
     band: tuple[float, float] | None = None,
@@ -88,6 +87,8 @@ def predict(
         below, hidden ones left out.
     scan
         Images are scans of one word or drawing each: they are normalised.
+    dpi
+        Pixels per inch of the scans; by default what their files state.
     layout
         Read each of `images` as a set in one of `readers.LAYOUTS`, such as tablet recordings.
     evidence
@@ -111,33 +112,31 @@ def predict(
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
-    size = config.network.size
+    how = reading_of(run_dir, scan, dpi)
     predictions = []
-    for file, look in _all(images, scan, layout):
-        try:
-            image, reason, strokes = look()
-        except DataError as error:
-            predictions.append(Prediction(file, None, None, str(error)))
+    for number, asked in enumerate(all_asked(images, layout), start=1):
+        found = ready(asked, how)
+        if found.unreadable:
+            predictions.append(Prediction(asked.file, None, None, found.reason))
             continue
-        tremor = None if strokes is None else measure_tremor(strokes)
-        if image is None:
-            predictions.append(Prediction(file, None, None, None, reason=reason, tremor=tremor))
+        if found.image is None:
+            predictions.append(Prediction(asked.file, None, None, None, reason=found.reason))
             continue
-        shaky = _probability(net, image, size)
+        shaky = _probability(net, found.image, config.network.size)
         drawn = None
         if evidence is not None:
-            drawn = evidence / f"{len(predictions) + 1:04d}-{plain_name(file)}.png"
-            draw_evidence(net, image, drawn)
+            drawn = evidence / evidence_name(number, asked.file)
+            draw_evidence(net, found.image, drawn)
         predictions.append(
             Prediction(
-                file,
+                asked.file,
                 answer_of(shaky, band),
                 shaky,
                 None,
                 calibration(shaky),
                 calibration.why,
                 "",
-                tremor,
+                found.tremor,
                 drawn,
             )
         )
@@ -146,48 +145,34 @@ def predict(
     return predictions
 
 
-Look = Callable[[], tuple[GreyImage | None, str, TimedStrokes | None]]
+def reading_of(run_dir: Path, scan: bool, dpi: float | None) -> Reading:
+    """How a run's network reads: scans of letters at their size where it learned from words.
+
+    Raises
+    ------
+    DataError
+        No such resolution.
+    """
+    check_dpi(dpi)
+    task = (read_result(run_dir) or {}).get("task")
+    return Reading(scan, dpi, letters=task in TASKS_OF_WORDS)
 
 
-def _all(images: Iterable[Path], scan: bool, layout: str | None) -> Iterator[tuple[Path, Look]]:
+def all_asked(images: Iterable[Path], layout: str | None) -> Iterator[Asked]:
+    """What there is to look at: files and those in folders, or the rows of sets in a layout.
+
+    Raises
+    ------
+    DataError
+        There is no such layout, or a set is not in it.
+    """
     if layout is None:
-        for file in files_in(images):
-            yield file, _strokes(file) if file.suffix.lower() == STROKES else _image(file, scan)
+        yield from map(Asked, files_in(images))
         return
     if layout not in LAYOUTS:
         raise DataError(f"There is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
     for root in images:
-        collection = read(root, layout)
-        for row in collection.rows:
-            strokes = collection.strokes(row)
-            file = collection.root / row.file
-            yield file, _image(file, scan) if strokes is None else _known(strokes)
-
-
-def _image(file: Path, scan: bool) -> Look:
-    def look() -> tuple[GreyImage | None, str, None]:
-        found = ready(file, scan)
-        if found.unreadable:
-            raise DataError(found.reason)
-        return found.image, found.reason, None
-
-    return look
-
-
-def _strokes(file: Path) -> Look:
-    return lambda: _known(read_strokes(file))()
-
-
-def _known(strokes: TimedStrokes) -> Look:
-    return lambda: (drawn_for_network(strokes), "", strokes)
-
-
-def drawn_for_network(strokes: TimedStrokes) -> GreyImage:
-    """Strokes as the network reads them: at 8 pixels a mm where they fit, else scaled to fit."""
-    picture = redraw(strokes, PIXELS_PER_MM)
-    if not strokes.in_mm:
-        return fit(grey_of(picture))
-    return to_network(normalise(picture, pixels_per_mm=PIXELS_PER_MM))
+        yield from rows_of(read(root, layout))
 
 
 def _probability(net: TremorNet, image: GreyImage, size: tuple[int, int]) -> float:
@@ -218,6 +203,11 @@ def draw_evidence(net: TremorNet, image: GreyImage, path: Path) -> None:
     make_folder(path.parent)
     with atomic_write(path) as stream:
         pictures.explained(image, found, limit).save(stream, format="PNG")
+
+
+def evidence_name(number: int, file: Path) -> str:
+    """File name of the picture drawn of what is the `number`-th, from 1."""
+    return f"{number:04d}-{plain_name(file)}.png"
 
 
 def plain_name(file: Path) -> str:

@@ -50,6 +50,7 @@ class ResultFile(_Network):
     scores: dict[str, _Score] = {}
     skipped_images: dict[str, int] = {}
     skipped_files: dict[str, dict[str, str]] = {}
+    note: str = ""
 
 
 class _Row(_Network):

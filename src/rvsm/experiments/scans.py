@@ -12,19 +12,22 @@ import torch
 from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import UNSURE, WordAnswer, answer_of, check_band
-from rvsm.experiments.predict import draw_evidence, files_in, plain_name
+from rvsm.experiments.predict import draw_evidence, files_in, plain_name, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.images import GreyImage
+from rvsm.handwriting.letters import height_of_letters
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import person_in, person_pattern
 from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
-from rvsm.handwriting.scans.pages import Page, check_dpi, read_pages
+from rvsm.handwriting.scans.pages import Page, read_pages
 from rvsm.handwriting.scans.segment import Segments, segment
 from rvsm.handwriting.scans.verdict import judge
 from rvsm.handwriting.views import view_logits
 
 _MARGIN = 3
+_LETTERS = 2.0
+"""Heights of small letters that a word is wide at least for its own height to be believed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ScannedWord:
     reason: str = ""
 
 
-def words_of(page: Page, *, whole: bool = False) -> list[ScannedWord]:
+def words_of(page: Page, *, whole: bool = False, letters: bool = False) -> list[ScannedWord]:
     """Normalise a page and cut it into words.
 
     Parameters
@@ -46,6 +49,8 @@ def words_of(page: Page, *, whole: bool = False) -> list[ScannedWord]:
     page : Page
     whole : bool
         Take the picture for one word or drawing, and cut nothing.
+    letters : bool
+        Whether such a word's letters give the scale where nothing else does; else it is fitted.
 
     Returns
     -------
@@ -59,17 +64,29 @@ def words_of(page: Page, *, whole: bool = False) -> list[ScannedWord]:
     if not verdict.writing:
         return [ScannedWord(None, 0, 0, None, verdict.reason)]
     if whole:
-        return [ScannedWord(found.box, 0, 0, to_network(found))]
+        height = height_of_letters(found.ink) if letters else None
+        return [ScannedWord(found.box, 0, 0, to_network(found, x_height=height))]
     segments = segment(found.ink)
     if not segments.words:
         return [ScannedWord(None, 0, 0, None, "there is nothing of the form of words")]
+    height = _height(found, segments)
     return [
-        ScannedWord(word.box, word.line, word.place, _cut(found, segments, word.box))
+        ScannedWord(word.box, word.line, word.place, _cut(found, height, word.box))
         for word in segments.words
     ]
 
 
-def _cut(found: Normalised, segments: Segments, box: tuple[int, int, int, int]) -> GreyImage:
+def _height(found: Normalised, segments: Segments) -> float:
+    """Height of the page's small letters, measured in every word as in those of training."""
+    heights = [
+        height_of_letters(found.ink[top:bottom, left:right])
+        for left, top, right, bottom in (word.box for word in segments.words)
+        if right - left >= _LETTERS * segments.x_height
+    ]
+    return float(np.median(heights)) if heights else segments.x_height
+
+
+def _cut(found: Normalised, height_px: float, box: tuple[int, int, int, int]) -> GreyImage:
     height, width = found.grey.shape
     left, top, right, bottom = box
     rows = slice(max(0, top - _MARGIN), min(height, bottom + _MARGIN))
@@ -85,7 +102,7 @@ def _cut(found: Normalised, segments: Segments, box: tuple[int, int, int, int]) 
         found.unrest,
         found.pixels_per_mm,
     )
-    return to_network(part, x_height=segments.x_height)
+    return to_network(part, x_height=height_px)
 
 
 def predict_scans(
@@ -127,40 +144,78 @@ def predict_scans(
     RunError, DataError
         No finished run, no file to look at, or options that cannot work.
     """
-    check_band(band)
-    check_dpi(dpi)
-    pattern = None if person is None else person_pattern(person)
-    config, net = load_run(run_dir)
-    calibration = calibration_of(run_dir, config, net)
-    count = named = drawn = 0
-    for file in files_in(scans):
-        count += 1
-        who = "" if pattern is None else person_in(pattern, file.as_posix())
-        named += bool(who)
-        pages = read_pages(file, dpi)
+    reader = PageReader(run_dir, dpi=dpi, person=person, band=band, whole=whole, evidence=evidence)
+    drawn = 0
+    for file in reader.files(scans):
+        for answer in reader.about(file, drawn):
+            drawn += bool(answer.evidence)
+            yield answer
+
+
+class PageReader:
+    """A run's network and how it is asked about pages; parameters as for `predict_scans`."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        dpi: float | None = None,
+        person: str | None = None,
+        band: tuple[float, float] = UNSURE,
+        whole: bool = False,
+        evidence: Path | None = None,
+    ) -> None:
+        check_band(band)
+        self.dpi, self.band, self.whole, self.evidence = dpi, band, whole, evidence
+        self.letters = reading_of(run_dir, True, dpi).letters
+        self._person = person
+        self._pattern = None if person is None else person_pattern(person)
+        config, self._net = load_run(run_dir)
+        self.calibration = calibration_of(run_dir, config, self._net)
+
+    def files(self, scans: Iterable[Path]) -> list[Path]:
+        """The files to look at, each once.
+
+        Raises
+        ------
+        DataError
+            There are none, or the person is found in no path.
+        """
+        files = list(dict.fromkeys(files_in(scans)))
+        if not files:
+            raise DataError("There is no scan to look at; name files or a folder of them.")
+        if self._pattern is not None and not any(map(self._who, files)):
+            raise DataError(
+                f"--person '{self._person}' is found in none of {len(files)} paths: correct it."
+            )
+        return files
+
+    def _who(self, file: Path) -> str:
+        return "" if self._pattern is None else person_in(self._pattern, file.as_posix())
+
+    def about(self, file: Path, drawn: int) -> Iterator[WordAnswer]:
+        """Answer about every word of a file, of which `drawn` pictures of evidence were before."""
+        who = self._who(file)
+        pages = read_pages(file, self.dpi)
         while True:
             try:
                 page = next(pages, None)
             except DataError as error:
                 yield WordAnswer(str(file), who, None, 0, 0, None, "unreadable", str(error))
-                break
+                return
             if page is None:
-                break
-            words = words_of(page, whole=whole)
-            answers = _answers(net, calibration, page, words, who, band)
+                return
+            words = words_of(page, whole=self.whole, letters=self.letters)
+            answers = _answers(self._net, self.calibration, page, words, who, self.band)
             for word, answer in zip(words, answers, strict=True):
-                if evidence is None or word.image is None:
+                if self.evidence is None or word.image is None:
                     yield answer
                     continue
                 drawn += 1
                 name = f"{drawn:04d}-{plain_name(file)}-page{page.number}"
-                picture = evidence / f"{name}-line{word.line + 1}-word{word.place + 1}.png"
-                draw_evidence(net, word.image, picture)
+                picture = self.evidence / f"{name}-line{word.line + 1}-word{word.place + 1}.png"
+                draw_evidence(self._net, word.image, picture)
                 yield replace(answer, evidence=str(picture))
-    if not count:
-        raise DataError("There is no scan to look at; name files or a folder of them.")
-    if pattern is not None and not named:
-        raise DataError(f"--person '{person}' is found in none of {count} paths: correct it.")
 
 
 def _answers(

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import os
+import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from rvsm.atomic import explain
 from rvsm.errors import DataError, RvsmError
+from rvsm.experiments.csvfile import growing_csv, name_of
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import answer_of, band_of
-from rvsm.experiments.predict import files_in
+from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
-from rvsm.experiments.runs import load_run, locked_file
+from rvsm.experiments.runs import load_run
 from rvsm.handwriting.scans.ready import Ready, all_ready
 from rvsm.handwriting.views import view_logits
 
 if TYPE_CHECKING:
     from rvsm.handwriting.network import TremorNet
 
-COLUMNS = ("file", "answer", "probability", "calibrated", "reason")
+COLUMNS = (
+    "file",
+    "answer",
+    "probability",
+    "calibrated",
+    "tremor_hz",
+    "tremor_mm",
+    "tremor_of_size",
+    "reason",
+)
+EVIDENCE = "evidence"
 _WORTH_COMPILING = 200
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,6 +72,9 @@ def predict_to_csv(
     out: Path,
     *,
     scan: bool = False,
+    dpi: float | None = None,
+    layout: str | None = None,
+    evidence: Path | None = None,
     workers: int = 2,
     band: tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -85,9 +94,13 @@ def predict_to_csv(
     out : Path
         Columns `COLUMNS`: the answer (``regular``, ``shaky``, ``unsure``, ``no writing here`` or
         ``unreadable``), the network's probability of shaky, the calibrated one where it is known,
-        and why there is no answer.
-    scan : bool
-        Each file is a scan of one word or drawing: it is normalised.
+        of strokes over time their tremor (Hz, RMS in mm where the scale is known, and as a part of
+        the height or width of all strokes), and why there is no answer.
+    scan, dpi, layout
+        As for `predict.predict`.
+    evidence : Path, optional
+        Folder that receives a picture of each, as `predict.predict` draws them, named in a further
+        column. It takes far longer than the answer.
     workers : int
         Processes that read.
     band : (float, float), optional
@@ -100,44 +113,43 @@ def predict_to_csv(
     RvsmError
         No finished run, no file to look at, or `out` cannot be written.
     """
-    if out.is_dir():
-        raise DataError(f"--out {out} is a folder: give the name of a CSV file.")
     band = band_of(scan, band)
     config, net = load_run(run_dir)
-    files = [file for file in files_in(images) if file.resolve() != out.resolve()]
-    if not files:
+    how = reading_of(run_dir, scan, dpi)
+    everything = [one for one in all_asked(images, layout) if one.file.resolve() != out.resolve()]
+    if not everything:
         raise DataError("There is no image to look at; name image files or a folder of them.")
     calibration = calibration_of(run_dir, config, net)
-    # What an answer depends on is in the name: of another run nothing is gone on with.
+    columns = COLUMNS if evidence is None else (*COLUMNS, EVIDENCE)
     scaled = None if calibration.platt is None else str(calibration)
-    told = [model_digest(run_dir), scan, scaled, band]
-    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
-    part = out.with_name(f".{out.name[:100]}.{key}.part")
+    told = [model_digest(run_dir), asdict(how), scaled, band, evidence and str(evidence)]
     counts = {"unreadable": 0, "no writing here": 0}
-    try:
-        with part.open("a+b") as stream, locked_file(stream, out):
-            done = _whole_lines(stream, files, counts)
-            network, compiled = _network(net, config.network.size, len(files) - done)
+    with growing_csv(out, columns, told) as file:
+        pairs = zip(file.rows, everything, strict=False)
+        same = itertools.takewhile(lambda pair: pair[0][0] == name_of(pair[1].file), pairs)
+        done = went_on = sum(1 for _ in same)
+        file.keep(done)
+        for kept in file.rows:
+            _count(kept, counts)
+        network, compiled = _network(net, config.network.size, len(everything) - done)
+        if progress is not None:
+            progress(done, len(everything))
+        for batch in all_ready(everything[done:], how, workers):
+            rows = _rows(batch, network, config.network.size, calibration, band)
+            if evidence is not None:
+                rows = [
+                    (*row, _drawn(net, entry, evidence, number))
+                    for number, (row, entry) in enumerate(zip(rows, batch, strict=True), done + 1)
+                ]
+            for row in rows:
+                _count(row, counts)
+            file.write(rows)
+            done += len(batch)
             if progress is not None:
-                progress(done, len(files))
-            went_on = done
-            for batch in all_ready(files[done:], scan, workers):
-                rows = _rows(batch, network, config.network.size, calibration, band)
-                for row in rows:
-                    if row[1] in counts:
-                        counts[row[1]] += 1
-                stream.write(_text(rows))
-                stream.flush()
-                done += len(batch)
-                if progress is not None:
-                    progress(done, len(files))
-            os.fsync(stream.fileno())
-            part.replace(out)
-    except OSError as error:
-        raise RvsmError(explain(error, out)) from error
+                progress(done, len(everything))
     return Streamed(
         out,
-        len(files),
+        len(everything),
         counts["unreadable"],
         counts["no writing here"],
         went_on,
@@ -146,43 +158,17 @@ def predict_to_csv(
     )
 
 
-def _whole_lines(stream: io.BufferedRandom, files: Sequence[Path], counts: dict[str, int]) -> int:
-    """How many of the files have their line; what comes after the last such line is cut off."""
-    stream.seek(0)
-    content = stream.read()
-    header = _text([COLUMNS])
-    end, done = 0, 0
-    if content.startswith(header):
-        end = len(header)
-        # A name may hold a line feed: whole rows are told by the file that each must be of.
-        reader = csv.reader(io.StringIO(content[end:].decode("utf-8", "replace"), newline=""))
-        for row, file in zip(reader, files, strict=False):
-            line = _text([row])
-            if (
-                len(row) != len(COLUMNS)
-                or row[0] != _name(file)
-                or content[end:][: len(line)] != line
-            ):
-                break
-            end, done = end + len(line), done + 1
-            if row[1] in counts:
-                counts[row[1]] += 1
-    stream.truncate(end)
-    stream.seek(0, os.SEEK_END)
-    if not end:
-        stream.write(header)
-        stream.flush()
-    return done
+def _count(row: Sequence[str], counts: dict[str, int]) -> None:
+    if row[1] in counts:
+        counts[row[1]] += 1
 
 
-def _name(file: Path) -> str:
-    return str(file).encode("utf-8", "replace").decode()
-
-
-def _text(rows: Iterable[Sequence[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+def _drawn(net: TremorNet, entry: Ready, folder: Path, number: int) -> str:
+    if entry.image is None:
+        return ""
+    path = folder / evidence_name(number, entry.file)
+    draw_evidence(net, entry.image, path)
+    return name_of(path)
 
 
 def _network(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network, bool]:
@@ -209,22 +195,23 @@ def _rows(
     shaky = iter(probabilities(network, np.stack(images)) if images else ())
     rows: list[tuple[str, ...]] = []
     for entry in batch:
+        name = name_of(entry.file)
         if entry.image is None:
             answer = "unreadable" if entry.unreadable else "no writing here"
-            rows.append((_name(entry.file), answer, "", "", entry.reason))
+            rows.append((name, answer, "", "", "", "", "", entry.reason))
             continue
         probability = next(shaky)
-        known = calibration(probability)
-        rows.append(
-            (
-                _name(entry.file),
-                answer_of(probability, band),
-                f"{probability:.6f}",
-                "" if known is None else f"{known:.6f}",
-                "",
-            )
-        )
+        numbers = (probability, calibration(probability), *_tremor(entry))
+        told = ("" if value is None else f"{value:.6f}" for value in numbers)
+        rows.append((name, answer_of(probability, band), *told, ""))
     return rows
+
+
+def _tremor(entry: Ready) -> tuple[float | None, float | None, float | None]:
+    found = entry.tremor
+    if found is None:
+        return None, None, None
+    return found.frequency_hz, found.rms_mm, found.relative
 
 
 def probabilities(network: Network, images: np.ndarray) -> list[float]:

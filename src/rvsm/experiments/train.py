@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError, RunError
+from rvsm.experiments.aside import note_on
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
 from rvsm.experiments.config import TrainConfig, dump_config
 from rvsm.experiments.data import (
@@ -279,6 +280,7 @@ def _score(
         "seconds": recorder.seconds,
         "split_sizes": {name: len(split) for name, split in every.items()},
         **describe_skipped(every),
+        **({"note": note} if (note := note_on(rows)) else {}),
         **count_zeros(net),
         "scores": {name: score.summary() for name, score in scores.items()},
     }

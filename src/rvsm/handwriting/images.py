@@ -73,6 +73,11 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
     return fit(_dark_on_light(grey), size)
 
 
+def fitted(picture: Image.Image, size: tuple[int, int] = SIZE) -> GreyImage:
+    """A picture as `read_grey` reads it from a file: dark on light, 8 bits, scaled to fit."""
+    return fit(_dark_on_light(_to_grey(picture)), size)
+
+
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file as stored: its own colour mode and size, rotation tag obeyed.
 

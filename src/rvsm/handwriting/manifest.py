@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TextIO
 
 from rvsm.atomic import atomic_write
 from rvsm.errors import DataError
@@ -128,10 +129,20 @@ def _cell(value: str | float | None) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _csv_text(table: Iterable[Sequence[str]]) -> str:
+def _csv_text(table: Iterable[Sequence[str]], delimiter: str = ",") -> str:
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(table)
+    csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerows(table)
     return buffer.getvalue()
+
+
+def delimiter_of(stream: TextIO) -> str:
+    """What parts the cells of a table's first line; the stream stands at its start again.
+
+    Where the comma is a decimal sign, spreadsheets write semicolons.
+    """
+    start = stream.readline()
+    stream.seek(0)
+    return max(",;\t", key=start.count)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
@@ -231,7 +242,9 @@ def note_errors(folder: str | os.PathLike[str], errors: Mapping[str, str]) -> bo
         return True
     before = path.read_bytes()
     mark = "\ufeff" if before.startswith(codecs.BOM_UTF8) else ""
-    table = list(csv.reader(io.StringIO(before.decode("utf-8-sig"), newline="")))
+    text = io.StringIO(before.decode("utf-8-sig"), newline="")
+    delimiter = delimiter_of(text)
+    table = list(csv.reader(text, delimiter=delimiter))
     name, changed = table[0].index("file"), False
     if "error" not in table[0]:
         table[0].append("error")
@@ -243,7 +256,7 @@ def note_errors(folder: str | os.PathLike[str], errors: Mapping[str, str]) -> bo
         record[column] = told
     if changed:
         with atomic_write(path) as stream:
-            stream.write((mark + _csv_text(table)).encode())
+            stream.write((mark + _csv_text(table, delimiter)).encode())
     return changed
 
 
@@ -307,7 +320,7 @@ def _walk(root: Path) -> list[Row]:
 def _read_csv(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, delimiter=delimiter_of(stream))
             absent = {"file", "split", "label"} - set(reader.fieldnames or ())
             if absent:
                 raise DataError(

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import SIZE, GreyImage
+from rvsm.handwriting.letters import letter_rows
 from rvsm.handwriting.scans.paper import cleaned
 from rvsm.handwriting.skeleton import pen_paths
 from rvsm.handwriting.wordfiles import Mask, clean
@@ -91,8 +92,8 @@ def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> G
         field = np.zeros(shape, dtype=np.float32)
         field[at] = displacement[traced.nearest, axis]
         # Averaged over the ink, so that strokes that cross do not tear each other apart.
-        field = _smoothed(field) / weight
-        slope_y, slope_x = np.gradient(field) if min(shape) > 1 else (0 * field, 0 * field)
+        field = np.asarray(_smoothed(field) / weight, dtype=np.float32)
+        slope_y, slope_x = _slopes(field)
         base = (traced.pixels[:, axis].astype(np.float32) + field[at])[:, None]
         along_x = ((axis == 0) + np.clip(slope_x[at], -2, 2))[:, None] * steps
         along_y = ((axis == 1) + np.clip(slope_y[at], -2, 2))[:, None] * steps
@@ -117,6 +118,12 @@ def splat(traced: Traced, displacement: Array, scale: float, offset: Array) -> G
     coarse = (upper + lower) / np.float32(_GRID * _GRID)
     out[box] = np.rint(255 * (1 - coarse))
     return out
+
+
+def _slopes(field: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+    if min(field.shape) < 2:
+        return 0 * field, 0 * field
+    return tuple(np.gradient(field))
 
 
 def _smoothed(field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -212,7 +219,7 @@ def without_specks(ink: Mask) -> Mask:
     -------
     ndarray of bool, shape (h, w)
     """
-    start, stop = _small_letters(ink)
+    start, stop = letter_rows(ink.sum(axis=1))
     reach = x_height(ink)
     labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
     letters = np.bincount(labels.ravel(), minlength=count + 1) >= _LETTER_SHARE * reach**2
@@ -228,11 +235,7 @@ def without_specks(ink: Mask) -> Mask:
 
 
 def x_height(ink: Mask) -> float:
-    """Height of small letters in pixels, from how the ink is spread over the rows.
-
-    Small letters fill the rows between baseline and mean line more densely than ascenders and
-    descenders fill theirs: the height is that of the rows around the fullest one that hold at
-    least half as much ink, less the thickness that a pen adds.
+    """Height of small letters in pixels, as `letter_rows` finds them in an image of a word.
 
     Parameters
     ----------
@@ -243,19 +246,5 @@ def x_height(ink: Mask) -> float:
     float
         Kept between 6 and 36.
     """
-    start, stop = _small_letters(ink)
+    start, stop = letter_rows(ink.sum(axis=1))
     return float(np.clip(stop - start + 1, *_X_HEIGHT_RANGE))
-
-
-def _small_letters(ink: Mask) -> tuple[int, int]:
-    """First and last row of the small letters."""
-    profile = ndimage.uniform_filter1d(ink.sum(axis=1).astype(np.float64), 3)
-    full = profile >= 0.5 * profile.max()
-    centre = int(profile.argmax())
-    start, stop = centre, centre
-    # One sparse row between two full ones belongs to the letters.
-    while start > 0 and full[max(start - 2, 0) : start].any():
-        start -= 1
-    while stop < len(full) - 1 and full[stop + 1 : stop + 3].any():
-        stop += 1
-    return start, stop

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TextIO
 
 from rvsm.errors import DataError
-from rvsm.handwriting.manifest import MANIFEST, PERSON_COLUMNS, SPLIT_NAMES, UNSPLIT, Row
+from rvsm.handwriting.manifest import (
+    MANIFEST,
+    PERSON_COLUMNS,
+    SPLIT_NAMES,
+    UNSPLIT,
+    Row,
+    delimiter_of,
+)
 from rvsm.handwriting.readers.base import (
     Collection,
     Files,
@@ -41,13 +48,8 @@ def columns(path: Path) -> set[str]:
 
 
 def _reader(stream: TextIO) -> csv.DictReader[str]:
-    """Read a table, its columns in small letters and parted as its first line parts them.
-
-    Where the comma is a decimal sign, spreadsheets write semicolons.
-    """
-    start = stream.readline()
-    stream.seek(0)
-    reader = csv.DictReader(stream, delimiter=max(",;\t", key=start.count))
+    """Read a table, its columns in small letters and parted as its first line parts them."""
+    reader = csv.DictReader(stream, delimiter=delimiter_of(stream))
     reader.fieldnames = [cell.strip().lower() for cell in reader.fieldnames or ()]
     return reader
 

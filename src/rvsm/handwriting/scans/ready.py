@@ -1,4 +1,4 @@
-"""Image files as a network reads them, made ready by a pool of processes, in a fixed order."""
+"""Files as a network reads them, made ready by a pool of processes, in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from rvsm.errors import DataError
-from rvsm.handwriting.images import GreyImage, read_grey, read_picture
+from rvsm.handwriting.images import GreyImage, fit, fitted, grey_of, read_grey, read_picture
+from rvsm.handwriting.letters import height_of_letters
+from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.readers import Collection, Files, Source, redraw
+from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
+from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.pages import page_frames
 from rvsm.handwriting.scans.verdict import judge
+from rvsm.handwriting.strokejson import read_strokes
+from rvsm.handwriting.timed import TimedStrokes
 from rvsm.parent import end_with_parent
 
 _CHUNK = 32
@@ -23,67 +30,147 @@ _LEAST_CONTRAST = 10  # of 255: faint pencil has more
 _WAITING = 3  # chunks in work or ready for each process: what bounds the memory
 
 
+STROKES = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How image files are read.
+
+    Attributes
+    ----------
+    scan : bool
+        Normalise each as a scan of one word or drawing, and refuse what is no writing; otherwise
+        fit it as it is, as training does, and refuse only an even ground.
+    dpi : float or None
+        Pixels per inch of the scans; by default what their files state.
+    letters : bool
+        Bring scans of unknown scale to the size of the letters of training, as the network was
+        trained on words; otherwise they are fitted, as drawings are.
+    """
+
+    scan: bool = False
+    dpi: float | None = None
+    letters: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """One file: its image (64, 256), or why there is none and whether it could be read at all."""
+    """One file or recording.
+
+    Attributes
+    ----------
+    file : Path
+    image : ndarray of uint8, shape (64, 256), or None
+    reason : str
+        Why there is no image.
+    unreadable : bool
+        Whether that is because it could not be read.
+    tremor : TremorMeasure or None
+        Of strokes over time that are long enough.
+    """
 
     file: Path
     image: GreyImage | None
     reason: str = ""
     unreadable: bool = False
+    tremor: TremorMeasure | None = None
 
 
-def ready(file: Path, scan: bool) -> Ready:
-    """Read one image file.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A file to read, or with `row` what stands for it in a set that `source` opens."""
+
+    file: Path
+    source: Source | None = None
+    row: Row | None = None
+
+
+def rows_of(collection: Collection) -> list[Asked]:
+    """Every picture or recording of a set."""
+    root, source = collection.root, collection.source
+    if isinstance(source, Files):
+        return [Asked(root / row.file) for row in collection.rows]
+    return [Asked(root / row.file, source, row) for row in collection.rows]
+
+
+def ready(asked: Asked, how: Reading) -> Ready:
+    """Read an image, or strokes over time.
 
     Parameters
     ----------
-    file : Path
-    scan : bool
-        Normalise it as a scan of one word or drawing, and refuse what is no writing; otherwise fit
-        it as it is, as training does, and refuse only an even ground.
+    asked : Asked
+        A file of strokes ends in ``.json`` (see `strokejson`).
+    how : Reading
 
     Returns
     -------
     Ready
-        A PDF, a TIFF of several pages and strokes in JSON are unreadable here, and told so.
+        A PDF and a TIFF of several pages are unreadable here, and told so.
     """
+    file = asked.file
     try:
-        _check_kind(file)
-        if not scan:
-            image = read_grey(file)
-            if int(image.max()) - int(image.min()) < _LEAST_CONTRAST:
-                return Ready(file, None, "there is no ink")
-            return Ready(file, image)
-        found = normalise(read_picture(file), deskew=True, rules=True)
+        strokes = _strokes(asked)
+        if strokes is not None:
+            return Ready(file, drawn_for_network(strokes), tremor=measure_tremor(strokes))
+        if asked.source is not None and asked.row is not None:
+            picture = asked.source.picture(asked.row)
+        else:
+            _check_pages(file)
+            if not how.scan:
+                return _as_it_is(file, read_grey(file))
+            picture = read_picture(file)
+        if not how.scan:
+            return _as_it_is(file, fitted(picture))
+        scale = None if how.dpi is None else how.dpi / 25.4
+        found = normalise(picture, deskew=True, rules=True, pixels_per_mm=scale)
     except DataError as error:
         return Ready(file, None, str(error), unreadable=True)
     verdict = judge(found)
-    return Ready(file, to_network(found)) if verdict.writing else Ready(file, None, verdict.reason)
+    if not verdict.writing:
+        return Ready(file, None, verdict.reason)
+    height = height_of_letters(found.ink) if how.letters else None
+    return Ready(file, to_network(found, x_height=height))
 
 
-def _check_kind(file: Path) -> None:
-    suffix = file.suffix.lower()
-    if suffix == ".json":
-        raise DataError(f"{file} is no image: ask about strokes without --out.")
-    if suffix in _OF_PAGES and (pages := len(page_frames(file))) > 1:
+def _strokes(asked: Asked) -> TimedStrokes | None:
+    if asked.source is not None and asked.row is not None:
+        return asked.source.strokes(asked.row)
+    return read_strokes(asked.file) if asked.file.suffix.lower() == STROKES else None
+
+
+def _as_it_is(file: Path, image: GreyImage) -> Ready:
+    if int(image.max()) - int(image.min()) < _LEAST_CONTRAST:
+        return Ready(file, None, "there is no ink")
+    return Ready(file, image)
+
+
+def drawn_for_network(strokes: TimedStrokes) -> GreyImage:
+    """Strokes as the network reads them: at 8 pixels a mm where they fit, else scaled to fit."""
+    picture = redraw(strokes, PIXELS_PER_MM)
+    if not strokes.in_mm:
+        return fit(grey_of(picture))
+    return to_network(normalise(picture, pixels_per_mm=PIXELS_PER_MM))
+
+
+def _check_pages(file: Path) -> None:
+    if file.suffix.lower() in _OF_PAGES and (pages := len(page_frames(file))) > 1:
         raise DataError(
             f"{file} has {pages} pages: ask about each with --pages, or save one as a picture."
         )
 
 
-def _chunk(files: Sequence[Path], scan: bool) -> list[Ready]:
-    return [ready(file, scan) for file in files]
+def _chunk(chunk: Sequence[Asked], how: Reading) -> list[Ready]:
+    return [ready(asked, how) for asked in chunk]
 
 
-def all_ready(files: Sequence[Path], scan: bool, workers: int) -> Iterator[list[Ready]]:
+def all_ready(asked: Sequence[Asked], how: Reading, workers: int) -> Iterator[list[Ready]]:
     """Read many files, 32 at a time, in their order.
 
     Parameters
     ----------
-    files : sequence of Path
-    scan : bool
-        See `ready`.
+    asked : sequence of Asked
+    how : Reading
     workers : int
         Processes; 1 reads in this one. No more than three times 32 images wait for each.
 
@@ -96,10 +183,10 @@ def all_ready(files: Sequence[Path], scan: bool, workers: int) -> Iterator[list[
     DataError
         A process was killed.
     """
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    chunks = [asked[start : start + _CHUNK] for start in range(0, len(asked), _CHUNK)]
     if workers == 1 or len(chunks) == 1:
         for chunk in chunks:
-            yield _chunk(chunk, scan)
+            yield _chunk(chunk, how)
         return
     waiting: deque[Future[list[Ready]]] = deque()
     # Not forked: a process with the threads of torch in it may hang.
@@ -108,7 +195,7 @@ def all_ready(files: Sequence[Path], scan: bool, workers: int) -> Iterator[list[
     )
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(_chunk, chunk, scan))
+            waiting.append(pool.submit(_chunk, chunk, how))
             if len(waiting) == _WAITING * workers:
                 yield waiting.popleft().result()
         while waiting:
