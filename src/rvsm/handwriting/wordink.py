@@ -24,8 +24,8 @@ _X_HEIGHT_RANGE = (6.0, 36.0)
 _FINER = 2
 _GRID = 2
 _PARTS = (2, 6)
-_LETTER_SHARE = 0.25
-"""Of the square of the x-height: a letter has more ink, a dot or comma less."""
+_LETTER_SHARE = 0.5
+"""Of the x-height: a letter, or a part of one, is as wide or high; a dot is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +208,8 @@ def _finer(grey: GreyImage) -> Array:
 def without_specks(ink: Mask) -> Mask:
     """The ink without what is off the line of writing and near no letter: specks, bits of rules.
 
-    Letters are pieces of some size within the height of a small letter above or below the small
-    letters; what is as near as that to one of them stays.
+    Letters are pieces as wide or high as half a small letter, no farther above or below the small
+    letters than their height; what is as near as that to one of them stays.
 
     Parameters
     ----------
@@ -222,10 +222,11 @@ def without_specks(ink: Mask) -> Mask:
     start, stop = letter_rows(ink.sum(axis=1))
     reach = x_height(ink)
     labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
-    letters = np.bincount(labels.ravel(), minlength=count + 1) >= _LETTER_SHARE * reach**2
-    letters[0] = False
-    for number, (rows, _) in enumerate(ndimage.find_objects(labels, count), start=1):
-        letters[number] &= rows.stop > start - reach and rows.start <= stop + reach
+    letters = np.zeros(count + 1, dtype=np.bool_)
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels, count), start=1):
+        extent = max(rows.stop - rows.start, columns.stop - columns.start)
+        near_line = rows.stop > start - reach and rows.start <= stop + reach
+        letters[number] = extent >= _LETTER_SHARE * reach and near_line
     if not letters.any():
         return ink
     far = ndimage.distance_transform_edt(~letters[labels])
