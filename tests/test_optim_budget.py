@@ -158,6 +158,14 @@ def test_groups_of_different_size_come_nearest_to_the_share_of_weights(data):
     assert abs(weights[found] - wanted) == min(abs(n - wanted) for n in weights)
 
 
+def test_where_not_every_layer_can_keep_a_group_other_groups_come_nearer():
+    """One of nine weights goes while all keep one; two then are the smallest, of four and one."""
+    units = units_of_sizes([2, 1, 1, 1], [9, 4, 1, 16])
+    norms = [torch.tensor(n).double() for n in ([2, 2], [1], [1], [1])]
+    assert groups_of(Budget(), units, norms, [0, 0, 0, 0.5]) == 1
+    assert groups_of(Budget(), units, norms, [0, 0, 0, 0.3]) == 2
+
+
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8])
 def test_filters_of_two_convolutions_share_a_target_of_weights(sparsity):
     torch.manual_seed(0)

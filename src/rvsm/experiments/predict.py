@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rvsm.atomic import atomic_write, make_folder
-from rvsm.errors import DataError
+from rvsm.errors import DataError, RunError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import answer_of, band_of
 from rvsm.experiments.probability import calibration_of
@@ -154,8 +154,14 @@ def reading_of(run_dir: Path, scan: bool, dpi: float | None) -> Reading:
         No such resolution.
     """
     check_dpi(dpi)
-    task = (read_result(run_dir) or {}).get("task")
-    return Reading(scan, dpi, letters=task in TASKS_OF_WORDS)
+    return Reading(scan, dpi, letters=scan and _learned_words(run_dir))
+
+
+def _learned_words(run_dir: Path) -> bool:
+    try:
+        return (read_result(run_dir) or {}).get("task") in TASKS_OF_WORDS
+    except RunError:
+        return False  # a run whose scores are damaged answers all the same
 
 
 def all_asked(images: Iterable[Path], layout: str | None) -> Iterator[Asked]:

@@ -82,9 +82,12 @@ class Budget:
         """Return the budget with the floor that holds at `k` zeros: by default 1 or else 0."""
         if self.floor is not None:
             return self
+        return _with_floor(self, 1 if k <= self.last_of_default(units) else 0)
+
+    def last_of_default(self, units: Sequence[Unit]) -> int:
+        """Return up to how many zeros every unit keeps a group by default."""
         one = _with_floor(self, 1)
-        kept = sum(unit.count for unit in units) - k
-        return one if kept >= sum(map(one.least, units)) else _with_floor(self, 0)
+        return sum(unit.count - one.least(unit) for unit in units)
 
     def divisor(self, unit: Unit, norms: Tensor) -> float | Tensor:
         """Return what the norms of a unit are divided by before they compete."""

@@ -73,24 +73,54 @@ def groups_of(
     Notes
     -----
     Bisection over k: the weights of the k smallest groups grow with k, whatever the scale and the
-    floor. Each step selects once, so that the host waits for a device.
+    floor. Each step selects once, so that the host waits for a device. By default every layer keeps
+    a group until so few are left that not all can; from there on other groups go, and the weights
+    may be fewer again: such targets are bisected by themselves, where they could come nearer.
     """
     if not _counts_weights(budget, units):
         return _share_of_groups(units, shares)
     check_target_of(budget, units, shares)
     wanted = _share_of_weights(units, shares)
-    low, below = 0, 0
-    high = sum(unit.count - budget.least(unit) for unit in units)
+    most = sum(unit.count - budget.least(unit) for unit in units)
+    last = most if budget.floor is not None else min(most, budget.last_of_default(units))
+    gap, found = _nearest(budget, units, norms, wanted, 0, last)
+    if last < most and _fewest(units, last + 1) - wanted < gap:
+        other, beyond = _nearest(budget, units, norms, wanted, last + 1, most)
+        return beyond if other < gap else found
+    return found
+
+
+def _nearest(
+    budget: Budget,
+    units: Sequence[Unit],
+    norms: Sequence[Tensor],
+    wanted: float,
+    low: int,
+    high: int,
+) -> tuple[float, int]:
+    """Return how near k groups come, and which k from `low` to `high` it is, the smaller of two."""
+    below = _weights(budget, units, norms, low) if low else 0
+    if below >= wanted or low == high:
+        return abs(below - wanted), low
     above = _weights(budget, units, norms, high)
     if above <= wanted:
-        return high
+        return wanted - above, high
     while high - low > 1:
         middle = (low + high) // 2
         if (found := _weights(budget, units, norms, middle)) <= wanted:
             low, below = middle, found
         else:
             high, above = middle, found
-    return low if wanted - below <= above - wanted else high
+    return min((wanted - below, low), (above - wanted, high))
+
+
+def _fewest(units: Sequence[Unit], k: int) -> int:
+    """Return how many weights `k` groups hold at least."""
+    total = 0
+    for size, count in sorted((size_of(unit), unit.count) for unit in units):
+        total += size * min(count, k)
+        k -= min(count, k)
+    return total
 
 
 def _weights(budget: Budget, units: Sequence[Unit], norms: Sequence[Tensor], k: int) -> int:
