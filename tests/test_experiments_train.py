@@ -13,11 +13,11 @@ import torch
 
 import rvsm
 from drawings import make_folder
-from rvsm.errors import ConfigError, RunError
+from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments import module, runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import METHODS, load_config
-from rvsm.experiments.data import load_split
+from rvsm.experiments.data import joined, load_split
 from rvsm.experiments.evaluate import count_zeros, evaluate, evaluate_network
 from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.runs import load_into, load_run, make_network, result_rows
@@ -66,6 +66,38 @@ def test_a_run_may_learn_from_a_part_of_the_images(folder: Path, tmp_path: Path)
     few = train(configure(folder, images=24), tmp_path / "few")
     assert few.result["split_sizes"]["train"] == 24
     assert few.result["split_sizes"]["val"] == len(load_split(folder, "val", (32, 128)))
+
+
+def test_a_run_may_learn_from_further_folders(folder: Path, tmp_path: Path) -> None:
+    """From their training images; what chooses and what tests is the folder's own."""
+    other = make_folder(tmp_path / "other", seed=1)
+    broken = next((other / "train" / "regular").glob("*.png"))
+    broken.write_bytes(b"")
+    settings = configure(folder, more=(str(other),))
+    both = train(settings, tmp_path / "both")
+    sizes = {name: len(load_split(folder, name, (32, 128))) for name in ("train", "val")}
+    mine, theirs = sizes["train"], len(load_split(other, "train", (32, 128)))
+    assert both.result["split_sizes"] == {
+        **both.result["split_sizes"],
+        "train": mine + theirs,
+        "val": sizes["val"],
+    }
+    assert list(both.result["skipped_files"]["train"]) == [str(broken)]
+    kept = load_config(both.run_dir / "config.toml")
+    assert kept.more == (str(other.resolve()),)
+    assert train(settings, both.run_dir).result == both.result
+    with pytest.raises(RunError, match="different: more"):
+        train(configure(folder), both.run_dir)
+    alone = train(configure(folder), tmp_path / "alone")
+    assert both.result["val_accuracy"] > 0.5
+    assert alone.result["split_sizes"]["train"] == mine
+    images = load_split(folder, "train", (32, 128)), load_split(other, "train", (32, 128))
+    whole = joined(images[0], {other: images[1]})
+    assert torch.equal(whole.images[mine:], images[1].images)
+    assert [row.file for row in whole.rows[mine:]] == [str(other / r.file) for r in images[1].rows]
+    with pytest.raises(DataError, match="no readable images in its split"):
+        none = make_folder(tmp_path / "untrained", {"val": 8})
+        train(configure(folder, more=(str(none),)), tmp_path / "none")
 
 
 def test_the_zeros_are_exact_and_as_many_as_asked(whole: RunResult) -> None:

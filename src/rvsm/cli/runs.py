@@ -58,6 +58,10 @@ def train(
     start: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A finished run whose weights to start from.")
     ] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Learn from its training images too; may be repeated."),
+    ] = None,
     sparsity: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN=SHARE", help="Share of zeros asked of matching weights."),
@@ -86,13 +90,14 @@ def train(
       rvsm train data/pen --out runs/dense --method dense
       rvsm train data/pen --out runs/l0 --method l0 --sparsity fc.weight=0.95
       rvsm train data/pen --out runs/l1 --method l1 --lam fc.weight=1e-4 --beta 0.1
+      rvsm train data/words --more data/pen --out runs/both
       rvsm train --config small.toml --out runs/small --set splitting.grad_at=u
       tensorboard --logdir runs
     """
     from rvsm.experiments.pages import keep_pages
     from rvsm.experiments.train import train as run_training
 
-    settings = _config(config, data, method, seed, epochs, start)
+    settings = _config(config, data, method, seed, epochs, start, more)
     settings = _refined(settings, sparsity or [], lam or [], beta, set_ or [])
     if settings.method == "dense" and (sparsity or lam or beta is not None):
         raise typer.BadParameter(
@@ -352,6 +357,7 @@ def _config(
     seed: int | None,
     epochs: int | None,
     start: Path | None,
+    more: list[Path] | None,
 ) -> TrainConfig:
     from rvsm.experiments.config import load_config, make_config
 
@@ -361,6 +367,7 @@ def _config(
         "seed": seed,
         "epochs": epochs,
         "start": None if start is None else str(start),
+        "more": tuple(map(str, more)) if more else None,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     if file is not None:

@@ -97,6 +97,9 @@ class TrainConfig(_Strict):
     ----------
     data
         Folder of images as made by ``rvsm data make``.
+    more
+        Further such folders, whose training images are learned from too; what is validated and
+        tested on is that of `data` alone.
     method
         ``dense`` trains without a penalty; the others name the penalty.
     start
@@ -129,6 +132,7 @@ class TrainConfig(_Strict):
     """
 
     data: str
+    more: tuple[str, ...] = ()
     method: Method = "l0"
     start: str = ""
     seed: int = Field(default=0, ge=0)

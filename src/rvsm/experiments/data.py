@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,6 +119,25 @@ def first_of(split: Split, most: int) -> Split:
     kept = torch.cat(classes).sort().values
     rows = tuple(split.rows[index] for index in kept.tolist())
     return Split(split.images[kept], split.labels[kept], rows, split.skipped)
+
+
+def joined(split: Split, others: Mapping[Path, Split]) -> Split:
+    """Return the images of a split and those of others, whose files their folder names."""
+    if not others:
+        return split
+    named = {
+        folder: [
+            tuple(replace(row, file=str(folder / row.file)) for row in rows)
+            for rows in (other.rows, other.skipped)
+        ]
+        for folder, other in others.items()
+    }
+    return Split(
+        torch.cat([split.images, *(other.images for other in others.values())]),
+        torch.cat([split.labels, *(other.labels for other in others.values())]),
+        tuple(itertools.chain(split.rows, *(rows for rows, _ in named.values()))),
+        tuple(itertools.chain(split.skipped, *(skipped for _, skipped in named.values()))),
+    )
 
 
 def _why_unreadable(path: Path) -> str:

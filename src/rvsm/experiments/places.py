@@ -22,7 +22,8 @@ def rooted(config: TrainConfig) -> TrainConfig:
     """Name the folders of a configuration from the root: the run is used from anywhere."""
     named = {name: getattr(config, name) for name in PLACES}
     whole = {name: str(Path(path).resolve()) for name, path in named.items() if path}
-    return config.model_copy(update=whole)
+    more = tuple(str(Path(path).resolve()) for path in config.more)
+    return config.model_copy(update={**whole, "more": more})
 
 
 def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from rvsm.experiments.data import (
     Split,
     check_size,
     first_of,
+    joined,
     load_split,
     read_rows,
     usable_rows,
@@ -145,6 +146,10 @@ def train(
     rows = read_rows(data)
     for name in TRAINING_SPLITS:
         usable_rows(data, rows, name)
+    more = {Path(folder): read_rows(Path(folder)) for folder in config.more}
+    for folder, known in more.items():
+        check_size(size, whole_size(folder))
+        usable_rows(folder, known, "train")
     check_free(run_dir)
     try:
         make_folder(run_dir)
@@ -159,7 +164,13 @@ def train(
                 )
                 for name in TRAINING_SPLITS
             }
-            splits["train"] = first_of(splits["train"], config.images)
+            others = {
+                folder: load_split(
+                    folder, "train", size, rows=known, progress=_part(progress, f"reading {folder}")
+                )
+                for folder, known in more.items()
+            }
+            splits["train"] = first_of(joined(splits["train"], others), config.images)
             if not holds_run(run_dir):
                 write_environment(run_dir, environment())
                 atomic_text(run_dir / "config.toml", dump_config(rooted(config)))
