@@ -95,8 +95,8 @@ def test_a_run_may_learn_from_further_folders(folder: Path, tmp_path: Path) -> N
     whole = joined(images[0], {other: images[1]})
     assert torch.equal(whole.images[mine:], images[1].images)
     assert [row.file for row in whole.rows[mine:]] == [str(other / r.file) for r in images[1].rows]
+    none = make_folder(tmp_path / "untrained", {"val": 8})
     with pytest.raises(DataError, match="no readable images in its split"):
-        none = make_folder(tmp_path / "untrained", {"val": 8})
         train(configure(folder, more=(str(none),)), tmp_path / "none")
 
 
