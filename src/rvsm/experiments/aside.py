@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rvsm.errors import DataError
 from rvsm.handwriting.manifest import LABELS, UNSPLIT, Row
+from rvsm.text import some
 
 SHARE = 8
 """One in so many images of each class goes to each part that is set aside."""
@@ -67,10 +68,9 @@ def note_on(rows: Sequence[Row]) -> str:
     train = by_split.get("train", set())
     for split in ("val", "test"):
         if shared := sorted(train & by_split.get(split, set())):
-            named = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
             return (
-                f"{len(shared)} fonts or writers are in both train and {split} ({named}): its "
-                "scores are those of hands that were seen."
+                f"{len(shared)} fonts or writers are in both train and {split} ({some(shared)}): "
+                "its scores are those of hands that were seen."
             )
     return ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import itertools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,19 +124,13 @@ def joined(split: Split, others: Mapping[Path, Split]) -> Split:
     """Return the images of a split and those of others, whose files their folder names."""
     if not others:
         return split
-    named = {
-        folder: [
-            tuple(replace(row, file=str(folder / row.file)) for row in rows)
-            for rows in (other.rows, other.skipped)
-        ]
-        for folder, other in others.items()
-    }
-    return Split(
-        torch.cat([split.images, *(other.images for other in others.values())]),
-        torch.cat([split.labels, *(other.labels for other in others.values())]),
-        tuple(itertools.chain(split.rows, *(rows for rows, _ in named.values()))),
-        tuple(itertools.chain(split.skipped, *(skipped for _, skipped in named.values()))),
-    )
+    rows, skipped = list(split.rows), list(split.skipped)
+    for folder, other in others.items():
+        rows += [replace(row, file=str(folder / row.file)) for row in other.rows]
+        skipped += [replace(row, file=str(folder / row.file)) for row in other.skipped]
+    parts = [split, *others.values()]
+    images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
+    return Split(images, labels, tuple(rows), tuple(skipped))
 
 
 def _why_unreadable(path: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from rvsm.atomic import atomic_text
 from rvsm.experiments.config import TrainConfig
 
-PLACES = {"data": 2, "start": 1, "teacher": 1}
-"""Options that name folders, and how much of the end of their paths names them within a study."""
+PLACES = {"data": 2, "more": 2, "start": 1, "teacher": 1}
+"""Options that name a folder or several, and how much of the end of a path names it in a study."""
 
 _ENVIRONMENT = "environment.json"
 _RUN_DIR = "run_dir"
@@ -21,9 +21,14 @@ _RUN_DIR = "run_dir"
 def rooted(config: TrainConfig) -> TrainConfig:
     """Name the folders of a configuration from the root: the run is used from anywhere."""
     named = {name: getattr(config, name) for name in PLACES}
-    whole = {name: str(Path(path).resolve()) for name, path in named.items() if path}
-    more = tuple(str(Path(path).resolve()) for path in config.more)
-    return config.model_copy(update={**whole, "more": more})
+    whole = {name: _from_root(paths) for name, paths in named.items() if paths}
+    return config.model_copy(update=whole)
+
+
+def _from_root(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(paths, tuple):
+        return tuple(str(Path(path).resolve()) for path in paths)
+    return str(Path(paths).resolve())
 
 
 def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:

@@ -116,11 +116,9 @@ def predict(
     predictions = []
     for number, asked in enumerate(all_asked(images, layout), start=1):
         found = ready(asked, how)
-        if found.unreadable:
-            predictions.append(Prediction(asked.file, None, None, found.reason))
-            continue
         if found.image is None:
-            predictions.append(Prediction(asked.file, None, None, None, reason=found.reason))
+            error, reason = (found.reason, "") if found.unreadable else (None, found.reason)
+            predictions.append(Prediction(asked.file, None, None, error, reason=reason))
             continue
         shaky = _probability(net, found.image, config.network.size)
         drawn = None

@@ -166,8 +166,6 @@ def holds_run(run_dir: Path) -> bool:
     )
 
 
-_MORE = "more"
-
 _WRITTEN = (
     "checkpoints", "tensorboard", "config.toml", "environment.json", "metrics.csv",
     "model.safetensors", "training.safetensors", "calibration.json", "result.json", "skipped.csv",
@@ -250,25 +248,21 @@ def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> Tr
     different = [
         name
         for name in asked
-        if found[name] != asked[name] and not _same_places(found[name], asked[name], name, moved)
+        if found[name] != asked[name]
+        and not (name in PLACES and _one_place(found[name], asked[name], name, moved))
     ]
     if different:
         raise RunError(
             f"{run_dir} holds a run with another configuration (different: "
             f"{', '.join(different)}); name a new folder for this one, or restore those values."
         )
-    return there.model_copy(update={name: asked[name] for name in (*PLACES, _MORE)})
+    return there.model_copy(update={name: asked[name] for name in PLACES})
 
 
-def _same_places(one: Any, other: Any, name: str, moved: bool) -> bool:
-    if name == _MORE:
-        return len(one) == len(other) and all(
-            _one_place(a, b, "data", moved) for a, b in zip(one, other, strict=True)
-        )
-    return name in PLACES and _one_place(one, other, name, moved)
-
-
-def _one_place(one: str, other: str, name: str, moved: bool) -> bool:
+def _one_place(one: Any, other: Any, name: str, moved: bool) -> bool:
+    if isinstance(one, tuple):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_one_place(*pair, name, moved) for pair in pairs)
     if not one or not other:
         return False
     if Path(one).resolve() == Path(other).resolve():

@@ -91,17 +91,7 @@ def _cut(found: Normalised, height_px: float, box: tuple[int, int, int, int]) ->
     left, top, right, bottom = box
     rows = slice(max(0, top - _MARGIN), min(height, bottom + _MARGIN))
     columns = slice(max(0, left - _MARGIN), min(width, right + _MARGIN))
-    part = Normalised(
-        found.grey[rows, columns],
-        found.ink[rows, columns],
-        box,
-        found.turned_deg,
-        found.inverted,
-        found.isolated,
-        found.ink_share,
-        found.unrest,
-        found.pixels_per_mm,
-    )
+    part = replace(found, grey=found.grey[rows, columns], ink=found.ink[rows, columns], box=box)
     return to_network(part, x_height=height_px)
 
 

@@ -69,8 +69,7 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
     path = Path(path)
     with sentences(path), Image.open(path) as image:
         _check_size(path, image.size, size)
-        grey = _to_grey(loaded(image, path))
-    return fit(_dark_on_light(grey), size)
+        return fitted(loaded(image, path), size)
 
 
 def fitted(picture: Image.Image, size: tuple[int, int] = SIZE) -> GreyImage:

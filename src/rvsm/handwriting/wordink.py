@@ -220,7 +220,7 @@ def without_specks(ink: Mask) -> Mask:
     ndarray of bool, shape (h, w)
     """
     start, stop = letter_rows(ink.sum(axis=1))
-    reach = x_height(ink)
+    reach = _held(start, stop)
     labels, count = ndimage.label(ink, structure=np.ones((3, 3)))
     letters = np.zeros(count + 1, dtype=np.bool_)
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels, count), start=1):
@@ -247,5 +247,8 @@ def x_height(ink: Mask) -> float:
     float
         Kept between 6 and 36.
     """
-    start, stop = letter_rows(ink.sum(axis=1))
+    return _held(*letter_rows(ink.sum(axis=1)))
+
+
+def _held(start: int, stop: int) -> float:
     return float(np.clip(stop - start + 1, *_X_HEIGHT_RANGE))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rvsm.errors import DataError
 from rvsm.handwriting import kinematics, tremor
 from rvsm.handwriting.images import SIZE
-from rvsm.handwriting.render import PIXELS_PER_MM
+from rvsm.handwriting.scans.normalise import X_HEIGHT_PX
 from rvsm.handwriting.sources import Sampler, fingerprint
 from rvsm.handwriting.splits import CarrierInfo
 from rvsm.handwriting.synthesis import SPEED_MM_S, X_HEIGHT_MM, Sample
@@ -198,7 +198,7 @@ def _move(
     room = np.array([SIZE[1], SIZE[0]]) - 2.0 * _MARGIN
     low, high = (np.array([[pick(c) for c in m.T] for m in moved]) for pick in (np.min, np.max))
     size = (high - low).max(axis=0) + 1
-    wanted = X_HEIGHT_MM * PIXELS_PER_MM / traced.x_height * rng.uniform(*_SIZES)
+    wanted = X_HEIGHT_PX / traced.x_height * rng.uniform(*_SIZES)
     scale = float(min(wanted, (room / size).min()))
     corner = _MARGIN + rng.random(2) * (room - scale * size)
     ink = 0 if shaky else 1
