@@ -209,7 +209,7 @@ def test_words_go_to_a_file_and_a_stopped_command_goes_on(
         assert one.calibrated == pytest.approx(other.calibrated, abs=1e-6)
         assert (one.page, one.person, one.box) == (other.page, other.person, other.box)
         assert (one.line, one.place, one.answer) == (other.line, other.place, other.answer)
-        assert one.reason == other.reason
+        assert (one.reason, one.turned) == (other.reason, other.turned)
         assert Path(one.evidence).name == Path(other.evidence).name
     with out.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -243,11 +243,36 @@ def test_pages_that_are_nobodys_are_told(run: Path, scans: Path) -> None:
     assert "bert_1.png" in result.stderr
 
 
+def test_pages_that_lie_sideways_are_turned(run: Path, tmp_path: Path) -> None:
+    picture = make_page(np.random.default_rng(7), lines=5).picture
+    picture.save(tmp_path / "upright.png")
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png")
+    upright = list(predict_scans(run, [tmp_path / "upright.png"]))
+    sideways = list(predict_scans(run, [tmp_path / "sideways.png"]))
+    assert {word.turned for word in upright} == {0}
+    assert {word.turned for word in sideways} == {90}
+    assert [word.box for word in sideways] == [word.box for word in upright]
+    assert [word.probability for word in sideways] == [word.probability for word in upright]
+
+    given = ["predict", str(run), str(tmp_path / "sideways.png"), "--pages"]
+    out = tmp_path / "words.csv"
+    result = CliRunner().invoke(app, [*given, "--out", str(out)])
+    assert "sideways.png lay sideways and was turned clockwise by 90 degrees" in result.stderr
+    with out.open(encoding="utf-8", newline="") as stream:
+        assert {row["turned"] for row in csv.DictReader(stream)} == {"90"}
+    told = json.loads(CliRunner().invoke(app, [*given, "--turn", "270", "--json"]).stdout)
+    assert {word["turned"] for word in told["words"]} == {270}
+    as_it_lies = CliRunner().invoke(app, [*given, "--turn", "0"])
+    assert "lay sideways" not in as_it_lies.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--dpi", "300"], "add --scan or --pages"),
         (["--person", "(x)"], "add --pages"),
+        (["--turn", "90"], "add --pages"),
+        (["--pages", "--turn", "45"], "give --turn one of 0, 90, 180, 270"),
         (["--pages", "--unsure", "half"], "write it like --unsure"),
         (["--pages", "--unsure", "0.6-0.9"], "band of unsure answers"),
         (["--pages", "--dpi", "3"], "give --dpi from 20 to 4800"),

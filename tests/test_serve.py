@@ -28,6 +28,7 @@ from rvsm.experiments.serve.example import example
 from rvsm.experiments.serve.store import Store
 from rvsm.experiments.serve.worker import Worker
 from rvsm.handwriting.images import encode_png
+from scan_pages import make_page
 
 TestClient = pytest.importorskip("starlette.testclient", reason="needs rvsm[serve]").TestClient
 
@@ -258,6 +259,16 @@ def test_a_page_is_cut_into_words(client: Any) -> None:
     assert told["probability"] == mean_probability([w["probability"] for w in told["words"]])
     whole = client.post("/scan?as=drawing", content=png(page_of_words()), headers=BYTES).json()
     assert len(whole["words"]) == 1
+
+
+def test_a_page_that_lies_sideways_is_turned_and_told(client: Any) -> None:
+    page = make_page(np.random.default_rng(7), lines=5).picture
+    upright = client.post("/scan", content=png(page), headers=BYTES).json()
+    lying = page.transpose(Image.Transpose.ROTATE_90)
+    told = client.post("/scan", content=png(lying), headers=BYTES).json()
+    assert "Page 1 lay sideways: turned by 90°." in told["notes"]
+    assert "sideways" not in " ".join(upright["notes"])
+    assert told["probability"] == upright["probability"]
 
 
 def test_pages_of_a_pdf_are_read_up_to_a_number(client: Any) -> None:

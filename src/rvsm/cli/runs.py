@@ -184,6 +184,13 @@ def predict(
     dpi: Annotated[
         float | None, typer.Option(help="Of the scans, with --scan or --pages; else as files say.")
     ] = None,
+    turn: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DEGREES",
+            help="With --pages: turn each clockwise, 0 to leave it; else those that lie sideways.",
+        ),
+    ] = None,
     person: Annotated[
         str | None,
         typer.Option(
@@ -210,9 +217,10 @@ def predict(
     a second; stopped at any moment, the same command goes on. The exit code is 1 only where no file
     could be read. With --pages it holds a line for each word.
 
-    With --pages each file is a scan of one or more pages, which are turned level, cleaned and cut
-    into words: one line per page, and per person where --person finds them. Of scans, answers near
-    a half are unsure (0.35-0.65 by default), and a blank page or a photograph gets none.
+    With --pages each file is a scan of one or more pages, which are turned upright and level,
+    cleaned and cut into words: one line per page, and per person where --person finds them. Of
+    scans, answers near a half are unsure (0.35-0.65 by default), and a blank page or a photograph
+    gets none.
 
     \b
     Examples:
@@ -232,10 +240,12 @@ def predict(
     if pages:
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
-        predict_pages(run, images, dpi, person, band, evidence, out, as_json)
+        predict_pages(run, images, dpi, person, band, evidence, turn, out, as_json)
         return
     if person is not None:
         raise typer.BadParameter("--person is for scans of pages: add --pages.")
+    if turn is not None:
+        raise typer.BadParameter("--turn is for scans of pages: add --pages.")
     if dpi is not None and not scan:
         raise typer.BadParameter("--dpi is for scans: add --scan or --pages.")
     from rvsm.cli.predictions import print_predictions, stream

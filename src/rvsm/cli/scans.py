@@ -22,6 +22,7 @@ def predict_pages(
     person: str | None,
     band: tuple[float, float] | None,
     evidence: Path | None,
+    turn: int | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -29,7 +30,8 @@ def predict_pages(
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
 
     band = band or UNSURE
-    words = _words(run, scans, out, dpi=dpi, person=person, band=band, evidence=evidence)
+    asked = {"dpi": dpi, "person": person, "band": band, "evidence": evidence, "turn": turn}
+    words = _words(run, scans, out, **asked)
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:
@@ -52,6 +54,11 @@ def predict_pages(
         typer.echo(NOTICE, err=True)
     if why := next((word.uncalibrated for word in words if word.uncalibrated), ""):
         typer.echo(f"The probabilities are not calibrated: {why}", err=True)
+    if turn is None:
+        for name, degrees in {word.page: word.turned for word in words if word.turned}.items():
+            typer.echo(
+                f"{name} lay sideways and was turned clockwise by {degrees} degrees", err=True
+            )
     if person is not None and (nobody := [word.page for word in words if not word.person]):
         pages_of = len(dict.fromkeys(nobody))
         typer.echo(

@@ -46,6 +46,8 @@ class WordAnswer:
         Why there is no calibrated probability; empty where there is one.
     evidence : str
         The picture drawn of what spoke for the answer; empty where none was.
+    turned : int
+        By how many degrees clockwise the page was turned, since it lay sideways or as asked for.
     """
 
     page: str
@@ -59,6 +61,7 @@ class WordAnswer:
     calibrated: float | None = None
     uncalibrated: str = ""
     evidence: str = ""
+    turned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ COLUMNS = (
     "calibrated",
     "reason",
     "evidence",
+    "turned",
 )
 _ANSWERS = frozenset(get_args(Answer))
 
@@ -38,6 +39,7 @@ def predict_pages_to_csv(
     person: str | None = None,
     band: tuple[float, float] = UNSURE,
     evidence: Path | None = None,
+    turn: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[WordAnswer]:
     """Ask the network of a run about every word of scans, a line of a CSV file for each.
@@ -47,12 +49,13 @@ def predict_pages_to_csv(
 
     Parameters
     ----------
-    run_dir, scans, dpi, person, band, evidence
+    run_dir, scans, dpi, person, band, evidence, turn
         As for `scans.predict_scans`; no file is asked about twice.
     out : Path
         Columns `COLUMNS`: page (file, and page where there are several), person, line and word from
         1, the box in pixels of the page as turned level, answer, probability of shaky, calibrated
-        probability, why there is no answer, the picture of the evidence.
+        probability, why there is no answer, the picture of the evidence, by how many degrees
+        clockwise the page was turned before.
     progress : callable, optional
         Called as ``progress(files done, files)``.
 
@@ -66,11 +69,11 @@ def predict_pages_to_csv(
     RvsmError
         No finished run, no file to look at, options that cannot work, or `out` cannot be written.
     """
-    reader = PageReader(run_dir, dpi=dpi, person=person, band=band, evidence=evidence)
+    reader = PageReader(run_dir, dpi=dpi, person=person, band=band, evidence=evidence, turn=turn)
     files = [file for file in reader.files(scans) if file.resolve() != out.resolve()]
     scaled = None if reader.calibration.platt is None else str(reader.calibration)
     told = [model_digest(run_dir), reader.letters, dpi, person, scaled, band]
-    with growing_csv(out, COLUMNS, [*told, evidence and str(evidence)]) as csv:
+    with growing_csv(out, COLUMNS, [*told, evidence and str(evidence), turn]) as csv:
         done, kept = _whole_files(csv.rows, files)
         csv.keep(kept)
         answers = [_answer(row, reader.calibration.why) for row in csv.rows]
@@ -123,13 +126,15 @@ def _row(answer: WordAnswer) -> tuple[str, ...]:
         *("" if value is None else f"{value:.6f}" for value in numbers),
         answer.reason,
         answer.evidence.encode("utf-8", "replace").decode(),
+        str(answer.turned),
     )
 
 
 def _answer(row: Sequence[str], uncalibrated: str) -> WordAnswer:
     """What `_row` wrote."""
-    page, person, line, word, *sides, answer, probability, calibrated, reason, evidence = row
-    box = tuple(map(int, sides)) if all(sides) else None
+    page, person, line, word = row[:4]
+    answer, probability, calibrated, reason, evidence, turned = row[8:]
+    box = tuple(map(int, row[4:8])) if all(row[4:8]) else None
     return WordAnswer(
         page,
         person,
@@ -142,4 +147,5 @@ def _answer(row: Sequence[str], uncalibrated: str) -> WordAnswer:
         float(calibrated) if calibrated else None,
         uncalibrated if probability else "",
         evidence,
+        int(turned or 0),
     )

@@ -22,6 +22,7 @@ from rvsm.handwriting.readers import person_in, person_pattern
 from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
 from rvsm.handwriting.scans.pages import Page, read_pages
 from rvsm.handwriting.scans.segment import Segments, segment
+from rvsm.handwriting.scans.sideways import check_turn
 from rvsm.handwriting.scans.verdict import judge
 from rvsm.handwriting.views import view_logits
 
@@ -32,16 +33,23 @@ _LETTERS = 2.0
 
 @dataclass(frozen=True)
 class ScannedWord:
-    """One word cut out of a page, at the size a network reads; `reason` says why there is none."""
+    """One word cut out of a page, at the size a network reads.
+
+    `reason` says why there is none, `turned` by how many degrees clockwise the page, which lay
+    sideways, was turned; boxes are of the turned page.
+    """
 
     box: tuple[int, int, int, int] | None
     line: int
     place: int
     image: GreyImage | None
     reason: str = ""
+    turned: int = 0
 
 
-def words_of(page: Page, *, whole: bool = False, letters: bool = False) -> list[ScannedWord]:
+def words_of(
+    page: Page, *, whole: bool = False, letters: bool = False, turn: int | None = None
+) -> list[ScannedWord]:
     """Normalise a page and cut it into words.
 
     Parameters
@@ -51,6 +59,9 @@ def words_of(page: Page, *, whole: bool = False, letters: bool = False) -> list[
         Take the picture for one word or drawing, and cut nothing.
     letters : bool
         Whether such a word's letters give the scale where nothing else does; else it is fitted.
+    turn : {0, 90, 180, 270}, optional
+        By how much to turn the page clockwise, degrees; by default one that lies sideways is
+        turned, but not a `whole` picture.
 
     Returns
     -------
@@ -58,7 +69,12 @@ def words_of(page: Page, *, whole: bool = False, letters: bool = False) -> list[
         In reading order; one without an image where the page holds no writing.
     """
     found = normalise(
-        page.picture, deskew=True, rules=True, crop=whole, pixels_per_mm=page.pixels_per_mm
+        page.picture,
+        deskew=True,
+        rules=True,
+        crop=whole,
+        turn=0 if whole and turn is None else turn,
+        pixels_per_mm=page.pixels_per_mm,
     )
     verdict = judge(found)
     if not verdict.writing:
@@ -71,7 +87,13 @@ def words_of(page: Page, *, whole: bool = False, letters: bool = False) -> list[
         return [ScannedWord(None, 0, 0, None, "there is nothing of the form of words")]
     height = _height(found, segments)
     return [
-        ScannedWord(word.box, word.line, word.place, _cut(found, height, word.box))
+        ScannedWord(
+            word.box,
+            word.line,
+            word.place,
+            _cut(found, height, word.box),
+            turned=found.quarters_deg,
+        )
         for word in segments.words
     ]
 
@@ -104,6 +126,7 @@ def predict_scans(
     band: tuple[float, float] = UNSURE,
     whole: bool = False,
     evidence: Path | None = None,
+    turn: int | None = None,
 ) -> Iterator[WordAnswer]:
     """Ask the network of a run about every word of scans, page by page.
 
@@ -123,6 +146,8 @@ def predict_scans(
         Each page is one word or drawing.
     evidence : Path, optional
         Folder that receives a picture of each word, as `predict.predict` draws them.
+    turn : {0, 90, 180, 270}, optional
+        By how much to turn every page clockwise, degrees; by default those that lie sideways are.
 
     Yields
     ------
@@ -134,7 +159,9 @@ def predict_scans(
     RunError, DataError
         No finished run, no file to look at, or options that cannot work.
     """
-    reader = PageReader(run_dir, dpi=dpi, person=person, band=band, whole=whole, evidence=evidence)
+    reader = PageReader(
+        run_dir, dpi=dpi, person=person, band=band, whole=whole, evidence=evidence, turn=turn
+    )
     drawn = 0
     for file in reader.files(scans):
         for answer in reader.about(file, drawn):
@@ -154,9 +181,12 @@ class PageReader:
         band: tuple[float, float] = UNSURE,
         whole: bool = False,
         evidence: Path | None = None,
+        turn: int | None = None,
     ) -> None:
         check_band(band)
+        check_turn(turn)
         self.dpi, self.band, self.whole, self.evidence = dpi, band, whole, evidence
+        self.turn = turn
         self.letters = reading_of(run_dir, True, dpi).letters
         self._person = person
         self._pattern = None if person is None else person_pattern(person)
@@ -195,7 +225,7 @@ class PageReader:
                 return
             if page is None:
                 return
-            words = words_of(page, whole=self.whole, letters=self.letters)
+            words = words_of(page, whole=self.whole, letters=self.letters, turn=self.turn)
             answers = _answers(self._net, self.calibration, page, words, who, self.band)
             for word, answer in zip(words, answers, strict=True):
                 if self.evidence is None or word.image is None:
@@ -226,7 +256,7 @@ def _answers(
         scaled = None if probability is None else calibration(probability)
         why = calibration.why if probability is not None else ""
         told = WordAnswer(page.name, person, *place, probability, answer, word.reason, scaled, why)
-        out.append(told)
+        out.append(replace(told, turned=word.turned))
     return out
 
 

@@ -157,7 +157,10 @@ class Oracle:
                     if page.number > MAX_PAGES:
                         notes.append(f"Only the first {MAX_PAGES} of {page.of} pages were read.")
                         break
-                    words += self._words(page, whole)
+                    found = self._words(page, whole)
+                    if found and (degrees := found[0].get("turned")):
+                        notes.append(f"Page {page.number} lay sideways: turned by {degrees}°.")
+                    words += found
             except DataError as error:
                 raise DataError(_for_the_page(str(error), file)) from None
         told = [word for word in words if word["probability"] is not None]
@@ -186,7 +189,8 @@ class Oracle:
                 continue
             entry = self._word(word.image, explain=False)
             place = {"page": page.number, "line": word.line + 1, "place": word.place + 1}
-            out.append(entry | place | {"grey": word.image, "reason": ""})
+            told = {"grey": word.image, "reason": "", "turned": word.turned}
+            out.append(entry | place | told)
         return out
 
     def _word(self, image: GreyImage, explain: bool) -> dict[str, Any]:

@@ -7,26 +7,24 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import SIZE, GreyImage, fit, grey_of
-from rvsm.handwriting.morphology import closed, dilated, opened, spread
+from rvsm.handwriting.morphology import dilated, spread
 from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.paper import Array, Mask, cleaned, darkness, ink_mask
+from rvsm.handwriting.scans.rules import rule_mask
+from rvsm.handwriting.scans.sideways import sideways_deg
 from rvsm.handwriting.scans.skew import skew_deg, turned
 from rvsm.handwriting.scans.template import pen_by_colour
-from rvsm.handwriting.wordfiles import ruled_lines
 
 Isolate = Literal["auto", "colour", "none"]
 
 X_HEIGHT_PX = 20.0
 """Height of small letters in the images that networks are trained on: 2.5 mm."""
 
-_RULE_SHARE = 0.3
 _CLEAN = 0.1
 _MARGIN_SHARE = 0.04
-_WORD_HEIGHT = 96
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Normalised:
     box : (int, int, int, int)
         Left, top, right and lower edge of the crop in the picture (turned level where it was).
     turned_deg : float
-        By how much it was turned.
+        By how much it was turned clockwise to lie level, after `quarters_deg`.
     inverted : bool
         Whether it was light on dark.
     isolated : bool
@@ -52,6 +50,8 @@ class Normalised:
         Part of the rest, two pixels and more from ink, that is darker than paper by 0.1.
     pixels_per_mm : float or None
         Scale, where it is known.
+    quarters_deg : int
+        By how many quarters it was turned clockwise, in degrees.
     """
 
     grey: GreyImage
@@ -63,6 +63,7 @@ class Normalised:
     ink_share: float
     unrest: float
     pixels_per_mm: float | None = None
+    quarters_deg: int = 0
 
 
 def normalise(
@@ -72,6 +73,7 @@ def normalise(
     rules: bool = False,
     isolate: Isolate = "auto",
     crop: bool = True,
+    turn: int | None = 0,
     pixels_per_mm: float | None = None,
 ) -> Normalised:
     """Normalise a picture of a word or a drawing, whatever its mode, tint, size or background.
@@ -93,6 +95,9 @@ def normalise(
         Whether to keep a coloured pen alone; "colour" raises where there is none.
     crop : bool
         Whether to crop to the ink.
+    turn : {0, 90, 180, 270} or None
+        By how much to turn it clockwise first, degrees; None turns a page that lies sideways (see
+        `sideways_deg`).
     pixels_per_mm : float, optional
         Scale, passed on; by default from the picture's resolution in ``info["dpi"]``.
 
@@ -117,6 +122,8 @@ def normalise(
     if found is not None:
         (dark, ink), inverted = found, False
     unrest = _unrest(dark, ink)
+    quarters = sideways_deg(ink) if turn is None else turn
+    dark, ink = np.rot90(dark, -quarters // 90), np.rot90(ink, -quarters // 90)
     angle = 0.0
     if deskew and (angle := skew_deg(ink)):
         level = turned(cleaned(dark, ink), angle)
@@ -140,6 +147,7 @@ def normalise(
         float(ink.mean()),
         unrest,
         pixels_per_mm if pixels_per_mm is not None else scale_of(picture),
+        quarters,
     )
 
 
@@ -155,43 +163,6 @@ def scale_of(picture: Image.Image) -> float | None:
     if not np.isfinite(value) or value < 50 or round(value) in {72, 96}:
         return None
     return value / 25.4
-
-
-def rule_mask(ink: Mask) -> Mask:
-    """Pixels of ruled lines: thin, level, and longer than any stroke of the writing.
-
-    Small pictures of single words are looked at as `wordfiles.ruled_lines` does; in larger ones a
-    line is a rule where it runs on for 0.3 of the width, gaps of 2 % allowed.
-
-    Parameters
-    ----------
-    ink : ndarray of bool, shape (h, w)
-
-    Returns
-    -------
-    ndarray of bool, shape (h, w)
-    """
-    height, width = ink.shape
-    if height <= _WORD_HEIGHT:
-        return ruled_lines(ink)
-    thick = max(2, round(height / 200))
-    gap = max(3, round(width / 50))
-    thin = ink & ~opened(ink, (thick + 2, 1))
-    joined = closed(np.pad(thin, ((0, 0), (gap, gap))), (1, gap))
-    joined = dilated(joined[:, gap:-gap], (3, 1))
-    lines = opened(joined, (1, max(40, round(_RULE_SHARE * width))))
-    if not lines.any():
-        return np.zeros_like(ink)
-    # Of a rule that is not quite level, or thicker, the rows beside are part.
-    lines = dilated(lines, (2 * thick + 1, 1))
-    # Where a rule is faint only dashes of it are left: level pieces in its rows.
-    rows = np.asarray(lines.any(axis=1))
-    labels, count = ndimage.label(ink & ~(lines & thin), structure=np.ones((3, 3)))
-    dashes = [False] + [
-        bool(rows[r].all()) and c.stop - c.start >= r.stop - r.start
-        for r, c in ndimage.find_objects(labels, count)
-    ]
-    return np.asarray((lines & thin) | np.array(dashes)[labels], dtype=np.bool_)
 
 
 def _unrest(dark: Array, ink: Mask) -> float:

@@ -119,6 +119,15 @@ def small_letters(heights: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp]) ->
     return float(heights[order][np.searchsorted(weight, 0.4 * weight[-1])])
 
 
+def letter_size(ink: Mask) -> float:
+    """Height of small letters, or their width on a page that lies sideways, pixels; 0 of no ink."""
+    pieces = _pieces(ink)
+    if not len(pieces.sizes):
+        return 0.0
+    wide = pieces.boxes[:, 2] - pieces.boxes[:, 0]
+    return small_letters(np.minimum(pieces.heights, wide), pieces.sizes)
+
+
 def word_gap(gaps: Array, x_height: float) -> float:
     """Least gap between two words, pixels: Otsu's threshold of the gaps that are there."""
     inside = np.sort(np.minimum(gaps[gaps > 0], 3 * x_height))
