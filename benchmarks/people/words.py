@@ -1,17 +1,19 @@
 """What docs/tremor.md says of tremor in real words: detection against its RMS amplitude.
 
-python -m benchmarks.people.words FOLDER --words DHSD --tremor LIB --start RUN
+python -m benchmarks.people.words FOLDER --words DHSD --mnist MNIST --tremor LIB --start RUN
 
 Two data sets from one seed, so with the same writers and words on each side: words of DHSD made
 shaky by recorded tremor (LIB, of `rvsm data tremor`) and by modelled of 3 to 8 Hz. On each a dense
 network is trained that starts from RUN, a dense run of the task pen (`rvsm reproduce --full --task
-pen --method dense`), which saw drawn words and modelled tremor alone; then whole maps and then
-single weights become zero. All are tested at exact amplitudes, with the tremor they learned from
-and with the other, on words, writers and (recorded) patients they have not seen. Sets to learn from
-are matched, so that no ink or box goes with the class; each word of a test is there twice, regular
-and shaky, none chosen. Intervals are those of drawing the test's writers anew. Recipes were chosen
-on the writers of validation, and so is each network's threshold, by pairs with the tremor that it
-learned from; `balanced_at_half` is what one half would give.
+pen --method dense`), which saw drawn words and modelled tremor alone, its kernels widened by zeros;
+then whole maps and then single weights become zero. A network learns DHSD's twenty writers of
+training by heart; so it learns from as many numbers of MNIST's digits (`digits.py`) too, shaken by
+the same people. All are tested at exact amplitudes, with the tremor they learned from and with the
+other, on words, writers and (recorded) patients they have not seen. Sets to learn from are matched,
+so that no ink or box goes with the class; each word of a test is there twice, regular and shaky,
+none chosen. Intervals are those of drawing the test's writers anew. Recipes were chosen on the
+writers of validation, and so is each network's threshold, by pairs with the tremor that it learned
+from; `balanced_at_half` is what one half would give.
 
 FOLDER keeps data, runs and scores: stopped at any moment, the same command goes on. Results go to
 words.json beside this file and, as a picture, to docs/pictures/words.svg.
@@ -29,10 +31,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 import rvsm
+from benchmarks.people.digits import write_numbers
 from benchmarks.people.recipes import (
+    ABSENT,
+    FEW,
     GOALS,
+    KERNEL,
     KINDS,
     LEARNED_FROM,
     METHODS,
@@ -45,10 +52,18 @@ from benchmarks.people.recipes import (
 )
 from benchmarks.people.words_shown import draw
 from rvsm.atomic import atomic_text
+from rvsm.experiments.config import dump_config, load_config
 from rvsm.experiments.crossval.bootstrap import interval, person_weights
 from rvsm.experiments.data import Split, load_split
 from rvsm.experiments.evaluate import count_zeros
-from rvsm.experiments.runs import environment, load_run
+from rvsm.experiments.runs import (
+    TRAINING_FILE,
+    environment,
+    load_into,
+    load_run,
+    make_network,
+    start_file,
+)
 from rvsm.experiments.stream import probabilities
 from rvsm.experiments.train import train
 from rvsm.handwriting.datasets import make
@@ -57,6 +72,7 @@ from rvsm.handwriting.description import read_description
 HERE = Path(__file__).parent
 RESULTS = HERE / "words.json"
 PICTURE = HERE.parent.parent / "docs" / "pictures" / "words.svg"
+CONFIG = "config.toml"
 DRAWS = 4000
 _BATCH = 200
 
@@ -67,6 +83,7 @@ class Given:
 
     folder: Path
     words: Path
+    mnist: Path
     tremor: Path
     start: Path
     workers: int
@@ -74,22 +91,30 @@ class Given:
     def data(self, kind: str, mm: float | None = None) -> Path:
         """The set to learn from, or the test at one amplitude; made where it is not yet there."""
         path = self.folder / (kind if mm is None else f"{kind}-{mm:g}")
-        absent = dict.fromkeys(("train", "val", "test-paper", "test-unseen", "curve"), 0)
         counts = TRAINED
         if mm is not None:
             counts = {"val": VALIDATED if mm in GOALS else 0, "test-unseen": TESTED[mm]}
-        make(
+        self._make(
             path,
+            kind,
             set=LEARNED_FROM if mm is None else f"{mm:g}-{mm:g}",
-            seed=SEED,
-            counts=absent | counts,
+            counts=ABSENT | counts,
             words_dir=self.words,
-            tremor=self.tremor if kind == "recorded" else None,
-            tremor_hz=MODELLED_HZ if kind == "modelled" else None,
             pairs=mm is not None,
-            workers=self.workers,
         )
         return path
+
+    def numbers(self, kind: str) -> Path:
+        """The numbers to learn from too, shaken as the words; made where they are not yet there."""
+        source, path = self.folder / "numbers", self.folder / f"{kind}-numbers"
+        write_numbers(self.mnist, source)
+        counts = ABSENT | TRAINED | {"val": FEW}
+        self._make(path, kind, set=LEARNED_FROM, counts=counts, words_dir=source)
+        return path
+
+    def _make(self, path: Path, kind: str, **options: Any) -> None:
+        shaken = {"tremor": self.tremor} if kind == "recorded" else {"tremor_hz": MODELLED_HZ}
+        make(path, seed=SEED, workers=self.workers, **shaken, **options)
 
     def run(self, kind: str, method: str) -> Path:
         """Folder of a run."""
@@ -98,13 +123,39 @@ class Given:
 
 def train_all(given: Given) -> None:
     """Every network of both kinds of tremor, one from another."""
+    first = widened(given.start, given.folder / "start")
     for kind in KINDS:
-        data = given.data(kind)
+        data, numbers = given.data(kind), given.numbers(kind)
         for method in METHODS:
             before = METHODS[method].after
-            start = given.start if before is None else given.run(kind, before)
+            start = first if before is None else given.run(kind, before)
             print(f"{kind}, {method}", flush=True)
-            train(recipe(method, data=str(data), start=str(start)), given.run(kind, method))
+            config = recipe(method, data=data, more=[numbers], start=start)
+            train(config, given.run(kind, method))
+
+
+def widened(run: Path, out: Path) -> Path:
+    """A run to start from that answers as `run` does, with kernels as large as the recipes'.
+
+    A zero around a kernel changes nothing.
+    """
+    if (out / TRAINING_FILE).is_file():
+        return out
+    config = load_config(run / CONFIG)
+    shape = config.network.model_copy(update={"kernel": KERNEL})
+    wide = config.model_copy(update={"network": shape})
+    net, small = make_network(wide), make_network(config)
+    load_into(small, start_file(str(run)))
+    more = (KERNEL - config.network.kernel) // 2
+    state = {
+        name: F.pad(values, (more,) * 4) if values.dim() == 4 else values
+        for name, values in small.state_dict().items()
+    }
+    net.load_state_dict(state)
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_text(out / CONFIG, dump_config(wide))
+    rvsm.save(net, out / TRAINING_FILE)
+    return out
 
 
 def tested(given: Given) -> Iterator[dict[str, Any]]:
@@ -177,7 +228,7 @@ def rates(
         mine = labels == label
         return np.asarray((drawn[:, mine] @ right[mine]) / drawn[:, mine].sum(axis=1))
 
-    found = {}
+    found: dict[str, Any] = {}
     for drawn in (np.ones((1, len(labels))), weights):
         regular, shaky = share(0, drawn), share(1, drawn)
         parts = {"balanced": (regular + shaky) / 2, "shaky": shaky, "regular": regular}
@@ -240,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--words", type=Path, required=True)
+    parser.add_argument("--mnist", type=Path, required=True)
     parser.add_argument("--tremor", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)

@@ -392,6 +392,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+e99bb33ba6c0",
         "0.1.0+a7da5a71ba04",
         "0.1.0+736735333e8b",
+        "0.1.0+c21798b72c5c",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
