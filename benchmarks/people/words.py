@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
 import rvsm
 from benchmarks.people.digits import write_numbers
@@ -50,20 +49,13 @@ from benchmarks.people.recipes import (
     VALIDATED,
     recipe,
 )
+from benchmarks.people.starts import with_kernels
 from benchmarks.people.words_shown import draw
 from rvsm.atomic import atomic_text
-from rvsm.experiments.config import dump_config, load_config
 from rvsm.experiments.crossval.bootstrap import interval, person_weights
 from rvsm.experiments.data import Split, load_split
 from rvsm.experiments.evaluate import count_zeros
-from rvsm.experiments.runs import (
-    TRAINING_FILE,
-    environment,
-    load_into,
-    load_run,
-    make_network,
-    start_file,
-)
+from rvsm.experiments.runs import environment, load_run
 from rvsm.experiments.stream import probabilities
 from rvsm.experiments.train import train
 from rvsm.handwriting.datasets import make
@@ -72,7 +64,6 @@ from rvsm.handwriting.description import read_description
 HERE = Path(__file__).parent
 RESULTS = HERE / "words.json"
 PICTURE = HERE.parent.parent / "docs" / "pictures" / "words.svg"
-CONFIG = "config.toml"
 DRAWS = 4000
 _BATCH = 200
 
@@ -123,7 +114,7 @@ class Given:
 
 def train_all(given: Given) -> None:
     """Every network of both kinds of tremor, one from another."""
-    first = widened(given.start, given.folder / "start")
+    first = with_kernels(given.start, given.folder / "start", KERNEL)
     for kind in KINDS:
         data, numbers = given.data(kind), given.numbers(kind)
         for method in METHODS:
@@ -132,30 +123,6 @@ def train_all(given: Given) -> None:
             print(f"{kind}, {method}", flush=True)
             config = recipe(method, data=data, more=[numbers], start=start)
             train(config, given.run(kind, method))
-
-
-def widened(run: Path, out: Path) -> Path:
-    """A run to start from that answers as `run` does, with kernels as large as the recipes'.
-
-    A zero around a kernel changes nothing.
-    """
-    if (out / TRAINING_FILE).is_file():
-        return out
-    config = load_config(run / CONFIG)
-    shape = config.network.model_copy(update={"kernel": KERNEL})
-    wide = config.model_copy(update={"network": shape})
-    net, small = make_network(wide), make_network(config)
-    load_into(small, start_file(str(run)))
-    more = (KERNEL - config.network.kernel) // 2
-    state = {
-        name: F.pad(values, (more,) * 4) if values.dim() == 4 else values
-        for name, values in small.state_dict().items()
-    }
-    net.load_state_dict(state)
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_text(out / CONFIG, dump_config(wide))
-    rvsm.save(net, out / TRAINING_FILE)
-    return out
 
 
 def tested(given: Given) -> Iterator[dict[str, Any]]:
