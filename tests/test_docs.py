@@ -218,6 +218,15 @@ def test_results_in_the_readme_are_those_of_a_run() -> None:
     assert not numbers.findall(re.sub(r"```.*?```|\S+://\S+|arXiv \S+", "", outside, flags=re.S))
 
 
+def test_table_of_the_study() -> None:
+    import json
+
+    folder = ROOT / "benchmarks" / "reproduce"
+    full_table = runpy.run_path(str(folder / "readme.py"))["full_table"]
+    rows = json.loads((folder / "full.json").read_text("utf-8"))["rows"]
+    assert full_table(rows) in (ROOT / "docs" / "reproduce.md").read_text("utf-8")
+
+
 def test_example_of_any_model() -> None:
     found = runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](epochs=4)
     assert abs(found["zeros"] - 0.9) < 0.01

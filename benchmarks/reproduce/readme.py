@@ -4,6 +4,7 @@ python benchmarks/reproduce/readme.py [RESULTS.JSON]
 """
 
 import json
+import statistics
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,33 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def full_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of docs/reproduce.md: a line for each method, means over seeds of both tasks."""
+    weights = max(row["nonzeros"] for row in rows)
+    lines = [
+        f"| method | weights left of {weights:,} | zeros, fully connected / all "
+        "| `fonts` | n | `pen` | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        zeros = " / ".join(f"{100 * own[0][key]:.1f}" for key in ("fc_zeros", "zeros"))
+        cells = [method, f"{own[0]['nonzeros']:,}", f"{zeros} %"]
+        for task in ("fonts", "pen"):
+            found = {
+                protocol: [
+                    row["accuracy"]
+                    for row in own
+                    if (row["task"], row["protocol"]) == (task, protocol)
+                ]
+                for protocol in ("paper", "unseen")
+            }
+            means = (f"{100 * statistics.mean(values):.2f}" for values in found.values())
+            cells += [" / ".join(means), str(len(found["paper"]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def paragraph(results: Mapping[str, Any]) -> str:
