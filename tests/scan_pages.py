@@ -106,6 +106,22 @@ def make_page(
     return MadePage(final, boxes, owners, skew_deg, (width, height))
 
 
+def any_page(seed: int, lines: tuple[int, int]) -> MadePage:
+    """A page of some lines, from the first number to below the second, on any kind of paper."""
+    rng = np.random.default_rng(seed)
+    return make_page(
+        rng,
+        ("pen", "fonts")[seed % 2],
+        lines=int(rng.integers(*lines)),
+        skew_deg=float(rng.uniform(-6, 6)),
+        tint=rng.integers(170, 256, 3).tolist(),
+        shadow=float(rng.uniform(0, 0.4)),
+        noise=float(rng.uniform(0, 8)),
+        ruled=bool(rng.random() < 0.5),
+        light_on_dark=bool(rng.random() < 0.2),
+    )
+
+
 def matched(found: Sequence[Box], true: Sequence[Box], least: float = 0.5) -> int:
     """How many true boxes have a found one of their own that overlaps by half (IoU)."""
     free = list(found)

@@ -12,7 +12,7 @@ from rvsm.handwriting.images import read_picture
 from rvsm.handwriting.scans.normalise import normalise
 from rvsm.handwriting.scans.pages import read_pages
 from rvsm.handwriting.scans.segment import Segments, segment, word_gap
-from scan_pages import MadePage, make_page, matched
+from scan_pages import MadePage, any_page, make_page, matched
 
 
 def sheets(count: int) -> list[Image.Image]:
@@ -173,18 +173,7 @@ def scores(seeds: range) -> tuple[float, float, float]:
     """Recall and precision of words (half overlap), and share of pages with all lines found."""
     true = found = right = lines = 0
     for seed in seeds:
-        rng = np.random.default_rng(seed)
-        page = make_page(
-            rng,
-            ("pen", "fonts")[seed % 2],
-            lines=int(rng.integers(2, 7)),
-            skew_deg=float(rng.uniform(-6, 6)),
-            tint=rng.integers(170, 256, 3).tolist(),
-            shadow=float(rng.uniform(0, 0.4)),
-            noise=float(rng.uniform(0, 8)),
-            ruled=bool(rng.random() < 0.5),
-            light_on_dark=bool(rng.random() < 0.2),
-        )
+        page = any_page(seed, (2, 7))
         segments, boxes = found_on(page)
         true, found = true + len(page.boxes), found + len(boxes)
         right += matched(boxes, page.boxes)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rvsm.handwriting.scans.normalise import Normalised, normalise
 from rvsm.handwriting.scans.sideways import sideways_deg
-from scan_pages import make_page
+from scan_pages import any_page, make_page
 
 
 def read(picture: Image.Image, counterclockwise: int) -> Normalised:
@@ -20,18 +20,7 @@ def found_for(seeds: range, lines: tuple[int, int]) -> list[tuple[int, int]]:
     """By how much pages of all kinds of paper have to be turned, and by how much they are."""
     out = []
     for seed in seeds:
-        rng = np.random.default_rng(seed)
-        page = make_page(
-            rng,
-            ("pen", "fonts")[seed % 2],
-            lines=int(rng.integers(*lines)),
-            skew_deg=float(rng.uniform(-6, 6)),
-            tint=rng.integers(170, 256, 3).tolist(),
-            shadow=float(rng.uniform(0, 0.4)),
-            noise=float(rng.uniform(0, 8)),
-            ruled=bool(rng.random() < 0.5),
-            light_on_dark=bool(rng.random() < 0.2),
-        )
+        page = any_page(seed, lines)
         out += [(turn, read(page.picture, turn).quarters_deg) for turn in (0, 90, 270)]
     return out
 

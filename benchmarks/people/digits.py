@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rvsm.atomic import atomic_text
 from rvsm.handwriting.images import SIZE
 from rvsm.handwriting.readers import read
 from rvsm.handwriting.readers.idx import read_idx
@@ -71,10 +73,9 @@ def write_numbers(mnist: Path, out: Path, count: int = NUMBERS, seed: int = 0) -
         writer = _WRITERS[number % len(_WRITERS)]
         rows.append((name, f"{text}-{number}", writer))
     # Last: it says that all of them are there.
-    with (out / INDEX).open("w", encoding="utf-8", newline="") as stream:
-        writer_of_rows = csv.writer(stream)
-        writer_of_rows.writerow(("file_name", "text", "writer_id"))
-        writer_of_rows.writerows(rows)
+    listed = io.StringIO(newline="")
+    csv.writer(listed).writerows([("file_name", "text", "writer_id"), *rows])
+    atomic_text(out / INDEX, listed.getvalue())
 
 
 def _training_digits(mnist: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:

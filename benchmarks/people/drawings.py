@@ -70,16 +70,12 @@ def trimmed(results: dict[str, Any]) -> dict[str, Any]:
         {k: v for k, v in r.items() if k not in {"people", "calibration"}} for r in results["rows"]
     ]
     data = {key: results["data"][key] for key in ("classes", "images", "people", "reading")}
-    kept = ("settings", "differences", "people_draws", "network_size", "environment")
+    kept = ("differences", "people_draws", "network_size", "environment")
     settings = dict(results["settings"])
     for key in ("start", "sparse_start"):
         settings[key] = "/".join(Path(settings[key]).parts[-2:])
-    return {
-        "data": data,
-        "rows": rows,
-        **{key: results[key] for key in kept},
-        "settings": settings,
-    }
+    found = {"data": data, "rows": rows, "settings": settings}
+    return found | {key: results[key] for key in kept}
 
 
 def table(found: dict[str, Any]) -> str:

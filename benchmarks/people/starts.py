@@ -22,6 +22,8 @@ def with_kernels(run: Path, out: Path, kernel: int) -> Path:
 
     A zero around a kernel changes nothing. Nothing is done where `out` is already there.
     """
+    if (out / TRAINING_FILE).is_file():
+        return out
     config, small = _weights(run)
     wide = _reshaped(config, kernel=kernel)
     more = (kernel - config.network.kernel) // 2
@@ -46,6 +48,8 @@ def with_filters(run: Path, out: Path, channels: tuple[int, int, int], zeros: fl
     zeros : float
         Share of zeros in the random filters of the second and the third convolution: the smallest.
     """
+    if (out / TRAINING_FILE).is_file():
+        return out
     config, small = _weights(run)
     wide = _reshaped(config, channels=channels)
     state = make_network(wide).state_dict()
@@ -78,10 +82,9 @@ def _reshaped(config: TrainConfig, **changes: object) -> TrainConfig:
 
 
 def _written(out: Path, config: TrainConfig, state: dict[str, Tensor]) -> Path:
-    if not (out / TRAINING_FILE).is_file():
-        net = make_network(config)
-        net.load_state_dict(state)
-        out.mkdir(parents=True, exist_ok=True)
-        atomic_text(out / CONFIG, dump_config(config))
-        rvsm.save(net, out / TRAINING_FILE)
+    net = make_network(config)
+    net.load_state_dict(state)
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_text(out / CONFIG, dump_config(config))
+    rvsm.save(net, out / TRAINING_FILE)
     return out

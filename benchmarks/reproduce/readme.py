@@ -41,6 +41,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def full_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of docs/reproduce.md: a line for each method, means over seeds of both tasks."""
+    groups = dict(grouped(rows))
     weights = max(row["nonzeros"] for row in rows)
     lines = [
         f"| method | weights left of {weights:,} | zeros, fully connected / all "
@@ -48,20 +49,13 @@ def full_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        zeros = " / ".join(f"{100 * own[0][key]:.1f}" for key in ("fc_zeros", "zeros"))
-        cells = [method, f"{own[0]['nonzeros']:,}", f"{zeros} %"]
+        first = groups["fonts", "headline", "paper", method][0]
+        zeros = " / ".join(f"{100 * first[key]:.1f}" for key in ("fc_zeros", "zeros"))
+        cells = [method, f"{first['nonzeros']:,}", f"{zeros} %"]
         for task in ("fonts", "pen"):
-            found = {
-                protocol: [
-                    row["accuracy"]
-                    for row in own
-                    if (row["task"], row["protocol"]) == (task, protocol)
-                ]
-                for protocol in ("paper", "unseen")
-            }
-            means = (f"{100 * statistics.mean(values):.2f}" for values in found.values())
-            cells += [" / ".join(means), str(len(found["paper"]))]
+            both = [groups[task, "headline", protocol, method] for protocol in ("paper", "unseen")]
+            means = (statistics.mean(row["accuracy"] for row in group) for group in both)
+            cells += [" / ".join(f"{100 * mean:.2f}" for mean in means), str(len(both[0]))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -255,8 +255,18 @@ def _answers(
         place = (word.box, word.line, word.place)
         scaled = None if probability is None else calibration(probability)
         why = calibration.why if probability is not None else ""
-        told = WordAnswer(page.name, person, *place, probability, answer, word.reason, scaled, why)
-        out.append(replace(told, turned=word.turned))
+        told = WordAnswer(
+            page.name,
+            person,
+            *place,
+            probability,
+            answer,
+            word.reason,
+            scaled,
+            why,
+            turned=word.turned,
+        )
+        out.append(told)
     return out
 
 

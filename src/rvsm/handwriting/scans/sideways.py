@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from rvsm.errors import DataError
+from rvsm.handwriting.scans.paper import Mask
 from rvsm.handwriting.scans.rules import rule_mask
 from rvsm.handwriting.scans.segment import letter_size, segment
 from rvsm.handwriting.scans.skew import skew_deg, turned
 
-Mask = npt.NDArray[np.bool_]
-
 QUARTERS = (0, 90, 180, 270)
 """By how much a page can be turned, degrees clockwise."""
 
-_NAMES = tuple(map(str, QUARTERS))
 _COARSE = 1200
 _SURER = 1.25
 _LONG = 10
@@ -27,9 +24,9 @@ _DARK = 128
 def check_turn(turn: int | None) -> None:
     """Raise DataError unless a page can be turned by so many degrees."""
     if turn is not None and turn not in QUARTERS:
+        known = ", ".join(map(str, QUARTERS))
         raise DataError(
-            f"A page is not turned by {turn} degrees: give --turn one of {', '.join(_NAMES)}, "
-            "clockwise."
+            f"A page is not turned by {turn} degrees: give --turn one of {known}, clockwise."
         )
 
 
@@ -95,14 +92,11 @@ def _unevenness(ink: Mask, size: float) -> float:
 
 def _flush_left(ink: Mask) -> bool:
     """Whether lines begin at one place rather than end there."""
-    words = segment(ink).words
     edges: dict[int, list[int]] = {}
-    for word in words:
+    for word in segment(ink).words:
         left, right = edges.setdefault(word.line, [word.box[0], word.box[2]])
         edges[word.line] = [min(left, word.box[0]), max(right, word.box[2])]
-    starts, ends = (np.array([edge[side] for edge in edges.values()]) for side in (0, 1))
-    return _spread(starts) <= _spread(ends)
-
-
-def _spread(places: npt.NDArray[np.intp]) -> float:
-    return float(places.std()) if len(places) else 0.0
+    if not edges:
+        return True
+    starts, ends = np.std(list(edges.values()), axis=0)
+    return bool(starts <= ends)
