@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rvsm.cli import bench, crossval, data, export, inspect, runs, serve, shrink
+from rvsm.cli import bench, crossval, data, export, inspect, predict, runs, serve, shrink
 from rvsm.cli.guard import debugging, guarded
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train")(guarded(runs.train))
 app.command("evaluate")(guarded(runs.evaluate))
-app.command("predict")(guarded(runs.predict))
+app.command("predict")(guarded(predict.predict))
 app.command("report")(guarded(runs.report))
 app.command("serve")(guarded(serve.serve))
 app.command("crossval")(guarded(crossval.crossval))
