@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from rvsm.experiments.scans import words_of
 from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.pages import Page
 from rvsm.handwriting.scans.sideways import sideways_deg
 from scan_pages import any_page, make_page
 
@@ -66,3 +70,10 @@ def test_turned_as_asked() -> None:
         found = normalise(picture, crop=False, turn=turn)
         assert found.quarters_deg == turn
         assert np.array_equal(np.rot90(found.grey, turn // 90), level.grey)
+
+
+def test_page_without_writing_says_that_it_was_turned() -> None:
+    page = Page(Path("blank.png"), 1, 1, Image.new("L", (600, 800), 255), None)
+    [found] = words_of(page, turn=90)
+    assert found.image is None
+    assert found.turned == 90

@@ -10,11 +10,15 @@ from torch.nn import functional as F
 
 import rvsm
 from rvsm.atomic import atomic_text
-from rvsm.experiments.config import NetworkConfig, TrainConfig, dump_config, load_config
+from rvsm.experiments.config import (
+    CONFIG_FILE,
+    NetworkConfig,
+    TrainConfig,
+    dump_config,
+    load_config,
+)
 from rvsm.experiments.runs import TRAINING_FILE, load_into, make_network, start_file
 from rvsm.handwriting.network import TremorNet
-
-CONFIG = "config.toml"
 
 
 def with_kernels(run: Path, out: Path, kernel: int) -> Path:
@@ -70,7 +74,7 @@ def _without_smallest(weights: Tensor, share: float) -> Tensor:
 
 
 def _weights(run: Path) -> tuple[TrainConfig, TremorNet]:
-    config = load_config(run / CONFIG)
+    config = load_config(run / CONFIG_FILE)
     net = make_network(config)
     load_into(net, start_file(str(run)))
     return config, net
@@ -85,6 +89,6 @@ def _written(out: Path, config: TrainConfig, state: dict[str, Tensor]) -> Path:
     net = make_network(config)
     net.load_state_dict(state)
     out.mkdir(parents=True, exist_ok=True)
-    atomic_text(out / CONFIG, dump_config(config))
+    atomic_text(out / CONFIG_FILE, dump_config(config))
     rvsm.save(net, out / TRAINING_FILE)
     return out

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rvsm.atomic import explain
 from rvsm.errors import ConfigError
 
+CONFIG_FILE = "config.toml"
+"""What a run did, in its folder."""
+
 Accelerator = Literal["cpu", "gpu"]
 Method = Literal["dense", "l1", "l0", "transformed-l1"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import recipes
-from rvsm.experiments.config import METHODS, Accelerator, Method, TrainConfig, load_config
+from rvsm.experiments.config import (
+    CONFIG_FILE,
+    METHODS,
+    Accelerator,
+    Method,
+    TrainConfig,
+    load_config,
+)
 from rvsm.experiments.jobs import Job
 from rvsm.experiments.runs import check_same
 from rvsm.handwriting.description import read_description
@@ -149,7 +156,7 @@ class Plan:
                 continue
             data = str(self.data(found["task"], found["set"]))
             try:
-                config = load_config(path.parent / "config.toml")
+                config = load_config(path.parent / CONFIG_FILE)
                 points = recipes.grid(data, config.start, full=self.full)
                 check_same(self._here(points[found["point"]]), path.parent, moved=True)
             except (ConfigError, RunError, KeyError):

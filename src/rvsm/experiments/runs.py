@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rvsm import load
 from rvsm.errors import ConfigError, RunError
-from rvsm.experiments.config import TrainConfig, load_config
+from rvsm.experiments.config import CONFIG_FILE, TrainConfig, load_config
 from rvsm.experiments.data import seed_of
 from rvsm.experiments.places import PLACES, found_data
 from rvsm.experiments.records import ResultFile
@@ -58,13 +58,13 @@ def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
         If the folder holds no finished run.
     """
     run_dir = Path(run_dir)
-    for name in ("config.toml", "model.safetensors"):
+    for name in (CONFIG_FILE, "model.safetensors"):
         if not (run_dir / name).is_file():
             raise RunError(
                 f"{run_dir} holds no finished run ({name} is missing); name the folder of a run, "
                 "or finish it with `rvsm train`."
             )
-    config = load_config(run_dir / "config.toml")
+    config = load_config(run_dir / CONFIG_FILE)
     net = make_network(config).folded()
     load_into(net, run_dir / "model.safetensors")
     data = str(found_data(config.data, run_dir))
@@ -161,14 +161,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def holds_run(run_dir: Path) -> bool:
     """Say whether a folder holds a finished epoch or more: what stopped before leaves no run."""
-    return (run_dir / "config.toml").exists() and (
+    return (run_dir / CONFIG_FILE).exists() and (
         (run_dir / "result.json").exists() or any(run_dir.glob("checkpoints/epoch-*.ckpt"))
     )
 
 
 _WRITTEN = (
-    "checkpoints", "tensorboard", "config.toml", "environment.json", "metrics.csv",
-    "model.safetensors", "training.safetensors", "calibration.json", "result.json", "skipped.csv",
+    "checkpoints", "tensorboard", CONFIG_FILE, "environment.json", "metrics.csv",
+    "model.safetensors", TRAINING_FILE, "calibration.json", "result.json", "skipped.csv",
     "test_predictions.csv",
 )  # fmt: skip
 
@@ -236,7 +236,7 @@ def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> Tr
         If the folder holds a run with another configuration.
     """
     try:
-        there = load_config(run_dir / "config.toml")
+        there = load_config(run_dir / CONFIG_FILE)
     except ConfigError as error:
         raise RunError(
             f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,24 +77,19 @@ def words_of(
         turn=0 if whole and turn is None else turn,
         pixels_per_mm=page.pixels_per_mm,
     )
+    of_page = partial(ScannedWord, turned=found.quarters_deg)
     verdict = judge(found)
     if not verdict.writing:
-        return [ScannedWord(None, 0, 0, None, verdict.reason)]
+        return [of_page(None, 0, 0, None, verdict.reason)]
     if whole:
         height = height_of_letters(found.ink) if letters else None
-        return [ScannedWord(found.box, 0, 0, to_network(found, x_height=height))]
+        return [of_page(found.box, 0, 0, to_network(found, x_height=height))]
     segments = segment(found.ink)
     if not segments.words:
-        return [ScannedWord(None, 0, 0, None, "there is nothing of the form of words")]
+        return [of_page(None, 0, 0, None, "there is nothing of the form of words")]
     height = _height(found, segments)
     return [
-        ScannedWord(
-            word.box,
-            word.line,
-            word.place,
-            _cut(found, height, word.box),
-            turned=found.quarters_deg,
-        )
+        of_page(word.box, word.line, word.place, _cut(found, height, word.box))
         for word in segments.words
     ]
 

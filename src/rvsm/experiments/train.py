@@ -23,7 +23,7 @@ from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.aside import note_on
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
-from rvsm.experiments.config import TrainConfig, dump_config
+from rvsm.experiments.config import CONFIG_FILE, TrainConfig, dump_config
 from rvsm.experiments.data import (
     Batches,
     Split,
@@ -173,7 +173,7 @@ def train(
             splits["train"] = first_of(joined(splits["train"], others), config.images)
             if not holds_run(run_dir):
                 write_environment(run_dir, environment())
-                atomic_text(run_dir / "config.toml", dump_config(rooted(config)))
+                atomic_text(run_dir / CONFIG_FILE, dump_config(rooted(config)))
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], teacher, progress)
             save(net, run_dir / TRAINING_FILE)
             net = net.folded()

@@ -11,7 +11,7 @@ from typing import Any
 
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
-from rvsm.experiments.config import METHODS, Method, TrainConfig, make_config
+from rvsm.experiments.config import CONFIG_FILE, METHODS, Method, TrainConfig, make_config
 from rvsm.experiments.crossval.candidates import Candidate, grid, last_layers
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
@@ -187,10 +187,10 @@ class Settings:
         if self.start:
             from rvsm.experiments.config import load_config
 
-            path = Path(self.start) / "config.toml"
+            path = Path(self.start) / CONFIG_FILE
             if not path.is_file():
                 raise RunError(
-                    f"{self.start} holds no finished run to start from (config.toml is missing): "
+                    f"{self.start} holds no finished run to start from ({CONFIG_FILE} is missing): "
                     "name the folder of a run, or leave out --start."
                 )
             values["network"] = load_config(path).model_dump(mode="json")["network"]

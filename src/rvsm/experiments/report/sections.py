@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from rvsm import __version__
+from rvsm.experiments.config import CONFIG_FILE
 from rvsm.experiments.report import gallery, plots, sheets
 from rvsm.experiments.report.amplitude import Detection, detection
 from rvsm.experiments.report.gallery import Example, Examples
@@ -151,7 +152,7 @@ def _block(view: View) -> Block:
         block.layer_names = plots.layer_names(run)
         block.kernels, block.layers = sheets.kernels(run), sheets.layers(run)
         block.examples = gallery.examples(view, run, images)
-        path = run.path / "config.toml"
+        path = run.path / CONFIG_FILE
         block.config = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return block
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import RunError, RvsmError
-from rvsm.experiments.config import METHODS
+from rvsm.experiments.config import CONFIG_FILE, METHODS
 from rvsm.experiments.places import found_data
 from rvsm.experiments.records import ResultFile, ResultsFile
 from rvsm.jsonfiles import read_object
@@ -137,11 +137,11 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         try:
-            return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+            return tomllib.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self._lacks("config.toml", "is missing")
+            self._lacks(CONFIG_FILE, "is missing")
         except (OSError, ValueError) as error:
-            self._lacks("config.toml", f"cannot be read ({error})")
+            self._lacks(CONFIG_FILE, f"cannot be read ({error})")
         return {}
 
     @cached_property
@@ -291,10 +291,10 @@ def read_study(folder: Path) -> Study:
         ) from error
     if results is not None:
         return _read_reproduction(folder, results)
-    if any((folder / name).is_file() for name in ("result.json", "config.toml", "metrics.csv")):
+    if any((folder / name).is_file() for name in ("result.json", CONFIG_FILE, "metrics.csv")):
         return _read_single(folder)
     raise RunError(
-        f"{folder} holds neither results.json nor a run's config.toml: "
+        f"{folder} holds neither results.json nor a run's {CONFIG_FILE}: "
         "name a folder written by rvsm train or rvsm reproduce"
     )
 

@@ -185,7 +185,8 @@ class Oracle:
         out = []
         for word in found:
             if word.image is None:
-                out.append({"probability": None, "reason": word.reason})
+                nothing = {"probability": None, "reason": word.reason, "turned": word.turned}
+                out.append(nothing)
                 continue
             entry = self._word(word.image, explain=False)
             place = {"page": page.number, "line": word.line + 1, "place": word.place + 1}
