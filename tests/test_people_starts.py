@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.people.starts import CONFIG, with_filters, with_kernels
+from benchmarks.people.starts import with_filters, with_kernels
 
 import rvsm
-from rvsm.experiments.config import dump_config, load_config, make_config
+from rvsm.experiments.config import CONFIG_FILE, dump_config, load_config, make_config
 from rvsm.experiments.runs import TRAINING_FILE, load_into, make_network, start_file
 from rvsm.handwriting.network import TremorNet
 
@@ -20,13 +20,13 @@ def run(tmp_path: Path) -> Path:
     config = make_config({"data": "data", "method": "dense", "network": shape}, source="a test")
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
     rvsm.save(make_network(config), folder / TRAINING_FILE)
     return folder
 
 
 def network(run: Path) -> TremorNet:
-    net = make_network(load_config(run / CONFIG))
+    net = make_network(load_config(run / CONFIG_FILE))
     load_into(net, start_file(str(run)))
     return net.eval()
 
