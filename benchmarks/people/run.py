@@ -9,6 +9,7 @@ with and on people it has not seen (5 folds, 5 times; no setting is chosen, the 
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rvsm.atomic import atomic_text
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, fit_line, hog_features
 from rvsm.experiments.crossval.cases import load_ink, read_cases
 from rvsm.experiments.crossval.folds import repeated
-from rvsm.handwriting.recorded.library import extract
+from rvsm.handwriting.recorded.library import Tremor, extract
 
 REPEATS = 5
 
@@ -30,14 +31,24 @@ def tremor(folder: Path) -> dict[str, Any]:
     told = {}
     for task, group in groups:
         mine = [t for t in found.library.tremors if (t.task, t.group) == (task, group)]
-        quantiles = {
-            name: np.quantile([getattr(t, name) for t in mine], (0.1, 0.5, 0.9)).round(4).tolist()
-            for name in ("rms_mm", "peak_hz")
-        }
-        told[f"{task}, {group}"] = {"people": len(mine), **quantiles}
-    shaking = len(found.library.trembling())
+        told[f"{task}, {group}"] = spread(mine)
+    shaking = found.library.trembling()
     left_out = {name: why for name, why in found.left_out.items() if "stability" not in why}
-    return {"groups": told, "left_out": left_out, "patients_who_shake": shaking}
+    return {
+        "groups": told,
+        "left_out": left_out,
+        "patients_who_shake": len(shaking.people()),
+        "their_recordings": spread(shaking.tremors),
+    }
+
+
+def spread(tremors: Sequence[Tremor]) -> dict[str, Any]:
+    """How many there are, and what nine in ten of them have at least, at the median and at most."""
+    told: dict[str, Any] = {"recordings": len(tremors)}
+    for name in ("rms_mm", "peak_hz", "speed_mm_s"):
+        values = [getattr(tremor, name) for tremor in tremors]
+        told[name] = np.quantile(values, (0.1, 0.5, 0.9)).round(4).tolist()
+    return told
 
 
 def baseline(folder: Path, size: tuple[int, int]) -> dict[str, Any]:

@@ -168,10 +168,10 @@ def extract_tremor(
     save_library(found.library, out)
     typer.echo("\n".join(found.library.summary()))
     _tell_left_out(found.left_out)
-    shaking = len(found.library.trembling())
+    shaking = found.library.trembling()
     typer.echo(
-        f"{out}: {len(found.library.people())} people, {shaking} patients whose hand shakes more "
-        "than nine in ten controls' do"
+        f"{out}: {len(found.library.people())} people; in {len(shaking.tremors)} recordings of "
+        f"{len(shaking.people())} patients a hand shakes as no control's does"
     )
 
 

@@ -33,9 +33,13 @@ _WINDOW_S = 2.0
 
 @dataclass(frozen=True)
 class Piece:
-    """An unbroken stretch of tremor: (n, 2) millimetres at `RATE_HZ`."""
+    """An unbroken stretch of tremor: (n, 2) millimetres at `RATE_HZ`.
+
+    `path_mm` is the length of what the pen wrote meanwhile, its tremor taken off.
+    """
 
     residual_mm: Array
+    path_mm: float
 
     @property
     def seconds(self) -> float:
@@ -63,7 +67,10 @@ def pieces(strokes: TimedStrokes, *, end_s: float = END_S, least_s: float = LEAS
         if t[-1] - t[0] < least_s + 2 * end_s:
             continue
         end = round(end_s * RATE_HZ)
-        found.append(Piece(bandpassed(uniform(t, xy))[end:-end]))
+        points = uniform(t, xy)
+        residual = bandpassed(points)
+        written = np.diff((points - residual)[end:-end], axis=0)
+        found.append(Piece(residual[end:-end], float(np.hypot(*written.T).sum())))
     return found
 
 

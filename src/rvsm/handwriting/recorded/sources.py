@@ -45,14 +45,14 @@ class Shaken(Reshaken):
     def shared_out(self, parts: Parts, rng: np.random.Generator) -> Shaken:
         """Give each part of the carriers people of its own, about 60, 15 and 25 % of them.
 
-        Only people whose hand shakes are used (see `TremorLibrary.trembling`).
+        Only recordings of hands that shake are used (see `TremorLibrary.trembling`).
 
         Raises
         ------
         DataError
             Fewer than three people.
         """
-        people = load_library(self.library).trembling()
+        people = load_library(self.library).trembling().people()
         if len(people) < 3:
             raise DataError(
                 f"{self.library} holds {len(people)} people whose hand shakes, and training, "
@@ -84,7 +84,7 @@ class Shaken(Reshaken):
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """The base's sampler, shaken by the people of this part."""
-        hand = RecordedHand(load_library(self.library).of(self.people(carriers)))
+        hand = RecordedHand(load_library(self.library).trembling().of(self.people(carriers)))
         return self.shaken_by(hand, carriers, texts)
 
 
