@@ -232,11 +232,17 @@ def test_the_page_itself_may_ask(client: Any) -> None:
     assert client.post("/drawing?explain=no", content=word(), headers=headers).status_code == 200
 
 
-def test_a_training_image_gets_the_answer_of_predict(client: Any, run: Path) -> None:
-    for label in ("regular", "shaky"):
-        file = next((run.parent / "data" / "test-unseen" / label).glob("*.png"))
-        told = client.post("/scan", content=file.read_bytes(), headers=BYTES).json()
-        (wanted,) = predict(run, [file])
+def test_a_scan_gets_the_answer_of_predict(client: Any, run: Path, tmp_path: Path) -> None:
+    """Whatever its size: letters give the scale of a training image too."""
+    files = [
+        next((run.parent / "data" / "test-unseen" / label).glob("*.png"))
+        for label in ("regular", "shaky")
+    ]
+    with Image.open(files[0]) as picture:
+        picture.crop((20, 0, 200, 64)).resize((720, 256)).save(tmp_path / "large.png")
+    for file in (*files, tmp_path / "large.png"):
+        told = client.post("/scan?as=drawing", content=file.read_bytes(), headers=BYTES).json()
+        (wanted,) = predict(run, [file], scan=True)
         assert told["probability"] == pytest.approx(wanted.probability, abs=1e-6)
         assert told["words"][0]["evidence"].startswith("data:image/png")
         assert "tremor" not in told

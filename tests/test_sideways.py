@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvsm.experiments.scans import words_of
 from rvsm.handwriting.scans.normalise import Normalised, normalise
 from rvsm.handwriting.scans.pages import Page
+from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.sideways import sideways_deg
+from rvsm.handwriting.scans.words import words_of
 from scan_pages import any_page, make_page
 
 
@@ -74,6 +75,6 @@ def test_turned_as_asked() -> None:
 
 def test_page_without_writing_says_that_it_was_turned() -> None:
     page = Page(Path("blank.png"), 1, 1, Image.new("L", (600, 800), 255), None)
-    [found] = words_of(page, turn=90)
+    [found] = words_of(page, Reading(), turn=90)
     assert found.image is None
     assert found.turned == 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
@@ -72,7 +73,7 @@ def predict_pages_to_csv(
     reader = PageReader(run_dir, dpi=dpi, person=person, band=band, evidence=evidence, turn=turn)
     files = [file for file in reader.files(scans) if file.resolve() != out.resolve()]
     scaled = None if reader.calibration.platt is None else str(reader.calibration)
-    told = [model_digest(run_dir), reader.letters, dpi, person, scaled, band]
+    told = [model_digest(run_dir), asdict(reader.how), person, scaled, band]
     with growing_csv(out, COLUMNS, [*told, evidence and str(evidence), turn]) as csv:
         done, kept = _whole_files(csv.rows, files)
         csv.keep(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,20 @@ import torch
 
 from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RunError
-from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.config import TrainConfig
+from rvsm.experiments.data import check_size, reduce_image, to_float
 from rvsm.experiments.gather import answer_of, band_of
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run, read_result
-from rvsm.handwriting.images import GreyImage
+from rvsm.handwriting.description import read_description, size_of
+from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import LAYOUTS, read
 from rvsm.handwriting.recorded.measure import TremorMeasure
 from rvsm.handwriting.scans.pages import check_dpi
-from rvsm.handwriting.scans.ready import Asked, Reading, ready, rows_of
+from rvsm.handwriting.scans.reading import Reading
+from rvsm.handwriting.scans.ready import Asked, ready, rows_of
 from rvsm.handwriting.views import view_logits
 
 TASKS_OF_WORDS = frozenset(["fonts", "pen", "words"])
@@ -112,7 +116,7 @@ def predict(
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
-    how = reading_of(run_dir, scan, dpi)
+    how = reading_of(run_dir, config, scan, dpi)
     predictions = []
     for number, asked in enumerate(all_asked(images, layout), start=1):
         found = ready(asked, how)
@@ -143,23 +147,39 @@ def predict(
     return predictions
 
 
-def reading_of(run_dir: Path, scan: bool, dpi: float | None) -> Reading:
-    """How a run's network reads: scans of letters at their size where it learned from words.
+def reading_of(run_dir: Path, config: TrainConfig, scan: bool, dpi: float | None) -> Reading:
+    """How a run's network reads: by the task that it learned, the size and scale of its images.
+
+    Scans of letters come to their size where it learned from words.
 
     Raises
     ------
     DataError
         No such resolution.
+    RunError
+        The network reads images of another size than those of its task are.
     """
     check_dpi(dpi)
-    return Reading(scan, dpi, letters=scan and _learned_words(run_dir))
-
-
-def _learned_words(run_dir: Path) -> bool:
+    task = _task_of(run_dir, config)
+    size, reads = size_of(task), config.network.size
     try:
-        return (read_result(run_dir) or {}).get("task") in TASKS_OF_WORDS
-    except RunError:
-        return False  # a run whose scores are damaged answers all the same
+        check_size(reads, size)
+    except DataError:
+        raise RunError(
+            f"The network of {run_dir} reads {reads[0]}x{reads[1]} pixels, no whole fraction of "
+            f"the {size[0]}x{size[1]} of its task ({task or 'not known'}): restore its result.json "
+            "and the dataset.json of its data as they were when it was trained."
+        ) from None
+    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, size != SIZE)
+
+
+def _task_of(run_dir: Path, config: TrainConfig) -> str:
+    with contextlib.suppress(RunError):  # a run whose scores are damaged answers all the same
+        if (result := read_result(run_dir)) is not None:
+            return str(result["task"])
+    with contextlib.suppress(DataError):
+        return str((read_description(config.data) or {}).get("task", ""))
+    return ""
 
 
 def all_asked(images: Iterable[Path], layout: str | None) -> Iterator[Asked]:
@@ -193,7 +213,7 @@ def draw_evidence(net: TremorNet, image: GreyImage, path: Path) -> None:
     net
         In evaluation mode.
     image
-        Grey (64, 256), dark on light.
+        Grey, dark on light.
     path
         Its folder is made.
     """

@@ -115,7 +115,7 @@ def predict_to_csv(
     """
     band = band_of(scan, band)
     config, net = load_run(run_dir)
-    how = reading_of(run_dir, scan, dpi)
+    how = reading_of(run_dir, config, scan, dpi)
     everything = [one for one in all_asked(images, layout) if one.file.resolve() != out.resolve()]
     if not everything:
         raise DataError("There is no image to look at; name image files or a folder of them.")

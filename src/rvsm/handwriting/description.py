@@ -65,7 +65,12 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Rows and columns of the images of a folder: 64 x 256, but of drawn figures."""
-    return SIZES.get((read_description(path) or {}).get("task", ""), SIZE)
+    return size_of((read_description(path) or {}).get("task", ""))
+
+
+def size_of(task: str) -> tuple[int, int]:
+    """Rows and columns of the images of a task, see `whole_size`."""
+    return SIZES.get(task, SIZE)
 
 
 def lacking(path: Path, counts: dict[str, dict[str, int]]) -> list[str]:

@@ -64,7 +64,7 @@ def occlusion(network: TremorNet, image: npt.NDArray[np.uint8]) -> tuple[float, 
     network
         The network, in evaluation mode.
     image
-        Grey (64, 256), dark on light.
+        Grey, dark on light, as large as the network learned from.
 
     Returns
     -------

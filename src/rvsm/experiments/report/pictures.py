@@ -20,7 +20,7 @@ Reals = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 def paper(image: Bytes) -> str:
-    """A grey image (64, 256) as a 16-level PNG: looks the same at a third of the size."""
+    """A grey image as a 16-level PNG: looks the same at a third of the size."""
     levels = (image.astype(np.uint16) * 15 + 127) // 255
     picture = Image.fromarray(levels.astype(np.uint8), mode=None).convert("P")
     picture.putpalette([value for level in range(16) for value in (level * 17,) * 3])

@@ -15,16 +15,17 @@ from torch import Tensor
 from rvsm.errors import DataError
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import NOTICE, UNSURE, answer_of, mean_probability
+from rvsm.experiments.predict import reading_of
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.report import pictures
 from rvsm.experiments.report.evidence import occlusion
 from rvsm.experiments.runs import load_run
-from rvsm.experiments.scans import ScannedWord, words_of
 from rvsm.experiments.serve.drawing import Drawing, is_dot, percent, render
 from rvsm.experiments.serve.measure import measure
-from rvsm.handwriting.images import SIZE, GreyImage, describe, grey_of, is_pdf
+from rvsm.handwriting.images import GreyImage, describe, is_pdf
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.handwriting.scans.words import words_of
 from rvsm.handwriting.views import view_logits
 
 MAX_SCAN_PIXELS = 30_000_000
@@ -62,7 +63,8 @@ class Oracle:
     Raises
     ------
     RunError
-        If the folder holds no finished run.
+        If the folder holds no finished run, or nothing tells how large the images are that its
+        network learned from.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -70,6 +72,7 @@ class Oracle:
         config, net = load_run(self.run_dir)
         self.method = config.method
         self.size = config.network.size
+        self.how = reading_of(self.run_dir, config, True, None)
         weights = [w for name, w in net.named_parameters() if name.endswith(".weight")]
         self.zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         self._net = _Forward(net, self.size)
@@ -82,7 +85,7 @@ class Oracle:
         self.compiled = True
 
     def probability(self, image: GreyImage) -> float:
-        """P(shaky) of an image (64, 256), the mean over its views, as ``rvsm predict`` has it."""
+        """P(shaky) of an image, the mean over its views, as ``rvsm predict`` has it."""
         batch = to_float(torch.from_numpy(reduce_image(image, self.size)[None]))
         with torch.inference_mode():
             logits = view_logits(cast(torch.nn.Module, self._net), batch).double().mean(0)
@@ -120,7 +123,7 @@ class Oracle:
         }
         if is_dot(drawing):
             return self._summary([], "there is less than 2 mm of it") | told
-        rendered = render(drawing)
+        rendered = render(drawing, self.how)
         told |= {"scale": rendered.scale, "x_height_mm": rendered.x_height_mm}
         word = self._word(rendered.image, explain)
         return self._summary([word], "") | told
@@ -133,7 +136,8 @@ class Oracle:
         data
             The file's bytes.
         whole
-            Take each page for one word or drawing, and cut nothing.
+            Take each page for one word or drawing, and cut nothing, as ``rvsm predict --scan``; a
+            network for drawings always does.
         dpi
             Pixels per inch; without it the file's own, and else letters' heights give the scale.
 
@@ -176,7 +180,7 @@ class Oracle:
         return self._summary(shown, reason) | {"notes": notes}
 
     def _words(self, page: Page, whole: bool) -> list[dict[str, Any]]:
-        found = _cut(page, whole)
+        found = words_of(page, self.how, whole=whole)
         if len(found) > MAX_WORDS:
             raise DataError(
                 f"The scan has {len(found)} pieces that look like words on a page, beyond "
@@ -219,16 +223,6 @@ class Oracle:
             "notes": [],
             "notice": NOTICE,
         }
-
-
-def _cut(page: Page, whole: bool) -> list[ScannedWord]:
-    """The words of a page; a picture that already is as networks read them stays as it is."""
-    if page.picture.size == (SIZE[1], SIZE[0]) and page.picture.mode == "L":
-        found = words_of(page, whole=True)
-        if found[0].image is None:
-            return found
-        return [ScannedWord(None, 0, 0, grey_of(page.picture))]
-    return words_of(page, whole=whole)
 
 
 def _pages(file: Path, dpi: float | None) -> Any:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import DataError
-from rvsm.handwriting.images import SIZE, GreyImage
+from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.render import PIXELS_PER_MM, draw_strokes
 from rvsm.handwriting.scans.normalise import X_HEIGHT_PX
+from rvsm.handwriting.scans.reading import Reading
 
 Array = npt.NDArray[np.float64]
 
@@ -28,6 +29,11 @@ LEAST_EXTENT_MM = 2.0
 
 PEN_PX = 3.0
 """The middle, in logarithms, of the pens of the training images: 0.2 to 0.7 mm."""
+
+FIGURE_FILL, FIGURE_PEN_PX = 0.84, 1.6
+"""The middle of what made figures fill of their picture, and of their pens there."""
+
+WORDS = Reading()
 
 _FARTHEST_PX = 100_000.0
 _LONGEST_S = 3600.0
@@ -68,16 +74,16 @@ class Rendered:
 
     Attributes
     ----------
-    image : ndarray of uint8, shape (64, 256)
+    image : ndarray of uint8, shape `Reading.size`
     scale : float
         mm in the picture of a mm on the screen.
-    x_height_mm : float
-        Height of small letters on the screen, as estimated.
+    x_height_mm : float or None
+        Height of small letters on the screen, as estimated; None where drawings are read.
     """
 
     image: GreyImage
     scale: float
-    x_height_mm: float
+    x_height_mm: float | None
 
 
 def parse_drawing(body: bytes) -> Drawing:
@@ -150,16 +156,19 @@ def is_dot(drawing: Drawing) -> bool:
     return bool(np.ptp(drawing.points_mm, axis=0).max() < LEAST_EXTENT_MM)
 
 
-def render(drawing: Drawing) -> Rendered:
-    """Draw the strokes as the training images are: 64x256 pixels, small letters 20 pixels high.
+def render(drawing: Drawing, how: Reading = WORDS) -> Rendered:
+    """Draw the strokes as the training images are: small letters 20 pixels high, figures fitted.
 
     People write larger on a screen than on paper, so the drawing is scaled until its small letters
     have the 2.5 mm that a network was trained on, further down where it would not fit into
-    8 x 32 mm, and centred. The pen is 3 pixels wide whatever was drawn with.
+    8 x 32 mm, and centred. The pen is 3 pixels wide whatever was drawn with. For a network that
+    learned from drawings it fills the picture as those did, and the pen has the width of theirs.
 
     Parameters
     ----------
     drawing : Drawing
+    how : Reading
+        How the network reads: words of 64x256 pixels by default.
 
     Returns
     -------
@@ -167,15 +176,17 @@ def render(drawing: Drawing) -> Rendered:
     """
     points = drawing.points_mm
     low, extent = points.min(axis=0), np.ptp(points, axis=0)
-    x_height = small_letters_mm(drawing)
-    room = np.array([SIZE[1], SIZE[0]]) - 2 * _MARGIN_PX - PEN_PX
+    x_height = None if how.drawing else small_letters_mm(drawing)
+    pen = FIGURE_PEN_PX if how.drawing else PEN_PX
+    sides = np.array([how.size[1], how.size[0]])
+    room = FIGURE_FILL * sides if how.drawing else sides - 2 * _MARGIN_PX - PEN_PX
     factors = [side / length for side, length in zip(room, extent, strict=True) if length > 0]
-    if x_height > 0:
+    if x_height:
         factors.append(X_HEIGHT_PX / x_height)
     factor = float(min(factors, default=1.0))
-    corner = (np.array([SIZE[1], SIZE[0]]) - extent * factor) / 2
+    corner = (sides - extent * factor) / 2
     stroke = np.repeat(np.arange(len(drawing.paths)), [len(path) for path in drawing.paths])
-    image = draw_strokes((points - low) * factor + corner, stroke, PEN_PX, SIZE)
+    image = draw_strokes((points - low) * factor + corner, stroke, pen, how.size)
     return Rendered(image, factor / PIXELS_PER_MM, x_height)
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, fit, fitted, grey_of, read_grey, read_picture
-from rvsm.handwriting.letters import height_of_letters
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import Collection, Files, Source, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
 from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.pages import page_frames
-from rvsm.handwriting.scans.verdict import judge
+from rvsm.handwriting.scans.reading import Reading
+from rvsm.handwriting.scans.words import whole_of
 from rvsm.handwriting.strokejson import read_strokes
 from rvsm.handwriting.timed import TimedStrokes
 from rvsm.parent import end_with_parent
@@ -34,34 +34,13 @@ STROKES = ".json"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How image files are read.
-
-    Attributes
-    ----------
-    scan : bool
-        Normalise each as a scan of one word or drawing, and refuse what is no writing; otherwise
-        fit it as it is, as training does, and refuse only an even ground.
-    dpi : float or None
-        Pixels per inch of the scans; by default what their files state.
-    letters : bool
-        Bring scans of unknown scale to the size of the letters of training, as the network was
-        trained on words; otherwise they are fitted, as drawings are.
-    """
-
-    scan: bool = False
-    dpi: float | None = None
-    letters: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """One file or recording.
 
     Attributes
     ----------
     file : Path
-    image : ndarray of uint8, shape (64, 256), or None
+    image : ndarray of uint8, shape `Reading.size`, or None
     reason : str
         Why there is no image.
     unreadable : bool
@@ -112,25 +91,21 @@ def ready(asked: Asked, how: Reading) -> Ready:
     try:
         strokes = _strokes(asked)
         if strokes is not None:
-            return Ready(file, drawn_for_network(strokes), tremor=measure_tremor(strokes))
+            return Ready(file, drawn_for_network(strokes, how), tremor=measure_tremor(strokes))
         if asked.source is not None and asked.row is not None:
             picture = asked.source.picture(asked.row)
         else:
             _check_pages(file)
             if not how.scan:
-                return _as_it_is(file, read_grey(file))
+                return _as_it_is(file, read_grey(file, how.size))
             picture = read_picture(file)
         if not how.scan:
-            return _as_it_is(file, fitted(picture))
+            return _as_it_is(file, fitted(picture, how.size))
         scale = None if how.dpi is None else how.dpi / 25.4
-        found = normalise(picture, deskew=True, rules=True, pixels_per_mm=scale)
+        found = whole_of(picture, how, scale)
     except DataError as error:
         return Ready(file, None, str(error), unreadable=True)
-    verdict = judge(found)
-    if not verdict.writing:
-        return Ready(file, None, verdict.reason)
-    height = height_of_letters(found.ink) if how.letters else None
-    return Ready(file, to_network(found, x_height=height))
+    return Ready(file, found.image, found.reason)
 
 
 def _strokes(asked: Asked) -> TimedStrokes | None:
@@ -145,12 +120,18 @@ def _as_it_is(file: Path, image: GreyImage) -> Ready:
     return Ready(file, image)
 
 
-def drawn_for_network(strokes: TimedStrokes) -> GreyImage:
-    """Strokes as the network reads them: at 8 pixels a mm where they fit, else scaled to fit."""
+def drawn_for_network(strokes: TimedStrokes, how: Reading) -> GreyImage:
+    """Strokes as a network reads them.
+
+    Of drawings as `rvsm crossval` has them: on one sheet for everybody, which is fitted. Else at 8
+    pixels a mm where they fit, and scaled to fit where they do not.
+    """
+    if how.drawing:
+        return fit(grey_of(redraw(strokes)), how.size)
     picture = redraw(strokes, PIXELS_PER_MM)
     if not strokes.in_mm:
-        return fit(grey_of(picture))
-    return to_network(normalise(picture, pixels_per_mm=PIXELS_PER_MM))
+        return fit(grey_of(picture), how.size)
+    return to_network(normalise(picture, pixels_per_mm=PIXELS_PER_MM), how.size)
 
 
 def _check_pages(file: Path) -> None:

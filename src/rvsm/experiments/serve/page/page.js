@@ -307,7 +307,7 @@ function showTremor(told) {
   }
   const there = tremor.rms_mm === null ? ""
     : `, where ${mm} become ${(tremor.rms_mm * told.scale).toFixed(2)}`;
-  note.push(
+  if (told.x_height_mm !== null) note.push(
     `Your small letters are about ${told.x_height_mm.toFixed(1)} mm high: the network, which ` +
     `learned from letters of 2.5 mm, reads the drawing at ${told.scale.toFixed(2)} times its ` +
     `size${there}.`);
@@ -322,6 +322,9 @@ function showWords(words) {
     const paper = make("div", "paper");
     const picture = make("img");
     picture.src = word.picture;
+    picture.onload = () => {
+      paper.style.aspectRatio = picture.naturalWidth / picture.naturalHeight;
+    };
     picture.alt = `Word ${number + 1} as the network read it: ${word.answer}, ${word.percent} shaky`;
     paper.append(picture);
     if (word.evidence) {

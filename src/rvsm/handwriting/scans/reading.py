@@ -1,0 +1,34 @@
+"""How pictures are read for a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rvsm.handwriting.images import SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How image files are read.
+
+    Attributes
+    ----------
+    scan : bool
+        Normalise each as a scan of one word or drawing, and refuse what is no writing; otherwise
+        fit it as it is, as training does, and refuse only an even ground.
+    dpi : float or None
+        Pixels per inch of the scans; by default what their files state.
+    letters : bool
+        Bring scans of unknown scale to the size of the letters of training, as the network was
+        trained on words; otherwise they are fitted, as drawings are.
+    size : (int, int)
+        Height and width of the images that the network learned from, before it reduces them.
+    drawing : bool
+        The network learned from drawings: pictures are fitted whatever their scale.
+    """
+
+    scan: bool = False
+    dpi: float | None = None
+    letters: bool = False
+    size: tuple[int, int] = SIZE
+    drawing: bool = False

@@ -1,0 +1,132 @@
+"""A network that learned from drawings is asked about drawings, at the size of those."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drawings import make_folder
+from rvsm.errors import RunError
+from rvsm.experiments.config import make_config
+from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.predict import predict
+from rvsm.experiments.runs import load_run
+from rvsm.experiments.scans import predict_scans
+from rvsm.experiments.serve.answers import Oracle
+from rvsm.experiments.serve.drawing import parse_drawing
+from rvsm.experiments.stream import predict_to_csv
+from rvsm.experiments.train import train
+from rvsm.handwriting.images import GreyImage, fit, grey_of, read_grey
+from rvsm.handwriting.readers import read, redraw
+from rvsm.handwriting.scans.normalise import normalise
+from rvsm.handwriting.views import view_logits
+from set_layouts import drawing
+from tablets import stand_in
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*", "ignore:.*GPU available.*"
+)
+
+SQUARE = (256, 256)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch on a folder that says that it holds spirals."""
+    folder = make_folder(tmp_path_factory.mktemp("spirals"), {"train": 16, "val": 8})
+    told = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(told | {"task": "spiral"}))
+    config = make_config(
+        {
+            "data": str(folder),
+            "method": "dense",
+            "epochs": 1,
+            "batch_size": 8,
+            "network": {"size": (128, 128), "pools": ((4, 4), (4, 4), (2, 2))},
+        }
+    )
+    return train(config, tmp_path_factory.mktemp("runs") / "dense").run_dir
+
+
+def asked(run: Path, image: GreyImage) -> float:
+    assert image.shape == SQUARE
+    _, net = load_run(run)
+    batch = to_float(torch.from_numpy(reduce_image(image, (128, 128))[None]))
+    with torch.inference_mode():
+        return float(view_logits(net, batch).double().mean(0).softmax(1)[0, 1])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    drawing(3, "RGB", (600, 400)).save(tmp_path / "a.png", dpi=(300, 300))
+    return tmp_path / "a.png"
+
+
+def test_pictures_are_fitted(run: Path, file: Path, tmp_path: Path) -> None:
+    (found,) = predict(run, [file], evidence=tmp_path / "seen")
+    assert found.probability == pytest.approx(asked(run, read_grey(file, SQUARE)), abs=1e-6)
+    assert found.evidence is not None
+    with Image.open(found.evidence) as picture:
+        assert picture.size == (1024, 1024)
+
+
+def test_scans_are_fitted_as_they_lie(run: Path, file: Path, tmp_path: Path) -> None:
+    """As `rvsm crossval` reads them: neither turned nor freed of rules, whatever their scale."""
+    with Image.open(file) as picture:
+        wanted = asked(run, fit(normalise(picture).grey, SQUARE))
+        assert normalise(picture, deskew=True).turned_deg
+        picture.save(tmp_path / "b.pdf", save_all=True, append_images=[drawing(4)], resolution=300)
+    (found,) = predict(run, [file], scan=True)
+    assert found.probability == pytest.approx(wanted, abs=1e-6)
+    predict_to_csv(run, [file], tmp_path / "out.csv", scan=True, workers=1)
+    with (tmp_path / "out.csv").open() as stream:
+        assert float(next(csv.DictReader(stream))["probability"]) == pytest.approx(wanted, abs=1e-6)
+    pages = list(predict_scans(run, [file, tmp_path / "b.pdf"]))
+    assert [page.page.rpartition("/")[2] for page in pages] == [
+        "a.png",
+        "b.pdf page 1",
+        "b.pdf page 2",
+    ]
+    assert pages[0].probability == found.probability
+    told = Oracle(run).scan(file.read_bytes())
+    assert told["probability"] == pytest.approx(wanted, abs=1e-6)
+    assert len(told["words"]) == 1
+
+
+def test_recordings_are_drawn_on_one_sheet(run: Path, tmp_path: Path) -> None:
+    folder = stand_in(tmp_path / "uci", 1, 0)
+    (found,) = predict(run, [folder], layout="uci-spirals")
+    collection = read(folder, "uci-spirals")
+    strokes = collection.strokes(collection.rows[0])
+    assert strokes is not None
+    wanted = asked(run, fit(grey_of(redraw(strokes)), SQUARE))
+    assert found.probability == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_page_is_drawn_on(run: Path) -> None:
+    angle = np.linspace(0, 6 * np.pi, 400)
+    points = np.column_stack(
+        [20 * angle, 200 + 9 * angle * np.cos(angle), 9 * angle * np.sin(angle)]
+    )
+    sent = json.dumps({"strokes": [points.tolist()], "px_per_mm": 3.78}).encode()
+    told = Oracle(run).drawing(parse_drawing(sent), explain=False)
+    assert told["probability"] is not None
+    assert told["x_height_mm"] is None
+
+
+def test_a_run_whose_images_nobody_knows(run: Path, file: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    result = (copy / "result.json").read_text()
+    (copy / "result.json").write_text("{")
+    assert predict(copy, [file])[0].probability is not None  # the data say it too
+    (copy / "result.json").write_text(json.dumps(json.loads(result) | {"task": "pen"}))
+    for ask in (lambda: predict(copy, [file]), lambda: Oracle(copy)):
+        with pytest.raises(RunError, match="reads 128x128 pixels, no whole fraction of the 64x256"):
+            ask()
