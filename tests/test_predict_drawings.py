@@ -16,7 +16,7 @@ from drawings import make_folder
 from rvsm.errors import RunError
 from rvsm.experiments.config import make_config
 from rvsm.experiments.data import reduce_image, to_float
-from rvsm.experiments.predict import predict
+from rvsm.experiments.predict import predict, reading_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.scans import predict_scans
 from rvsm.experiments.serve.answers import Oracle
@@ -26,8 +26,9 @@ from rvsm.experiments.train import train
 from rvsm.handwriting.images import GreyImage, fit, grey_of, read_grey
 from rvsm.handwriting.readers import read, redraw
 from rvsm.handwriting.scans.normalise import normalise
+from rvsm.handwriting.scans.ready import Asked, ready, rows_of
 from rvsm.handwriting.views import view_logits
-from set_layouts import drawing
+from set_layouts import drawing, parkinsons_drawings
 from tablets import stand_in
 
 pytestmark = pytest.mark.filterwarnings(
@@ -98,6 +99,30 @@ def test_scans_are_fitted_as_they_lie(run: Path, file: Path, tmp_path: Path) -> 
     told = Oracle(run).scan(file.read_bytes())
     assert told["probability"] == pytest.approx(wanted, abs=1e-6)
     assert len(told["words"]) == 1
+
+
+def test_a_run_is_told_of_drawings(run: Path, file: Path, tmp_path: Path) -> None:
+    """By `drawing`, or by the rows of a set; of a run on words they have the size of words."""
+    words = shutil.copytree(run, tmp_path / "words")
+    config = (words / "config.toml").read_text()
+    (words / "config.toml").write_text(config.replace("    128,\n    128,", "    64,\n    256,"))
+    result = json.loads((words / "result.json").read_text())
+    (words / "result.json").write_text(json.dumps(result | {"task": "pen"}))
+    how = reading_of(words, load_run(words)[0], scan=True, dpi=None)
+    assert (how.drawing, how.size, how.letters) == (False, (64, 256), True)
+    told = reading_of(words, load_run(words)[0], scan=True, dpi=None, drawing=True)
+    assert told.drawing
+    with Image.open(file) as picture:
+        fitted = fit(normalise(picture).grey)
+        word = ready(Asked(file), how).image
+        assert word is not None
+        assert not np.array_equal(word, fitted)
+        assert np.array_equal(ready(Asked(file), told).image, fitted)
+    folder = parkinsons_drawings(tmp_path / "set")
+    for asked in rows_of(read(folder))[:3]:
+        with Image.open(asked.file) as picture:
+            fitted = fit(normalise(picture).grey)
+        assert np.array_equal(ready(asked, how).image, fitted)
 
 
 def test_recordings_are_drawn_on_one_sheet(run: Path, tmp_path: Path) -> None:

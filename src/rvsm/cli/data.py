@@ -29,6 +29,10 @@ Layouts = Annotated[
     str | None,
     typer.Option("--layout", metavar="NAME", help="Read it so; `rvsm data list` names all."),
 ]
+Drawing = Annotated[
+    bool,
+    typer.Option("--drawing", help="Scans are drawings, not words: for runs that cannot tell."),
+]
 Person = Annotated[
     str | None,
     typer.Option(

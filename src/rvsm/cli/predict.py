@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rvsm.cli.data import Layouts
+from rvsm.cli.data import Drawing, Layouts
 
 
 def predict(
@@ -23,6 +23,7 @@ def predict(
         bool, typer.Option("--scan", help="Each image is a scan of a word or drawing: normalise.")
     ] = False,
     layout: Layouts = None,
+    drawing: Drawing = False,
     evidence: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw what spoke for the answer, a PNG each.")
     ] = None,
@@ -88,7 +89,8 @@ def predict(
     if pages:
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
-        predict_pages(run, images, dpi, person, band, evidence, turn, out, as_json)
+        told: dict[str, Any] = {"dpi": dpi, "person": person, "evidence": evidence, "turn": turn}
+        predict_pages(run, images, band, out, as_json, drawing=drawing, **told)
         return
     if person is not None:
         raise typer.BadParameter("--person is for scans of pages: add --pages.")
@@ -99,6 +101,7 @@ def predict(
     from rvsm.cli.predictions import print_predictions, stream
 
     asked: dict[str, Any] = {"scan": scan, "dpi": dpi, "layout": layout, "evidence": evidence}
+    asked["drawing"] = drawing
     if out is not None:
         stream(run, images, out, workers=workers, band=band, **asked)
         return

@@ -18,20 +18,19 @@ if TYPE_CHECKING:
 def predict_pages(
     run: Path,
     scans: list[Path],
-    dpi: float | None,
-    person: str | None,
     band: tuple[float, float] | None,
-    evidence: Path | None,
-    turn: int | None,
     out: Path | None,
     as_json: bool,
+    *,
+    person: str | None,
+    turn: int | None,
+    **options: Any,
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a page could not be read."""
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
 
     band = band or UNSURE
-    asked = {"dpi": dpi, "person": person, "band": band, "evidence": evidence, "turn": turn}
-    words = _words(run, scans, out, **asked)
+    words = _words(run, scans, out, band=band, person=person, turn=turn, **options)
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:

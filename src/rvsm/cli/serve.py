@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rvsm.cli.data import Drawing
+
 
 def serve(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
@@ -31,6 +33,7 @@ def serve(
             "--compile/--no-compile", help="Compile the network, where there is a C compiler."
         ),
     ] = True,
+    drawing: Drawing = False,
 ) -> None:
     """Try a trained network on a page: draw a word or drop a scan, see the answer and why.
 
@@ -54,5 +57,6 @@ def serve(
         store=store,
         open_browser=open_,
         compiled=compile_,
+        drawing=drawing,
         tell=lambda sentence: typer.echo(sentence),
     )

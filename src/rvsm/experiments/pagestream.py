@@ -41,6 +41,7 @@ def predict_pages_to_csv(
     band: tuple[float, float] = UNSURE,
     evidence: Path | None = None,
     turn: int | None = None,
+    drawing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[WordAnswer]:
     """Ask the network of a run about every word of scans, a line of a CSV file for each.
@@ -50,7 +51,7 @@ def predict_pages_to_csv(
 
     Parameters
     ----------
-    run_dir, scans, dpi, person, band, evidence, turn
+    run_dir, scans, dpi, person, band, evidence, turn, drawing
         As for `scans.predict_scans`; no file is asked about twice.
     out : Path
         Columns `COLUMNS`: page (file, and page where there are several), person, line and word from
@@ -70,7 +71,15 @@ def predict_pages_to_csv(
     RvsmError
         No finished run, no file to look at, options that cannot work, or `out` cannot be written.
     """
-    reader = PageReader(run_dir, dpi=dpi, person=person, band=band, evidence=evidence, turn=turn)
+    reader = PageReader(
+        run_dir,
+        dpi=dpi,
+        person=person,
+        band=band,
+        evidence=evidence,
+        turn=turn,
+        drawing=drawing,
+    )
     files = [file for file in reader.files(scans) if file.resolve() != out.resolve()]
     scaled = None if reader.calibration.platt is None else str(reader.calibration)
     told = [model_digest(run_dir), asdict(reader.how), person, scaled, band]

@@ -79,6 +79,7 @@ def predict(
     layout: str | None = None,
     evidence: Path | None = None,
     band: tuple[float, float] | None = None,
+    drawing: bool = False,
 ) -> list[Prediction]:
     """Classify image files, or strokes over time, with the network of a finished run.
 
@@ -100,6 +101,9 @@ def predict(
         and for regular (violet).
     band
         Probabilities that count as unsure; by default `gather.UNSURE` of scans, and none else.
+    drawing
+        Images are drawings, not words, which a run that learned from made figures and rows of a
+        set that have a task know by themselves.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def predict(
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
-    how = reading_of(run_dir, config, scan, dpi)
+    how = reading_of(run_dir, config, scan, dpi, drawing)
     predictions = []
     for number, asked in enumerate(all_asked(images, layout), start=1):
         found = ready(asked, how)
@@ -147,10 +151,13 @@ def predict(
     return predictions
 
 
-def reading_of(run_dir: Path, config: TrainConfig, scan: bool, dpi: float | None) -> Reading:
+def reading_of(
+    run_dir: Path, config: TrainConfig, scan: bool, dpi: float | None, drawing: bool = False
+) -> Reading:
     """How a run's network reads: by the task that it learned, the size and scale of its images.
 
-    Scans of letters come to their size where it learned from words.
+    Scans of letters come to their size where it learned from words; `drawing` says that they are
+    drawings where the run does not.
 
     Raises
     ------
@@ -170,7 +177,8 @@ def reading_of(run_dir: Path, config: TrainConfig, scan: bool, dpi: float | None
             f"the {size[0]}x{size[1]} of its task ({task or 'not known'}): restore its result.json "
             "and the dataset.json of its data as they were when it was trained."
         ) from None
-    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, size != SIZE)
+    drawing = drawing or size != SIZE
+    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, drawing)
 
 
 def _task_of(run_dir: Path, config: TrainConfig) -> str:

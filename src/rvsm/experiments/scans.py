@@ -34,6 +34,7 @@ def predict_scans(
     whole: bool = False,
     evidence: Path | None = None,
     turn: int | None = None,
+    drawing: bool = False,
 ) -> Iterator[WordAnswer]:
     """Ask the network of a run about every word of scans, page by page.
 
@@ -50,11 +51,13 @@ def predict_scans(
     band : (float, float)
         Probabilities that count as unsure.
     whole : bool
-        Each page is one word or drawing; with a network for drawings that is always so.
+        Each page is one word.
     evidence : Path, optional
         Folder that receives a picture of each word, as `predict.predict` draws them.
     turn : {0, 90, 180, 270}, optional
         By how much to turn every page clockwise, degrees; by default those that lie sideways are.
+    drawing : bool
+        Each page is one drawing, as it always is for a run that learned from made figures.
 
     Yields
     ------
@@ -89,6 +92,7 @@ class PageReader:
         whole: bool = False,
         evidence: Path | None = None,
         turn: int | None = None,
+        drawing: bool = False,
     ) -> None:
         check_band(band)
         check_turn(turn)
@@ -97,7 +101,7 @@ class PageReader:
         self._person = person
         self._pattern = None if person is None else person_pattern(person)
         config, self._net = load_run(run_dir)
-        self.how = reading_of(run_dir, config, True, dpi)
+        self.how = reading_of(run_dir, config, True, dpi, drawing)
         self.calibration = calibration_of(run_dir, config, self._net)
 
     def files(self, scans: Iterable[Path]) -> list[Path]:

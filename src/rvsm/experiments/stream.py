@@ -77,6 +77,7 @@ def predict_to_csv(
     evidence: Path | None = None,
     workers: int = 2,
     band: tuple[float, float] | None = None,
+    drawing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Streamed:
     """Classify many image files with the network of a run, a line of a CSV file for each.
@@ -105,6 +106,8 @@ def predict_to_csv(
         Processes that read.
     band : (float, float), optional
         Probabilities that count as unsure; by default `gather.UNSURE` of scans, and none else.
+    drawing : bool
+        As for `predict.predict`.
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -115,7 +118,7 @@ def predict_to_csv(
     """
     band = band_of(scan, band)
     config, net = load_run(run_dir)
-    how = reading_of(run_dir, config, scan, dpi)
+    how = reading_of(run_dir, config, scan, dpi, drawing)
     everything = [one for one in all_asked(images, layout) if one.file.resolve() != out.resolve()]
     if not everything:
         raise DataError("There is no image to look at; name image files or a folder of them.")

@@ -59,6 +59,8 @@ class Oracle:
     ----------
     run_dir
         A finished run.
+    drawing
+        Scans are drawings, not words, as they always are for a run that learned from made figures.
 
     Raises
     ------
@@ -67,12 +69,12 @@ class Oracle:
         network learned from.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, drawing: bool = False) -> None:
         self.run_dir = Path(run_dir)
         config, net = load_run(self.run_dir)
         self.method = config.method
         self.size = config.network.size
-        self.how = reading_of(self.run_dir, config, True, None)
+        self.how = reading_of(self.run_dir, config, True, None, drawing)
         weights = [w for name, w in net.named_parameters() if name.endswith(".weight")]
         self.zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
         self._net = _Forward(net, self.size)

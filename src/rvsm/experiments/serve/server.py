@@ -23,6 +23,7 @@ def serve(
     store: Path | None = None,
     open_browser: bool = False,
     compiled: bool = True,
+    drawing: bool = False,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Serve the page to try a run's network, until ctrl-C.
@@ -42,6 +43,8 @@ def serve(
     compiled
         Whether to compile the network where there is a C compiler; PyTorch answers until it is
         done.
+    drawing
+        Whether scans are drawings, see `Oracle`.
     tell
         Called with each sentence for the user.
 
@@ -60,7 +63,7 @@ def serve(
     from rvsm.experiments.serve.store import Store
     from rvsm.experiments.serve.worker import Worker
 
-    oracle = Oracle(run_dir)
+    oracle = Oracle(run_dir, drawing=drawing)
     kept = None if store is None else Store(store)
     bound = bind(host, port)
     worker = Worker()

@@ -24,7 +24,8 @@ class Reading:
     size : (int, int)
         Height and width of the images that the network learned from, before it reduces them.
     drawing : bool
-        The network learned from drawings: pictures are fitted whatever their scale.
+        Pictures are drawings, not words: scans are not turned and keep level lines, and all are
+        fitted whatever their scale.
     """
 
     scan: bool = False

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.pages import page_frames
 from rvsm.handwriting.scans.reading import Reading
+from rvsm.handwriting.scans.sets import is_text
 from rvsm.handwriting.scans.words import whole_of
 from rvsm.handwriting.strokejson import read_strokes
 from rvsm.handwriting.timed import TimedStrokes
@@ -58,7 +59,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A file to read, or with `row` what stands for it in a set that `source` opens."""
+    """A file to read; of a set its row, and the source that opens what is no file of its own."""
 
     file: Path
     source: Source | None = None
@@ -69,7 +70,7 @@ def rows_of(collection: Collection) -> list[Asked]:
     """Every picture or recording of a set."""
     root, source = collection.root, collection.source
     if isinstance(source, Files):
-        return [Asked(root / row.file) for row in collection.rows]
+        return [Asked(root / row.file, row=row) for row in collection.rows]
     return [Asked(root / row.file, source, row) for row in collection.rows]
 
 
@@ -79,7 +80,8 @@ def ready(asked: Asked, how: Reading) -> Ready:
     Parameters
     ----------
     asked : Asked
-        A file of strokes ends in ``.json`` (see `strokejson`).
+        A file of strokes ends in ``.json`` (see `strokejson`); a scan whose row has a task is read
+        as that is.
     how : Reading
 
     Returns
@@ -102,6 +104,9 @@ def ready(asked: Asked, how: Reading) -> Ready:
         if not how.scan:
             return _as_it_is(file, fitted(picture, how.size))
         scale = None if how.dpi is None else how.dpi / 25.4
+        task = "" if asked.row is None else asked.row.task
+        if task:
+            how = replace(how, drawing=not is_text(task))
         found = whole_of(picture, how, scale)
     except DataError as error:
         return Ready(file, None, str(error), unreadable=True)

@@ -37,6 +37,11 @@ class SetImages:
     skipped: tuple[Row, ...]
 
 
+def is_text(task: str) -> bool:
+    """Whether pictures of a task are writing, as those without a task are taken for."""
+    return task in _TEXTS
+
+
 def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
     """The picture of a row, and normalised as its task wants it.
 
@@ -49,7 +54,7 @@ def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalise
         The picture cannot be read.
     """
     picture = collection.picture(row)
-    text = row.task in _TEXTS
+    text = is_text(row.task)
     recorded = collection.strokes(row) is not None
     return picture, normalise(picture, deskew=text, rules=text, crop=not recorded)
 
