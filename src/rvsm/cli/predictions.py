@@ -75,4 +75,5 @@ def _line(found: Prediction) -> str:
         size = found.tremor.rms_mm
         shown = f"{found.tremor.relative:.2%} of its size" if size is None else f"{size:.2f} mm"
         told = f", tremor {found.tremor.frequency_hz:.1f} Hz, {shown} RMS"
-    return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{told}"
+    doubt = f" ({found.reason})" if found.reason else ""
+    return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{told}{doubt}"

@@ -52,7 +52,8 @@ class Prediction:
     uncalibrated
         Why there is no calibrated probability, empty where there is one.
     reason
-        Why a file that can be read has no answer, as it holds no writing; otherwise empty.
+        Why a file that can be read has no answer, as it holds no writing, or why its answer is
+        doubtful, as it looks like a page; otherwise empty.
     tremor
         What was measured on strokes over time; None of images, and of strokes too short.
     evidence
@@ -141,7 +142,7 @@ def predict(
                 None,
                 calibration(shaky),
                 calibration.why,
-                "",
+                found.reason,
                 found.tremor,
                 drawn,
             )

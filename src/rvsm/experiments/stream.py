@@ -206,7 +206,7 @@ def _rows(
         probability = next(shaky)
         numbers = (probability, calibration(probability), *_tremor(entry))
         told = ("" if value is None else f"{value:.6f}" for value in numbers)
-        rows.append((name, answer_of(probability, band), *told, ""))
+        rows.append((name, answer_of(probability, band), *told, entry.reason))
     return rows
 
 

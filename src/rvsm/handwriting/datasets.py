@@ -393,6 +393,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+a7da5a71ba04",
         "0.1.0+736735333e8b",
         "0.1.0+c21798b72c5c",
+        "0.1.0+5a46a895cbd8",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties

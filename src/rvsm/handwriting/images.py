@@ -68,7 +68,7 @@ def read_grey(path: str | os.PathLike[str], size: tuple[int, int] = SIZE) -> Gre
     """
     path = Path(path)
     with sentences(path), Image.open(path) as image:
-        _check_size(path, image.size, size)
+        check_fits(path, image.size, size)
         return fitted(loaded(image, path), size)
 
 
@@ -261,7 +261,8 @@ def check_pixels(path: Path, found: tuple[int, int]) -> None:
         raise DataError(_too_large(path, what))
 
 
-def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+def check_fits(path: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raise DataError where a picture (width, height) cannot be fitted to `size` legibly."""
     check_pixels(path, found)
     width, height = found
     what = f"{width}x{height} pixels"

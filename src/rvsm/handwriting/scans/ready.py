@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from PIL import Image
+
 from rvsm.errors import DataError
-from rvsm.handwriting.images import GreyImage, fit, fitted, grey_of, read_grey, read_picture
+from rvsm.handwriting.images import GreyImage, check_fits, fit, fitted, grey_of, read_picture
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import Collection, Files, Source, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
@@ -20,6 +22,7 @@ from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.pages import page_frames
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.sets import is_text
+from rvsm.handwriting.scans.verdict import blank_or_dot, judge_unread
 from rvsm.handwriting.scans.words import whole_of
 from rvsm.handwriting.strokejson import read_strokes
 from rvsm.handwriting.timed import TimedStrokes
@@ -27,7 +30,6 @@ from rvsm.parent import end_with_parent
 
 _CHUNK = 32
 _OF_PAGES = frozenset([".tif", ".tiff"])
-_LEAST_CONTRAST = 10  # of 255: faint pencil has more
 _WAITING = 3  # chunks in work or ready for each process: what bounds the memory
 
 
@@ -43,7 +45,7 @@ class Ready:
     file : Path
     image : ndarray of uint8, shape `Reading.size`, or None
     reason : str
-        Why there is no image.
+        Why there is no image, or with one why it may be none of a single word.
     unreadable : bool
         Whether that is because it could not be read.
     tremor : TremorMeasure or None
@@ -98,11 +100,11 @@ def ready(asked: Asked, how: Reading) -> Ready:
             picture = asked.source.picture(asked.row)
         else:
             _check_pages(file)
-            if not how.scan:
-                return _as_it_is(file, read_grey(file, how.size))
             picture = read_picture(file)
+            if not how.scan:
+                check_fits(file, picture.size, how.size)
         if not how.scan:
-            return _as_it_is(file, fitted(picture, how.size))
+            return _as_it_is(asked, picture, how)
         scale = None if how.dpi is None else how.dpi / 25.4
         task = "" if asked.row is None else asked.row.task
         if task:
@@ -119,10 +121,22 @@ def _strokes(asked: Asked) -> TimedStrokes | None:
     return read_strokes(asked.file) if asked.file.suffix.lower() == STROKES else None
 
 
-def _as_it_is(file: Path, image: GreyImage) -> Ready:
-    if int(image.max()) - int(image.min()) < _LEAST_CONTRAST:
-        return Ready(file, None, "there is no ink")
-    return Ready(file, image)
+def _as_it_is(asked: Asked, picture: Image.Image, how: Reading) -> Ready:
+    """A picture as training reads it, unless it shows no writing.
+
+    One of a set, or no larger than those learned from, is what the network is for: there only a
+    blank one and a dot are refused.
+    """
+    grey = grey_of(picture)
+    reason = blank_or_dot(grey, how.size)
+    if reason:
+        return Ready(asked.file, None, reason)
+    large = picture.height > how.size[0] or picture.width > how.size[1]
+    if large and asked.row is None:
+        verdict, reason = judge_unread(grey)
+        if not verdict.writing:
+            return Ready(asked.file, None, verdict.reason)
+    return Ready(asked.file, fitted(picture, how.size), "" if how.drawing else reason)
 
 
 def drawn_for_network(strokes: TimedStrokes, how: Reading) -> GreyImage:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
+from rvsm.handwriting.images import GreyImage
 from rvsm.handwriting.morphology import depths
 from rvsm.handwriting.ranks import quantile
-from rvsm.handwriting.scans.normalise import Normalised
+from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.paper import Mask
+from rvsm.handwriting.scans.segment import segment
 
 Kind = Literal["writing", "blank", "noise", "photo"]
 
@@ -21,6 +26,11 @@ MOST_WIDTH_RATIO = 3.2
 MOST_WIDTH = 0.12
 LEAST_STROKES = 0.5
 _STROKE = 8
+_LEAST_CONTRAST = 10  # of 255: faint pencil has more
+_CLEAR = 64
+_DOT = 16  # pixels as a network reads it: 2 mm at the scale of training
+_ENOUGH_PIXELS = 1_000_000  # letters of an A4 page are 10 pixels high there
+_LINES, _WORDS = 3, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +88,44 @@ def judge(found: Normalised) -> Verdict:
     if thick > MOST_WIDTH_RATIO * middle or thick > MOST_WIDTH * min(found.ink.shape):
         return Verdict("photo", "there are areas rather than strokes")
     return Verdict("writing", "")
+
+
+def blank_or_dot(grey: GreyImage, size: tuple[int, int]) -> str:
+    """Why a picture that is to be fitted to `size` shows nothing; empty where it does."""
+    low, high = int(grey.min()), int(grey.max())
+    if high - low < _LEAST_CONTRAST:
+        return "there is no ink"
+    away = np.abs(grey.astype(np.int16) - np.median(grey))
+    mask = away > min(_CLEAR, (high - low) // 3)
+    tall, wide = (np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (1, 0))
+    scale = min(size[0] / grey.shape[0], size[1] / grey.shape[1])
+    return "there is no more than a dot" if max(tall, wide) * scale < _DOT else ""
+
+
+def judge_unread(grey: GreyImage) -> tuple[Verdict, str]:
+    """Judge a picture that is not to be normalised, and say whether it looks like a page.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (h, w)
+        What is beyond a million pixels is judged at a reduced size.
+
+    Returns
+    -------
+    Verdict
+    str
+        See `page_of_words`.
+    """
+    times = math.ceil(math.sqrt(grey.size / _ENOUGH_PIXELS))
+    picture = Image.fromarray(grey)
+    found = normalise(picture.reduce(times) if times > 1 else picture, rules=True, isolate="none")
+    verdict = judge(found)
+    return verdict, page_of_words(found.ink) if verdict.writing else ""
+
+
+def page_of_words(ink: Mask) -> str:
+    """A hint where what was taken for one word is three lines and six words or more, else empty."""
+    found = segment(ink)
+    if found.lines < _LINES or len(found.words) < _WORDS:
+        return ""
+    return f"it looks like a page of {len(found.words)} words: ask with --pages"

@@ -14,7 +14,7 @@ from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
 from rvsm.handwriting.scans.pages import Page
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.segment import Segments, segment
-from rvsm.handwriting.scans.verdict import judge
+from rvsm.handwriting.scans.verdict import judge, page_of_words
 
 _MARGIN = 3
 _LETTERS = 2.0
@@ -25,8 +25,8 @@ _LETTERS = 2.0
 class ScannedWord:
     """One word cut out of a page, at the size a network reads.
 
-    `reason` says why there is none, `turned` by how many degrees clockwise the page, which lay
-    sideways, was turned; boxes are of the turned page.
+    `reason` says why there is none, or what makes one doubtful, `turned` by how many degrees
+    clockwise the page, which lay sideways, was turned; boxes are of the turned page.
     """
 
     box: tuple[int, int, int, int] | None
@@ -62,12 +62,12 @@ def whole_of(
     verdict = judge(found)
     if not verdict.writing:
         return ScannedWord(None, 0, 0, None, verdict.reason, found.quarters_deg)
+    of_page = partial(ScannedWord, found.box, 0, 0, turned=found.quarters_deg)
     if how.drawing:
-        image = fit(found.grey, how.size)
-    else:
-        height = height_of_letters(found.ink) if how.letters else None
-        image = to_network(found, how.size, height)
-    return ScannedWord(found.box, 0, 0, image, turned=found.quarters_deg)
+        return of_page(fit(found.grey, how.size))
+    height = height_of_letters(found.ink) if how.letters else None
+    large = picture.height > how.size[0] or picture.width > how.size[1]
+    return of_page(to_network(found, how.size, height), page_of_words(found.ink) if large else "")
 
 
 def words_of(
