@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import rvsm.experiments.scans as asking
 from drawings import drawn_run
 from rvsm.cli import app
 from rvsm.errors import DataError
@@ -27,8 +30,13 @@ from rvsm.experiments.predict import predict
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.scans import predict_scans
-from rvsm.handwriting.scans.pages import read_pages
+from rvsm.experiments.stream import fastest
+from rvsm.handwriting.scans import words as cutting
+from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.native import find_compiler
 from scan_pages import make_page
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 
 def word(page: str, person: str, probability: float | None) -> WordAnswer:
@@ -186,7 +194,7 @@ def test_words_go_to_a_file_and_a_stopped_command_goes_on(
     """With the file that it was at: whether all of its words are there cannot be seen."""
     expected = list(predict_scans(run, [scans], person="/([a-z]+)_", evidence=tmp_path / "a"))
     out = tmp_path / "words.csv"
-    options = {"person": "/([a-z]+)_", "evidence": tmp_path / "b"}
+    options = {"person": "/([a-z]+)_", "evidence": tmp_path / "b", "workers": 1}
 
     def stop(done: int, total: int) -> None:
         assert total == 4
@@ -219,6 +227,55 @@ def test_words_go_to_a_file_and_a_stopped_command_goes_on(
     assert expected[0].box == tuple(int(first[s]) for s in ("left", "top", "right", "bottom"))
     assert rows[-1]["answer"] == "unreadable"
     assert rows[-1]["left"] == ""
+
+
+def test_processes_and_machine_code_say_the_same(
+    run: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[bool] = []
+
+    def noted(*arguments: Any) -> Any:
+        found = fastest(*arguments)
+        compiled.append(found[1])
+        return found
+
+    monkeypatch.setattr(asking, "fastest", noted)
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    words = predict_pages_to_csv(run, [scans], one, workers=1)
+    predict_pages_to_csv(run, [scans], two, workers=2)
+    assert one.read_bytes() == two.read_bytes()
+    there = find_compiler() is not None
+    monkeypatch.setenv("CC", "no-such-compiler")
+    plain = list(predict_scans(run, [scans]))
+    assert compiled == [there, there, False]
+    assert [replace(word, probability=None, calibrated=None) for word in words] == [
+        replace(word, probability=None, calibrated=None) for word in plain
+    ]
+    for fast, slow in zip(words, plain, strict=True):
+        assert fast.probability == pytest.approx(slow.probability, abs=2e-6)
+
+
+def test_nothing_is_said_of_pages_behind_an_unreadable_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = make_page(np.random.default_rng(0), lines=1).picture
+    for name in ("a.tif", "b.tif"):
+        page.save(tmp_path / name, save_all=True, append_images=[page, page])
+    real = cutting.read_page
+
+    def read(file: Path, number: int, dpi: float | None) -> Page:
+        if file.name == "a.tif" and number == 2:
+            raise DataError("It is torn: mend it.")
+        return real(file, number, dpi)
+
+    monkeypatch.setattr(cutting, "read_page", read)
+    found = list(predict_scans(run, [tmp_path]))
+    pages = dict.fromkeys((Path(word.page).name, word.reason) for word in found)
+    assert list(pages) == [
+        ("a.tif page 1", ""),
+        ("a.tif", "It is torn: mend it."),
+        *((f"b.tif page {number}", "") for number in (1, 2, 3)),
+    ]
 
 
 def test_command_with_a_file(run: Path, scans: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def predict(
         Path | None,
         typer.Option(metavar="CSV", help="Write a CSV file: for thousands of images."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --out: processes that read.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --out or --pages: processes that read.")
+    ] = 2,
     scan: Annotated[
         bool, typer.Option("--scan", help="Each image is a scan of a word or drawing: normalise.")
     ] = False,
@@ -90,7 +92,7 @@ def predict(
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
         told: dict[str, Any] = {"dpi": dpi, "person": person, "evidence": evidence, "turn": turn}
-        predict_pages(run, images, band, out, as_json, drawing=drawing, **told)
+        predict_pages(run, images, band, out, as_json, drawing=drawing, workers=workers, **told)
         return
     if person is not None:
         raise typer.BadParameter("--person is for scans of pages: add --pages.")

@@ -42,6 +42,7 @@ def predict_pages_to_csv(
     evidence: Path | None = None,
     turn: int | None = None,
     drawing: bool = False,
+    workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[WordAnswer]:
     """Ask the network of a run about every word of scans, a line of a CSV file for each.
@@ -58,6 +59,8 @@ def predict_pages_to_csv(
         1, the box in pixels of the page as turned level, answer, probability of shaky, calibrated
         probability, why there is no answer, the picture of the evidence, by how many degrees
         clockwise the page was turned before.
+    workers : int
+        Processes that read and cut pages; no more than three pages wait for each.
     progress : callable, optional
         Called as ``progress(files done, files)``.
 
@@ -90,9 +93,8 @@ def predict_pages_to_csv(
         drawn = sum(bool(answer.evidence) for answer in answers)
         if progress is not None:
             progress(done, len(files))
-        for number, file in enumerate(files[done:], start=done + 1):
-            found = list(reader.about(file, drawn))
-            drawn += sum(bool(answer.evidence) for answer in found)
+        asked = reader.answers(files, workers, done, drawn)
+        for number, found in enumerate(asked, start=done + 1):
             csv.write([_row(answer) for answer in found])
             answers += found
             if progress is not None:

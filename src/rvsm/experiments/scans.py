@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rvsm.errors import DataError
-from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.data import reduce_image
 from rvsm.experiments.gather import UNSURE, WordAnswer, answer_of, check_band
 from rvsm.experiments.predict import draw_evidence, files_in, plain_name, reading_of
-from rvsm.experiments.probability import Calibration, calibration_of
+from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
-from rvsm.handwriting.images import GreyImage
-from rvsm.handwriting.network import TremorNet
+from rvsm.experiments.stream import Network, fastest, probabilities
 from rvsm.handwriting.readers import person_in, person_pattern
-from rvsm.handwriting.scans.pages import Page, read_pages
+from rvsm.handwriting.scans.pool import in_order
 from rvsm.handwriting.scans.sideways import check_turn
-from rvsm.handwriting.scans.words import ScannedWord, words_of
-from rvsm.handwriting.views import view_logits
+from rvsm.handwriting.scans.words import CutPage, ScannedWord, cut_page, pages_in
+
+_WORDS = 50
+"""Of a page, about, to tell whether compiling pays."""
 
 
 def predict_scans(
@@ -35,6 +37,7 @@ def predict_scans(
     evidence: Path | None = None,
     turn: int | None = None,
     drawing: bool = False,
+    workers: int = 1,
 ) -> Iterator[WordAnswer]:
     """Ask the network of a run about every word of scans, page by page.
 
@@ -58,6 +61,8 @@ def predict_scans(
         By how much to turn every page clockwise, degrees; by default those that lie sideways are.
     drawing : bool
         Each page is one drawing, as it always is for a run that learned from made figures.
+    workers : int
+        Processes that read and cut pages.
 
     Yields
     ------
@@ -70,13 +75,17 @@ def predict_scans(
         No finished run, no file to look at, or options that cannot work.
     """
     reader = PageReader(
-        run_dir, dpi=dpi, person=person, band=band, whole=whole, evidence=evidence, turn=turn
+        run_dir,
+        dpi=dpi,
+        person=person,
+        band=band,
+        whole=whole,
+        evidence=evidence,
+        turn=turn,
+        drawing=drawing,
     )
-    drawn = 0
-    for file in reader.files(scans):
-        for answer in reader.about(file, drawn):
-            drawn += bool(answer.evidence)
-            yield answer
+    for answers in reader.answers(reader.files(scans), workers):
+        yield from answers
 
 
 class PageReader:
@@ -124,67 +133,71 @@ class PageReader:
     def _who(self, file: Path) -> str:
         return "" if self._pattern is None else person_in(self._pattern, file.as_posix())
 
-    def about(self, file: Path, drawn: int) -> Iterator[WordAnswer]:
-        """Answer about every word of a file, of which `drawn` pictures of evidence were before."""
+    def answers(
+        self, files: Sequence[Path], workers: int, done: int = 0, drawn: int = 0
+    ) -> Iterator[list[WordAnswer]]:
+        """Answer about every word of each file in turn.
+
+        Parameters
+        ----------
+        files : sequence of Path
+            All that are asked about: what computes is chosen by their number.
+        workers : int
+            Processes that read and cut pages, see `in_order`.
+        done : int
+            Files that were asked about before, and are left out.
+        drawn : int
+            Pictures of evidence that were drawn of those.
+        """
+        pages = {file: pages_in(file) for file in files}
+        count = _WORDS * sum(map(len, pages.values()))
+        network, _ = fastest(self._net, self._net.size, count)
+        cut = partial(cut_page, how=self.how, whole=self.whole, turn=self.turn)
+        left = [page for file in files[done:] for page in pages[file]]
+        read = in_order(cut, left, workers)
+        for _, group in itertools.groupby(read, key=lambda page: page.asked.file):
+            found: list[WordAnswer] = []
+            for page in group:
+                for answer in self._about(page, network, drawn):
+                    drawn += bool(answer.evidence)
+                    found.append(answer)
+                if page.error:
+                    break  # nothing is said of the pages behind
+            yield found
+
+    def _about(self, page: CutPage, network: Network, drawn: int) -> Iterator[WordAnswer]:
+        file = page.asked.file
         who = self._who(file)
-        pages = read_pages(file, self.how.dpi)
-        while True:
-            try:
-                page = next(pages, None)
-            except DataError as error:
-                yield WordAnswer(str(file), who, None, 0, 0, None, "unreadable", str(error))
-                return
-            if page is None:
-                return
-            words = words_of(page, self.how, whole=self.whole, turn=self.turn)
-            answers = _answers(self._net, self.calibration, page, words, who, self.band)
-            for word, answer in zip(words, answers, strict=True):
-                if self.evidence is None or word.image is None:
-                    yield answer
-                    continue
+        if page.error:
+            yield WordAnswer(page.name, who, None, 0, 0, None, "unreadable", page.error)
+            return
+        images = [word.image for word in page.words if word.image is not None]
+        reduced = [reduce_image(image, self._net.size) for image in images]
+        shaky = iter(probabilities(network, np.stack(reduced)) if reduced else ())
+        for word in page.words:
+            probability = None if word.image is None else next(shaky)
+            answer = self._answer(page.name, who, word, probability)
+            if self.evidence is not None and word.image is not None:
                 drawn += 1
-                name = f"{drawn:04d}-{plain_name(file)}-page{page.number}"
+                name = f"{drawn:04d}-{plain_name(file)}-page{page.asked.number}"
                 picture = self.evidence / f"{name}-line{word.line + 1}-word{word.place + 1}.png"
                 draw_evidence(self._net, word.image, picture)
-                yield replace(answer, evidence=str(picture))
+                answer = replace(answer, evidence=str(picture))
+            yield answer
 
-
-def _answers(
-    net: TremorNet,
-    calibration: Calibration,
-    page: Page,
-    words: list[ScannedWord],
-    person: str,
-    band: tuple[float, float],
-) -> list[WordAnswer]:
-    images = [reduce_image(word.image, net.size) for word in words if word.image is not None]
-    probabilities = iter(_probabilities(net, images))
-    out = []
-    for word in words:
-        probability = None if word.image is None else next(probabilities)
-        answer = answer_of(probability, band)
-        place = (word.box, word.line, word.place)
-        scaled = None if probability is None else calibration(probability)
-        why = calibration.why if probability is not None else ""
-        told = WordAnswer(
-            page.name,
-            person,
-            *place,
+    def _answer(
+        self, page: str, who: str, word: ScannedWord, probability: float | None
+    ) -> WordAnswer:
+        return WordAnswer(
+            page,
+            who,
+            word.box,
+            word.line,
+            word.place,
             probability,
-            answer,
+            answer_of(probability, self.band),
             word.reason,
-            scaled,
-            why,
+            None if probability is None else self.calibration(probability),
+            "" if probability is None else self.calibration.why,
             turned=word.turned,
         )
-        out.append(told)
-    return out
-
-
-def _probabilities(net: torch.nn.Module, images: list[GreyImage]) -> list[float]:
-    if not images:
-        return []
-    with torch.inference_mode():
-        batch = to_float(torch.from_numpy(np.stack(images)))
-        shaky = view_logits(net, batch).double().mean(0).softmax(1)[:, 1]
-    return [float(value) for value in shaky]

@@ -134,7 +134,7 @@ def predict_to_csv(
         file.keep(done)
         for kept in file.rows:
             _count(kept, counts)
-        network, compiled = _network(net, config.network.size, len(everything) - done)
+        network, compiled = fastest(net, config.network.size, len(everything) - done)
         if progress is not None:
             progress(done, len(everything))
         for batch in all_ready(everything[done:], how, workers):
@@ -174,7 +174,7 @@ def _drawn(net: TremorNet, entry: Ready, folder: Path, number: int) -> str:
     return name_of(path)
 
 
-def _network(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network, bool]:
+def fastest(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network, bool]:
     """The network in machine code where there is a compiler and enough to compute."""
     from rvsm import compile as to_machine_code
     from rvsm.native import find_compiler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,7 +82,25 @@ def read_pages(path: str | os.PathLike[str], dpi: float | None = None) -> Iterat
     """
     file = Path(path)
     check_dpi(dpi)
-    yield from _pdf(file, dpi) if is_pdf(file) else _images(file, dpi)
+    for number in range(1, page_count(file) + 1):
+        yield read_page(file, number, dpi)
+
+
+def page_count(file: Path) -> int:
+    """How many pages a file has; raises as `read_pages` does."""
+    if not is_pdf(file):
+        return len(page_frames(file))
+    with contextlib.closing(_opened(file)) as document:
+        return len(document)
+
+
+def read_page(file: Path, number: int, dpi: float | None = None) -> Page:
+    """Read one page, its number from 1; all else as for `read_pages`."""
+    if not is_pdf(file):
+        return _image(file, number, dpi)
+    with contextlib.closing(_opened(file)) as document:
+        picture, scale = _drawn(file, document, number - 1, dpi)
+        return Page(file, number, len(document), picture, scale)
 
 
 def check_dpi(dpi: float | None) -> None:
@@ -90,15 +109,16 @@ def check_dpi(dpi: float | None) -> None:
         raise DataError(f"A scan of {dpi:g} dots per inch is not one: give --dpi from 20 to 4800.")
 
 
-def _images(file: Path, dpi: float | None) -> Iterator[Page]:
+def _image(file: Path, number: int, dpi: float | None) -> Page:
     frames = page_frames(file)
-    for number, frame in enumerate(frames, start=1):
-        with sentences(file), Image.open(file) as image:
-            image.seek(frame)
-            check_pixels(file, image.size)
-            picture = ImageOps.exif_transpose(loaded(image, file))
-        scale = scale_of(picture) if dpi is None else dpi / 25.4
-        yield Page(file, number, len(frames), picture, scale)
+    if number > len(frames):
+        raise DataError(f"{file} has no page {number} any more: run the same command again.")
+    with sentences(file), Image.open(file) as image:
+        image.seek(frames[number - 1])
+        check_pixels(file, image.size)
+        picture = ImageOps.exif_transpose(loaded(image, file))
+    scale = scale_of(picture) if dpi is None else dpi / 25.4
+    return Page(file, number, len(frames), picture, scale)
 
 
 def page_frames(file: Path) -> list[int]:
@@ -121,17 +141,6 @@ def page_frames(file: Path) -> list[int]:
             if not int(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)) & _PREVIEW:
                 found.append(number)
         return found or [0]
-
-
-def _pdf(file: Path, dpi: float | None) -> Iterator[Page]:
-    document = _opened(file)
-    try:
-        count = len(document)
-        for number in range(count):
-            picture, scale = _drawn(file, document, number, dpi)
-            yield Page(file, number + 1, count, picture, scale)
-    finally:
-        document.close()
 
 
 def _opened(file: Path) -> Any:

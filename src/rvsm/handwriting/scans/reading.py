@@ -14,8 +14,8 @@ class Reading:
     Attributes
     ----------
     scan : bool
-        Normalise each as a scan of one word or drawing, and refuse what is no writing; otherwise
-        fit it as it is, as training does, and refuse only an even ground.
+        Normalise each as a scan of one word or drawing; otherwise fit it as it is, as training
+        does.
     dpi : float or None
         Pixels per inch of the scans; by default what their files state.
     letters : bool

@@ -1,13 +1,10 @@
-"""Files as a network reads them, made ready by a pool of processes, in a fixed order."""
+"""Files as a network reads them."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -20,17 +17,16 @@ from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
 from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.normalise import normalise, to_network
 from rvsm.handwriting.scans.pages import page_frames
+from rvsm.handwriting.scans.pool import in_order
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.sets import is_text
 from rvsm.handwriting.scans.verdict import blank_or_dot, judge_unread
 from rvsm.handwriting.scans.words import whole_of
 from rvsm.handwriting.strokejson import read_strokes
 from rvsm.handwriting.timed import TimedStrokes
-from rvsm.parent import end_with_parent
 
 _CHUNK = 32
 _OF_PAGES = frozenset([".tif", ".tiff"])
-_WAITING = 3  # chunks in work or ready for each process: what bounds the memory
 
 
 STROKES = ".json"
@@ -172,7 +168,7 @@ def all_ready(asked: Sequence[Asked], how: Reading, workers: int) -> Iterator[li
     asked : sequence of Asked
     how : Reading
     workers : int
-        Processes; 1 reads in this one. No more than three times 32 images wait for each.
+        See `in_order`.
 
     Yields
     ------
@@ -184,26 +180,4 @@ def all_ready(asked: Sequence[Asked], how: Reading, workers: int) -> Iterator[li
         A process was killed.
     """
     chunks = [asked[start : start + _CHUNK] for start in range(0, len(asked), _CHUNK)]
-    if workers == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield _chunk(chunk, how)
-        return
-    waiting: deque[Future[list[Ready]]] = deque()
-    # Not forked: a process with the threads of torch in it may hang.
-    pool = ProcessPoolExecutor(
-        min(workers, len(chunks)), get_context("spawn"), initializer=end_with_parent
-    )
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_chunk, chunk, how))
-            if len(waiting) == _WAITING * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise DataError(
-            "A process that reads images was ended from outside, perhaps for want of memory: run "
-            "the same command again, which goes on, or with --workers 1."
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return in_order(partial(_chunk, how=how), chunks, workers)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, fit
 from rvsm.handwriting.letters import height_of_letters
 from rvsm.handwriting.scans.normalise import Normalised, normalise, to_network
-from rvsm.handwriting.scans.pages import Page
+from rvsm.handwriting.scans.pages import Page, page_count, read_page
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.segment import Segments, segment
 from rvsm.handwriting.scans.verdict import judge, page_of_words
@@ -112,6 +114,42 @@ def words_of(
         of_page(word.box, word.line, word.place, _cut(found, height, word.box, how))
         for word in segments.words
     ]
+
+
+@dataclass(frozen=True)
+class AskedPage:
+    """A page of a file, its number from 1."""
+
+    file: Path
+    number: int
+
+
+@dataclass(frozen=True)
+class CutPage:
+    """A page and its words; `error` says why it cannot be read."""
+
+    asked: AskedPage
+    name: str
+    words: list[ScannedWord]
+    error: str = ""
+
+
+def pages_in(file: Path) -> list[AskedPage]:
+    """The pages of a file, one of a file that cannot be read."""
+    try:
+        count = page_count(file)
+    except DataError:
+        count = 1
+    return [AskedPage(file, number) for number in range(1, max(1, count) + 1)]
+
+
+def cut_page(asked: AskedPage, how: Reading, whole: bool, turn: int | None) -> CutPage:
+    """Read a page and cut it into words, see `words_of`."""
+    try:
+        page = read_page(asked.file, asked.number, how.dpi)
+    except DataError as error:
+        return CutPage(asked, str(asked.file), [], str(error))
+    return CutPage(asked, page.name, words_of(page, how, whole=whole, turn=turn))
 
 
 def _height(found: Normalised, segments: Segments) -> float:

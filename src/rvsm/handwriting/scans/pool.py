@@ -1,0 +1,58 @@
+"""Work that a pool of processes does, its results in a fixed order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from rvsm.errors import DataError
+from rvsm.parent import end_with_parent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WAITING = 3  # tasks in work or done for each process: what bounds the memory
+
+
+def in_order(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
+    """What a function makes of each task, in the order of the tasks.
+
+    Parameters
+    ----------
+    function : callable
+        Can be pickled, as can tasks and results.
+    tasks : sequence
+    workers : int
+        Processes; 1 works in this one. No more than three results wait for each.
+
+    Raises
+    ------
+    DataError
+        A process was killed.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+        return
+    waiting: deque[Future[R]] = deque()
+    # Not forked: a process with the threads of torch in it may hang.
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)), get_context("spawn"), initializer=end_with_parent
+    )
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) == _WAITING * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            "A process that reads images was ended from outside, perhaps for want of memory: run "
+            "the same command again, which goes on, or with --workers 1."
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
