@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commandline import run_here
 from drawings import make_folder
 from rvsm.errors import RunError
 from rvsm.experiments.config import make_config
@@ -64,6 +65,16 @@ def asked(run: Path, image: GreyImage) -> float:
         return float(view_logits(net, batch).double().mean(0).softmax(1)[0, 1])
 
 
+def on_words(run: Path, folder: Path) -> Path:
+    """The same network in a run that learned from words."""
+    words = shutil.copytree(run, folder / "words")
+    config = (words / "config.toml").read_text()
+    (words / "config.toml").write_text(config.replace("    128,\n    128,", "    64,\n    256,"))
+    result = json.loads((words / "result.json").read_text())
+    (words / "result.json").write_text(json.dumps(result | {"task": "pen"}))
+    return words
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     drawing(3, "RGB", (600, 400)).save(tmp_path / "a.png", dpi=(300, 300))
@@ -103,11 +114,7 @@ def test_scans_are_fitted_as_they_lie(run: Path, file: Path, tmp_path: Path) -> 
 
 def test_a_run_is_told_of_drawings(run: Path, file: Path, tmp_path: Path) -> None:
     """By `drawing`, or by the rows of a set; of a run on words they have the size of words."""
-    words = shutil.copytree(run, tmp_path / "words")
-    config = (words / "config.toml").read_text()
-    (words / "config.toml").write_text(config.replace("    128,\n    128,", "    64,\n    256,"))
-    result = json.loads((words / "result.json").read_text())
-    (words / "result.json").write_text(json.dumps(result | {"task": "pen"}))
+    words = on_words(run, tmp_path)
     how = reading_of(words, load_run(words)[0], scan=True, dpi=None)
     assert (how.drawing, how.size, how.letters) == (False, (64, 256), True)
     told = reading_of(words, load_run(words)[0], scan=True, dpi=None, drawing=True)
@@ -123,6 +130,28 @@ def test_a_run_is_told_of_drawings(run: Path, file: Path, tmp_path: Path) -> Non
         with Image.open(asked.file) as picture:
             fitted = fit(normalise(picture).grey)
         assert np.array_equal(ready(asked, how).image, fitted)
+
+
+def test_everything_that_asks_is_told(
+    run: Path, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = on_words(run, tmp_path)
+    (wanted,) = predict(words, [file], scan=True, drawing=True)
+    (other,) = predict(words, [file], scan=True)
+    assert wanted.probability is not None
+    assert other.probability != pytest.approx(wanted.probability, abs=1e-6)
+    out = tmp_path / "out.csv"
+    predict_to_csv(words, [file], out, scan=True, drawing=True, workers=1)
+    with out.open() as stream:
+        told = float(next(csv.DictReader(stream))["probability"])
+    assert told == pytest.approx(wanted.probability, abs=1e-6)
+    (page,) = predict_scans(words, [file], drawing=True)
+    assert page.probability == pytest.approx(wanted.probability, abs=1e-6)
+    answer = Oracle(words, drawing=True).scan(file.read_bytes())
+    assert answer["probability"] == pytest.approx(wanted.probability, abs=1e-6)
+    for how in (["--scan", "--json"], ["--pages", "--json", "--workers", 1]):
+        done = run_here(capfd, "predict", words, file, "--drawing", *how)
+        assert str(wanted.probability)[:8] in done.out, done
 
 
 def test_recordings_are_drawn_on_one_sheet(run: Path, tmp_path: Path) -> None:
