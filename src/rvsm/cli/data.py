@@ -20,7 +20,8 @@ app = typer.Typer(
     "  rvsm data make data/pen --task pen\n"
     "  rvsm data check data/pen\n"
     "  rvsm data list parkinsons-drawings\n"
-    "  rvsm data sheet parkinsons-drawings"
+    "  rvsm data sheet parkinsons-drawings\n"
+    "  rvsm data import parkinsons-drawings data/spiral --task spiral"
 )
 
 
@@ -141,6 +142,67 @@ def make(
             pairs=pairs,
             workers=workers,
             progress=bars.named("rendering"),
+        )
+    typer.echo("\n".join(made.summary()))
+
+
+@app.command("import")
+@guarded
+def import_(
+    set_: Annotated[
+        Path, typer.Argument(metavar="SET", help="Labelled scans, in any layout of `data list`.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only drawings of it, such as spiral; of a set that knows no tasks, what all are.",
+            show_default="word",
+        ),
+    ] = None,
+    layout: Layouts = None,
+    person: Person = None,
+    dpi: Annotated[
+        float | None, typer.Option(help="Pixels per inch of the scans, where files do not say.")
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPLIT=PART", help="Part of the images, such as val=0.15 or test-unseen=0."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Who goes into which split.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that normalise.")] = 2,
+) -> None:
+    """Make a data folder of labelled scans: normalised, and cut into splits by person.
+
+    Each picture becomes what `rvsm predict --scan` makes of it, so that a network learns from
+    what it will be asked about: words at the size of the letters of training; drawings fitted,
+    neither turned level nor freed of lines. Splits of the set are taken together and cut anew:
+    train, val, and test-unseen, nobody in two. What is no writing or cannot be read is skipped.
+
+    \b
+    Examples:
+      rvsm data import parkinsons-drawings data/spiral --task spiral
+      rvsm data import ~/scans data/own --person '/(P[0-9]+)_' --dpi 300
+      rvsm data import list.csv data/drawn --task spiral --share test-unseen=0.3
+      rvsm train data/own --out runs/own
+    """
+    from rvsm.experiments.importing import import_set
+
+    with Bars() as bars:
+        made = import_set(
+            set_,
+            folder,
+            layout=layout,
+            task=task,
+            person=person,
+            dpi=dpi,
+            shares=_read_shares(share),
+            seed=seed,
+            workers=workers,
+            progress=bars.named("normalising"),
         )
     typer.echo("\n".join(made.summary()))
 
@@ -351,6 +413,20 @@ def read_hertz(text: str | None) -> tuple[float, float] | None:
             f"--tremor-hz {text} is not LOW-HIGH: write it like --tremor-hz 3-8."
         )
     return ends
+
+
+def _read_shares(texts: list[str] | None) -> dict[str, float]:
+    """Read SPLIT=PART options."""
+    shares = {}
+    for text in texts or ():
+        split, _, part = text.partition("=")
+        try:
+            shares[split] = float(part)
+        except ValueError:
+            raise typer.BadParameter(
+                f"--share {text} is not SPLIT=PART: write it like --share val=0.15."
+            ) from None
+    return shares
 
 
 def read_counts(texts: list[str] | None) -> dict[str, int] | None:

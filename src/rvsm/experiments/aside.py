@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def set_aside(folder: Path, rows: list[Row]) -> list[Row]:
     source, parts = ("train", ("val",)) if "train" in splits else (UNSPLIT, ("val", "test"))
     sound = [row for row in rows if row.split == source and not row.error]
     for key in (_carrier, _file):
-        place = _places(sound, key, parts)
+        names = sorted(
+            {key(row) for row in sound}, key=lambda name: (zlib.crc32(name.encode()), name)
+        )
+        place = places(sound, key, dict.fromkeys(parts, 1 / SHARE), names)
         if place is not None:
             return [
                 replace(row, split=place.get(key(row), "train")) if row.split == source else row
@@ -83,27 +87,41 @@ def _file(row: Row) -> str:
     return row.file
 
 
-def _places(
-    rows: Sequence[Row], key: Callable[[Row], str], parts: Sequence[str]
+def places(
+    rows: Sequence[Row],
+    key: Callable[[Row], str],
+    shares: Mapping[str, float],
+    order: Sequence[str],
 ) -> dict[str, str] | None:
-    """Return the part of each group that is set aside, or None where a class would be missing."""
+    """Return the part of each group that is set aside, or None where a class would be missing.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    key : callable
+        Names the group of a row, which is never torn apart.
+    shares : mapping of str to float
+        How many of the images of each class a part has at least.
+    order : sequence of str
+        All groups, in the order in which they are taken.
+    """
     images: dict[str, Counter[str]] = {}
     for row in rows:
         images.setdefault(key(row), Counter())[row.label] += 1
-    order = sorted(images, key=lambda name: (zlib.crc32(name.encode()), name))
-    wanted = {label: -(-sum(row.label == label for row in rows) // SHARE) for label in LABELS}
+    whole = Counter(row.label for row in rows)
     place: dict[str, str] = {}
-    for part in parts:
+    for part, share in shares.items():
         held: Counter[str] = Counter()
         for label in LABELS:
+            wanted = max(1, math.ceil(round(share * whole[label], 6)))
             for name in order:
-                if held[label] >= max(1, wanted[label]):
+                if held[label] >= wanted:
                     break
                 if name not in place and images[name][label]:
                     place[name] = part
                     held += images[name]
             else:
-                if held[label] < max(1, wanted[label]):
+                if held[label] < wanted:
                     return None
     rest: Counter[str] = sum((images[name] for name in images if name not in place), Counter())
     return place if all(rest[label] for label in LABELS) else None

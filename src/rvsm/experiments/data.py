@@ -23,6 +23,7 @@ from rvsm.experiments.config import AugmentationConfig
 from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.images import SIZE, read_grey
 from rvsm.handwriting.manifest import LABELS, Row, read_manifest
+from rvsm.handwriting.readers import is_own, layout_of
 
 _CACHE_FORMAT = "1"
 Progress = Callable[[int, int], None]
@@ -166,7 +167,32 @@ def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:
 
 def read_rows(folder: Path) -> list[Row]:
     """Read the manifest; what it does not name, :func:`rvsm.experiments.aside.set_aside` does."""
-    return set_aside(folder, read_manifest(folder))
+    return set_aside(folder, listed_rows(folder))
+
+
+def listed_rows(folder: Path) -> list[Row]:
+    """Read the manifest as it is.
+
+    Raises
+    ------
+    DataError
+        As `read_manifest`; of a set in another layout it says how that becomes a data folder.
+    """
+    try:
+        return read_manifest(folder)
+    except DataError:
+        if not (layout := _layout_of_others(folder)):
+            raise
+        raise DataError(
+            f"{folder} is no data folder but a set in the layout {layout}: make one of it with "
+            f"`rvsm data import {folder} DIR`, and name that."
+        ) from None
+
+
+def _layout_of_others(folder: Path) -> str:
+    with contextlib.suppress(DataError):
+        return "" if is_own(folder) else layout_of(folder)
+    return ""
 
 
 def check_size(size: tuple[int, int], whole: tuple[int, int] = SIZE) -> None:

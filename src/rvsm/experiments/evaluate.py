@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rvsm.atomic import atomic_text
-from rvsm.experiments.data import Batches, Split, load_split, read_rows
+from rvsm.experiments.data import Batches, Split, listed_rows, load_split, read_rows
 from rvsm.experiments.runs import load_run
-from rvsm.handwriting.manifest import Row, read_manifest
+from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.views import view_logits
 
 AMPLITUDE_EDGES_MM = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.8, 1.2, 1.5)
@@ -145,7 +145,7 @@ def evaluate(
     data = Path(data)
     # Of the run's own images those it was trained on are no test, be they named so or not.
     own = data.resolve() == Path(config.data).resolve()
-    rows = read_rows(data) if own else read_manifest(data)
+    rows = read_rows(data) if own else listed_rows(data)
     names = sorted({row.split for row in rows})
     chosen = splits or [name for name in names if name not in ("train", "val")] or names
     scores, loaded = {}, {}

@@ -366,7 +366,8 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
     splits = [split for split in dict.fromkeys(row.split for row in rows) if split != "train"]
     findings = []
     known = [("carrier", "fonts or writers"), ("text", "words")]
-    if any(row.carrier_kind == PERSON for row in rows):
+    by_people = any(row.carrier_kind == PERSON for row in rows)
+    if by_people:
         findings, known = [persons_apart(rows), persons_known(rows)], known[1:]
     for what, plural in known:
         name = f"{plural} apart"
@@ -384,9 +385,12 @@ def _overlaps(rows: Sequence[Row]) -> list[Finding]:
                 doubts.append(told)
             elif what not in _KEPT_APART[split]:
                 allowed.add(split)
-            # Addresses that people wrote have words in common; texts that are drawn need not.
+            # Addresses that people wrote have words in common, and people may be asked for the same
+            # texts; those that are drawn need have none.
             elif what == "text" and texts[split].isdisjoint(texts[other]):
                 doubts.append(f"{told}, but no whole text")
+            elif what == "text" and by_people:
+                doubts.append(told)
             else:
                 faults.append(told)
         level: Level = "fault" if faults else "warning" if doubts else "fine"

@@ -15,6 +15,10 @@ from rvsm.handwriting.manifest import MANIFEST
 from rvsm.jsonfiles import read_object
 
 DATASET = "dataset.json"
+DRAWING = "drawing"
+"""The task of drawings that people are asked for and `figures` does not draw."""
+
+_SIZES = {**SIZES, DRAWING: (256, 256)}
 
 
 class _Options(BaseModel):
@@ -29,7 +33,7 @@ class _Matched(BaseModel):
 
 
 class _Description(BaseModel):
-    """Types of what `datasets.make` writes; of a folder of the user's own any of it may lack."""
+    """Types of what makes data folders writes; of one of the user's own any of it may lack."""
 
     task: str = ""
     set: str = ""
@@ -64,13 +68,13 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Rows and columns of the images of a folder: 64 x 256, but of drawn figures."""
+    """Rows and columns of the images of a folder, by the task that its dataset.json names."""
     return size_of((read_description(path) or {}).get("task", ""))
 
 
 def size_of(task: str) -> tuple[int, int]:
-    """Rows and columns of the images of a task, see `whole_size`."""
-    return SIZES.get(task, SIZE)
+    """Rows and columns of the images of a task: 64 x 256, but of drawings."""
+    return _SIZES.get(task, SIZE)
 
 
 def lacking(path: Path, counts: dict[str, dict[str, int]]) -> list[str]:

@@ -138,6 +138,7 @@ def read_cases(
     own = layout is None and is_own(folder)
     found = read(folder, layout, pattern)
     skipped = dict(found.left_out) | {row.file: row.error for row in found.rows if row.error}
+    skipped |= {row.file: "it has no class" for row in found.rows if not (row.error or row.label)}
     rows = [row for row in found.rows if not row.error and row.label]
     if task is not None:
         tasks = sorted({row.task for row in rows if row.task})
