@@ -114,6 +114,16 @@ def over_template(
     return both, alone
 
 
+def black_forms(root: Path, people: int = 6) -> Path:
+    """Class folders of black traces over one black form, scanned up to 4 pixels apart."""
+    rng = np.random.default_rng(0)
+    for person in range(people):
+        shift = tuple(rng.integers(-4, 5, 2).tolist())
+        picture = over_template(person + 20, (20, 20, 20), shift)[0]
+        save(picture, root / ("healthy", "patients")[person % 2] / f"p{person}.png")
+    return root
+
+
 def newhandpd(root: Path) -> Path:
     for group, folder, numbers in (("H", "Healthy", (1, 28)), ("P", "Patient", (1, 3))):
         for number in numbers:

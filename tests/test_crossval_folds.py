@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import set_layouts
 from drawings import draw
 from rvsm.errors import DataError, RunError
 from rvsm.experiments.crossval.baselines import Line, fit_line, hog_features
@@ -202,3 +203,14 @@ def test_edges_of_a_blank_image() -> None:
     assert np.isfinite(features).all()
     assert not features[0].any()
     assert features[1].any()
+
+
+def test_print_is_taken_away_where_asked(tmp_path: Path) -> None:
+    cases = read_cases(set_layouts.black_forms(tmp_path / "forms"), pattern=r"/(p\d)")
+    plain, alone = (
+        load_ink(cases, SQUARE, isolate=how)[1].sum() for how in ("auto", "registration")
+    )
+    assert alone < 0.7 * plain
+    stored = read_cases(drawings(tmp_path / "own", ("regular", "shaky")), pattern=r"V\d+[HP]")
+    with pytest.raises(DataError, match="leave out --isolate"):
+        load_ink(stored, SQUARE, isolate="registration")

@@ -100,6 +100,17 @@ def test_words_come_at_the_size_of_letters(tmp_path: Path) -> None:
     assert whole_size(tmp_path / "drawn") == (256, 256)
 
 
+def test_black_forms_are_taken_away_where_asked(tmp_path: Path) -> None:
+    root, ink = set_layouts.black_forms(tmp_path / "set"), []
+    for how in ("auto", "registration"):
+        out = tmp_path / how
+        made = import_set(root, out, task="spiral", person=r"/(p\d)", isolate=how, workers=1)
+        assert made.description["options"]["source"]["isolate"] == how
+        images = [read_grey(out / row.file, whole_size(out)) for row in read_manifest(out)]
+        ink.append(sum(int((image < 128).sum()) for image in images))
+    assert ink[1] < 0.7 * ink[0]
+
+
 def test_recordings_become_drawings(tmp_path: Path) -> None:
     root = set_layouts.uci_spirals(tmp_path / "set")
     import_set(root, tmp_path / "out", task="static-spiral", workers=1)

@@ -16,10 +16,10 @@ from rvsm.handwriting.images import fit, read_grey, read_picture
 from rvsm.handwriting.readers import read
 from rvsm.handwriting.scans.normalise import Normalised, normalise, scale_of, to_network
 from rvsm.handwriting.scans.paper import darkness, ink_mask, light_on_dark
-from rvsm.handwriting.scans.sets import images_of
+from rvsm.handwriting.scans.sets import images_of, isolations
 from rvsm.handwriting.scans.sheet import Tile, contact_sheet, sheet_of
 from rvsm.handwriting.scans.skew import skew_deg, turned
-from rvsm.handwriting.scans.template import pen_by_colour, pen_by_registration
+from rvsm.handwriting.scans.template import pen_by_colour, template_of, without_template
 from rvsm.handwriting.scans.verdict import judge
 from scan_pages import make_page, word_images
 from set_layouts import drawing, over_template, ruled_word
@@ -186,9 +186,9 @@ def test_pen_by_registration() -> None:
             drawings.append(darkness(np.asarray(both.convert("L")))[0])
             pens.append(np.asarray(alone.convert("L")) < 150)
             people.append(f"P{person}")
-    for found, drawn, pen in zip(
-        pen_by_registration(drawings, people), drawings, pens, strict=True
-    ):
+    template = template_of(drawings, people)
+    for drawn, pen in zip(drawings, pens, strict=True):
+        found = without_template(drawn, template)
         ink = found > 0.3
         print_only = ink_mask(drawn) & ~ndimage.binary_dilation(pen, iterations=2)
         assert ink[print_only].mean() < 0.02
@@ -199,9 +199,51 @@ def test_pen_by_registration() -> None:
 def test_registration_needs_people_and_one_size() -> None:
     one = np.zeros((40, 40))
     with pytest.raises(DataError, match="there are 2 people: give at least 3"):
-        pen_by_registration([one, one, one], ["a", "b", "b"])
+        template_of([one, one, one], ["a", "b", "b"])
     with pytest.raises(DataError, match="different sizes"):
-        pen_by_registration([one, one, np.zeros((40, 41))], ["a", "b", "c"])
+        template_of([one, one, np.zeros((40, 41))], ["a", "b", "c"])
+    template = template_of([one, one, one], ["a", "b", "c"])
+    with pytest.raises(DataError, match=r"is 41x40 pixels, those .* from 40x40"):
+        without_template(np.zeros((40, 41)), template)
+
+
+def test_a_set_on_black_forms(tmp_path: Path) -> None:
+    """Registration is a step of the whole set; a scan of another size is skipped, and says why."""
+    root = set_layouts.black_forms(tmp_path)
+    collection = read(root, person=r"/(p\d)")
+    plain, alone = (
+        images_of(collection, (300, 300), isolate=how).images < 128
+        for how in ("auto", "registration")
+    )
+    assert (alone.sum(axis=(1, 2)) < 0.7 * plain.sum(axis=(1, 2))).all()
+    wanted = [
+        normalise(over_template(person + 20, (20, 20, 20))[1]).ink.sum()
+        for person in (0, 2, 4, 1, 3, 5)
+    ]
+    kept = [
+        normalise(collection.picture(row), isolate=pen).ink.sum() / count
+        for row, count in zip(collection.rows, wanted, strict=True)
+        for pen in isolations(collection, "registration").values()
+    ]
+    assert 0.7 < min(kept) <= max(kept) < 1.1
+    before, after = (
+        np.asarray(sheet_of(collection, isolate=how)) for how in ("none", "registration")
+    )
+    assert (after.sum(axis=2) < 200).sum() < 0.9 * (before.sum(axis=2) < 200).sum()
+    Image.new("L", (200, 300), 250).save(root / "healthy" / "p6.png")
+    with pytest.raises(DataError, match="different sizes"):
+        images_of(read(root, person=r"/(p\d)"), isolate="registration")
+    (root / "healthy" / "p6.png").rename(root / "healthy" / "p4_2.png")
+    by_person = read(root, person=r"/(p\d)")
+    last = by_person.rows[-1]
+    template = isolations(by_person.chosen(lambda row: "_2" not in row.file), "registration")
+    with pytest.raises(DataError, match="is 200x300 pixels"):
+        normalise(
+            by_person.picture(next(row for row in by_person.rows if "_2" in row.file)),
+            isolate=template[last.task],
+        )
+    with pytest.raises(DataError, match="there are 0 people"):
+        isolations(read(root), "registration")
 
 
 def test_scale() -> None:

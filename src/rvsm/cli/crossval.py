@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rvsm.cli.data import Layouts
+from rvsm.cli.data import Isolating, Isolation, Layouts
 from rvsm.cli.guard import Bars
 from rvsm.cli.runs import read_assignments
 
@@ -44,6 +44,7 @@ def crossval(
     task: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only drawings of it, such as spiral.")
     ] = None,
+    isolate: Isolating = Isolation.auto,
     arm: Annotated[
         list[Arm] | None, typer.Option(help="Only this classifier; may be given again.")
     ] = None,
@@ -128,6 +129,7 @@ def crossval(
         person=person or "",
         layout=layout or "",
         task=task or "",
+        isolate=isolate.value,
         folds=folds,
         inner=inner,
         repeats=repeats,

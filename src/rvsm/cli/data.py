@@ -42,6 +42,23 @@ Person = Annotated[
 ]
 
 
+class Isolation(StrEnum):
+    auto = "auto"
+    colour = "colour"
+    registration = "registration"
+    none = "none"
+
+
+Isolating = Annotated[
+    Isolation,
+    typer.Option(
+        "--isolate",
+        help="A pen told from a printed template: by its colour, where it has one (auto); by what "
+        "the drawings of 3 people or more share (registration).",
+    ),
+]
+
+
 class Task(StrEnum):
     fonts = "fonts"
     pen = "pen"
@@ -166,6 +183,7 @@ def import_(
     dpi: Annotated[
         float | None, typer.Option(help="Pixels per inch of the scans, where files do not say.")
     ] = None,
+    isolate: Isolating = Isolation.auto,
     share: Annotated[
         list[str] | None,
         typer.Option(
@@ -187,6 +205,7 @@ def import_(
       rvsm data import parkinsons-drawings data/spiral --task spiral
       rvsm data import ~/scans data/own --person '/(P[0-9]+)_' --dpi 300
       rvsm data import list.csv data/drawn --task spiral --share test-unseen=0.3
+      rvsm data import NewHandPD data/forms --task spiral --isolate registration
       rvsm train data/own --out runs/own
     """
     from rvsm.experiments.importing import import_set
@@ -199,6 +218,7 @@ def import_(
             task=task,
             person=person,
             dpi=dpi,
+            isolate=isolate.value,
             shares=_read_shares(share),
             seed=seed,
             workers=workers,
@@ -369,6 +389,7 @@ def sheet(
     seed: Annotated[int, typer.Option(min=0, help="Which pictures are drawn.")] = 0,
     layout: Layouts = None,
     person: Person = None,
+    isolate: Isolating = Isolation.auto,
 ) -> None:
     """Draw a contact sheet: pictures of a set before and after normalising, to look at.
 
@@ -379,13 +400,18 @@ def sheet(
     Examples:
       rvsm data sheet parkinsons-drawings
       rvsm data sheet DHSD --out words.png --count 60 --seed 1
+      rvsm data sheet ~/forms --isolate registration --person '/(P[0-9]+)_'
     """
     from rvsm.handwriting.readers import read
     from rvsm.handwriting.scans.sheet import sheet_of
 
     with Bars() as bars:
         drawn = sheet_of(
-            read(folder, layout, person), count=count, seed=seed, progress=bars.named("drawing")
+            read(folder, layout, person),
+            count=count,
+            seed=seed,
+            isolate=isolate.value,
+            progress=bars.named("drawing"),
         )
     with atomic_write(out) as stream:
         drawn.save(stream, format="PNG")

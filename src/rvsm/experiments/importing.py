@@ -24,7 +24,7 @@ from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.scans.pages import check_dpi
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.ready import all_ready, rows_of
-from rvsm.handwriting.scans.sets import is_text
+from rvsm.handwriting.scans.sets import How, is_text, isolations
 from rvsm.text import some
 
 SHARES = {"val": 0.15, "test-unseen": 0.2}
@@ -88,6 +88,7 @@ def import_set(
     task: str | None = None,
     person: str | None = None,
     dpi: float | None = None,
+    isolate: How = "auto",
     shares: Mapping[str, float] | None = None,
     seed: int = 0,
     workers: int = 2,
@@ -113,6 +114,8 @@ def import_set(
         become the task ``drawing``.
     dpi : float, optional
         Pixels per inch of the scans; by default what their files state.
+    isolate : {"auto", "colour", "registration", "none"}
+        How pens are told from print, see `scans.sets.isolations`.
     shares : mapping of str to float, optional
         Of the images of each class, where other than `SHARES`; 0 leaves a split out.
     seed : int
@@ -129,8 +132,8 @@ def import_set(
     Raises
     ------
     DataError
-        No two classes, several tasks, unknown people, too few of them for the splits, a folder
-        that rvsm made itself, or `out` holds other files.
+        No two classes, several tasks, unknown people, too few of them for the splits or for a
+        template, a folder that rvsm made itself, or `out` holds other files.
     """
     folder, out = Path(folder), Path(out)
     check_dpi(dpi)
@@ -143,7 +146,8 @@ def import_set(
         raise DataError(f"{out} already holds other files: name a new or empty folder.")
     cases, kind = _cases_of(folder, layout, task, person)
     written = kind == WORDS
-    how = Reading(True, dpi, letters=written, size=size_of(kind), drawing=not written)
+    (pens,) = isolations(cases.collection, isolate).values()
+    how = Reading(True, dpi, written, size_of(kind), drawing=not written, isolate=pens)
     rows, pngs, skipped = _read(cases, how, workers, progress)
     rows = _cut(cases, rows, wanted, seed, skipped)
     with appearing(out) as made:
@@ -152,7 +156,13 @@ def import_set(
             for number, (row, png) in enumerate(zip(rows, pngs, strict=True), start=1)
         ]
         splits = [name for name in ("train", *wanted) if any(row.split == name for row in rows)]
-        source = {"set": folder.name, "person": person or "", "dpi": dpi, "shares": wanted}
+        source = {
+            "set": folder.name,
+            "person": person or "",
+            "dpi": dpi,
+            "isolate": isolate,
+            "shares": wanted,
+        }
         description = {
             "format_version": FORMAT_VERSION,
             "task": kind,

@@ -16,7 +16,7 @@ from rvsm.errors import DataError
 from rvsm.experiments.crossval.metrics import Ints
 from rvsm.handwriting.manifest import COLUMNS, LABELS, MANIFEST, Row
 from rvsm.handwriting.readers import Collection, is_own, read
-from rvsm.handwriting.scans.sets import images_of
+from rvsm.handwriting.scans.sets import How, images_of
 
 _WIDE = 1.6
 SQUARE, WORD = (96, 96), (32, 128)
@@ -208,7 +208,10 @@ def fitting_size(cases: Cases) -> tuple[int, int]:
 
 
 def load_ink(
-    cases: Cases, size: tuple[int, int], progress: Progress | None = None
+    cases: Cases,
+    size: tuple[int, int],
+    progress: Progress | None = None,
+    isolate: How = "auto",
 ) -> tuple[Cases, npt.NDArray[np.uint8]]:
     """Read all images at one size, and leave out those that cannot be read.
 
@@ -219,6 +222,8 @@ def load_ink(
         Rows and columns.
     progress : callable, optional
         Called with (read, in all).
+    isolate : {"auto", "colour", "registration", "none"}
+        How pens are told from print, see `scans.sets.isolations`.
 
     Returns
     -------
@@ -229,10 +234,16 @@ def load_ink(
     Raises
     ------
     DataError
-        Those that can be read are not of both classes.
+        Those that can be read are not of both classes, or of images that are read as training
+        reads them print is to be taken away.
     """
     stored = cases.reading == READINGS[0]
-    loaded = images_of(cases.collection, size, as_stored=stored, progress=progress)
+    if stored and isolate != "auto":
+        raise DataError(
+            f"{cases.folder} is in the form that rvsm writes and read as it is, so nothing can be "
+            "told from print: leave out --isolate, or give --layout."
+        )
+    loaded = images_of(cases.collection, size, as_stored=stored, isolate=isolate, progress=progress)
     skipped = cases.skipped | {row.file: row.error for row in loaded.skipped}
     by_file = {case.file: case for case in cases.cases}
     kept = tuple(by_file[row.file] for row in loaded.rows)

@@ -15,6 +15,7 @@ from rvsm.experiments.config import CONFIG_FILE, METHODS, Method, TrainConfig, m
 from rvsm.experiments.crossval.candidates import Candidate, grid, last_layers
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
+from rvsm.handwriting.scans.sets import How
 
 ARMS = ("majority", "hog", "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
@@ -33,6 +34,7 @@ FILE = "crossval.json"
 _BEFORE = {
     "layout": "",
     "task": "",
+    "isolate": "auto",
     "reading": "stored",
     "mirrored": "drawings",
     "sparse_start": "",
@@ -52,6 +54,8 @@ class Settings:
         Column of the manifest, and regular expression (empty: none), that tell people apart.
     layout, task : str
         How the set is read (empty: the first layout that fits), and which drawings (empty: all).
+    isolate : {"auto", "colour", "registration", "none"}
+        How pens are told from print (see `scans.sets.isolations`).
     folds, inner, repeats, seed : int
         Folds, inner folds of each training part, and how often all is cut anew.
     size : (int, int) or None
@@ -81,6 +85,7 @@ class Settings:
     person: str = ""
     layout: str = ""
     task: str = ""
+    isolate: How = "auto"
     folds: int = 5
     inner: int = 3
     repeats: int = 3

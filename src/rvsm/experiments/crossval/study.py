@@ -19,6 +19,7 @@ from rvsm.experiments.crossval.settings import Settings, claim
 from rvsm.experiments.crossval.steps import Material, answers_of, fits_of, part_of, read_fold
 from rvsm.experiments.crossval.summary import summarise, write_predictions
 from rvsm.experiments.runs import environment, locked, start_file
+from rvsm.handwriting.scans.sets import How
 
 if TYPE_CHECKING:
     from rvsm.experiments.config import TrainConfig
@@ -63,7 +64,7 @@ def crossval(
         data, settings.by, settings.person or None, settings.layout or None, settings.task or None
     )
     size = settings.size or fitting_size(cases)
-    cases, ink = load_ink(cases, size, _part(progress, "reading"))
+    cases, ink = load_ink(cases, size, _part(progress, "reading"), settings.isolate)
     plan = list(
         repeated(cases.labels, cases.people, settings.folds, settings.repeats, settings.seed)
     )
@@ -81,7 +82,9 @@ def crossval(
         ]
         features = np.zeros((len(cases.cases), 0))
         if "hog" in settings.arms and not all(found):
-            features = hog_features(_edges(cases, size), _part(progress, "counting edges"))
+            features = hog_features(
+                _edges(cases, size, settings.isolate), _part(progress, "counting edges")
+            )
         material = Material(
             ink,
             features,
@@ -145,9 +148,10 @@ def _looks(settings: Settings, base: TrainConfig, ink: Any) -> Looks | None:
     return Looks(base, ink, settings.views)
 
 
-def _edges(cases: Cases, size: tuple[int, int]) -> Any:
+def _edges(cases: Cases, size: tuple[int, int], isolate: How) -> Any:
     """The images at the size at which edges are counted."""
-    return load_ink(cases, WRITING if size[1] >= 1.6 * size[0] else DRAWING)[1]
+    counted = WRITING if size[1] >= 1.6 * size[0] else DRAWING
+    return load_ink(cases, counted, isolate=isolate)[1]
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

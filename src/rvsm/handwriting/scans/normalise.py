@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,9 @@ from rvsm.handwriting.scans.paper import Array, Mask, cleaned, darkness, ink_mas
 from rvsm.handwriting.scans.rules import rule_mask
 from rvsm.handwriting.scans.sideways import sideways_deg
 from rvsm.handwriting.scans.skew import skew_deg, turned
-from rvsm.handwriting.scans.template import pen_by_colour
+from rvsm.handwriting.scans.template import Template, pen_by_colour, without_template
 
-Isolate = Literal["auto", "colour", "none"]
+Isolate = Literal["auto", "colour", "none"] | Template
 
 X_HEIGHT_PX = 20.0
 """Height of small letters in the images that networks are trained on: 2.5 mm."""
@@ -43,7 +43,7 @@ class Normalised:
     inverted : bool
         Whether it was light on dark.
     isolated : bool
-        Whether a pen was told from a template by colour.
+        Whether a pen was told from a template.
     ink_share : float
         Part of the whole picture that is ink.
     unrest : float
@@ -91,8 +91,9 @@ def normalise(
         Whether to turn writing level; not for drawings, which have no line.
     rules : bool
         Whether to take ruled lines away; not for drawings, which may hold level lines.
-    isolate : {"auto", "colour", "none"}
-        Whether to keep a coloured pen alone; "colour" raises where there is none.
+    isolate : {"auto", "colour", "none"} or Template
+        Whether to keep a coloured pen alone ("colour" raises where there is none), or to take away
+        a template that others of the set share.
     crop : bool
         Whether to crop to the ink.
     turn : {0, 90, 180, 270} or None
@@ -108,17 +109,20 @@ def normalise(
     Raises
     ------
     DataError
-        ``isolate="colour"``, and the ink is not of two colours.
+        ``isolate="colour"``, and the ink is not of two colours; a template of another size.
     """
     grey = grey_of(picture)
-    found = None if isolate == "none" else pen_by_colour(picture)
+    found = pen_by_colour(picture) if isolate in ("auto", "colour") else None
     if isolate == "colour" and found is None:
         raise DataError(
-            "The picture has no pen in another colour than print: use isolate='none', or "
+            "The picture has no pen in another colour than print: isolate none, or by "
             "registration where there are several people's drawings of one template."
         )
     dark, inverted = darkness(grey)
     ink = ink_mask(dark)
+    if isinstance(isolate, Template):
+        alone = without_template(dark, isolate)
+        found = alone, ink_mask(alone)
     if found is not None:
         (dark, ink), inverted = found, False
     unrest = _unrest(dark, ink)
@@ -222,9 +226,3 @@ def to_network(
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     out[top : top + inner[0], left : left + inner[1]] = scaled
     return out
-
-
-def with_pen(found: Normalised, dark: Array) -> Normalised:
-    """The same picture with another darkness of the same shape, as registration gives it."""
-    ink = ink_mask(dark)
-    return replace(found, grey=cleaned(dark, ink), ink=ink)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rvsm.handwriting.images import SIZE
+from rvsm.handwriting.scans.normalise import Isolate
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Reading:
     drawing : bool
         Pictures are drawings, not words: scans are not turned and keep level lines, and all are
         fitted whatever their scale.
+    isolate : {"auto", "colour", "none"} or Template
+        How scans are rid of print, see `normalise`.
     """
 
     scan: bool = False
@@ -33,3 +36,4 @@ class Reading:
     letters: bool = False
     size: tuple[int, int] = SIZE
     drawing: bool = False
+    isolate: Isolate = "auto"

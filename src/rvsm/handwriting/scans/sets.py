@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,16 @@ from rvsm.errors import DataError
 from rvsm.handwriting.images import SIZE, GreyImage, fit, grey_of, read_grey
 from rvsm.handwriting.manifest import Row
 from rvsm.handwriting.readers import Collection, Files
-from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.normalise import Isolate, Normalised, normalise
+from rvsm.handwriting.scans.paper import darkness
+from rvsm.handwriting.scans.template import Template, template_of
+
+How = Literal["auto", "colour", "registration", "none"]
+"""What ``--isolate`` may be: a coloured pen where there is one, only such, what no template has, or
+all ink."""
 
 _TEXTS = {"", "word"}
+_PEOPLE = 40
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,39 @@ def is_text(task: str) -> bool:
     return task in _TEXTS
 
 
-def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalised]:
+def isolations(collection: Collection, how: How) -> dict[str, Isolate]:
+    """How the pens of a set are told from print, by task: what ``--isolate`` asks for.
+
+    By registration each task has a template, found from one drawing each of up to 40 people.
+
+    Raises
+    ------
+    DataError
+        Of a task there are drawings of fewer than 3 people, or of different sizes.
+    """
+    tasks = dict.fromkeys(row.task for row in collection.rows)
+    if how != "registration":
+        return dict.fromkeys(tasks, how)
+    return {
+        task: _template([row for row in collection.rows if row.task == task], collection)
+        for task in tasks
+    }
+
+
+def _template(rows: list[Row], collection: Collection) -> Template:
+    one = list({row.carrier: row for row in rows if row.carrier and not row.error}.values())
+    places = np.unique(np.linspace(0, len(one) - 1, min(len(one), _PEOPLE)).round().astype(int))
+    drawings, people = [], []
+    for row in (one[place] for place in places):
+        with contextlib.suppress(DataError):  # told when it is to be normalised
+            drawings.append(darkness(grey_of(collection.picture(row)))[0])
+            people.append(row.carrier)
+    return template_of(drawings, people)
+
+
+def normalised(
+    collection: Collection, row: Row, isolate: Isolate = "auto"
+) -> tuple[Image.Image, Normalised]:
     """The picture of a row, and normalised as its task wants it.
 
     Words are turned level and lose ruled lines; drawings are left as they lie, and recordings,
@@ -51,12 +92,12 @@ def normalised(collection: Collection, row: Row) -> tuple[Image.Image, Normalise
     Raises
     ------
     DataError
-        The picture cannot be read.
+        The picture cannot be read, or the pen not be told from print as `isolate` asks for.
     """
     picture = collection.picture(row)
     text = is_text(row.task)
     recorded = collection.strokes(row) is not None
-    return picture, normalise(picture, deskew=text, rules=text, crop=not recorded)
+    return picture, normalise(picture, deskew=text, rules=text, isolate=isolate, crop=not recorded)
 
 
 def images_of(
@@ -64,6 +105,7 @@ def images_of(
     size: tuple[int, int] = SIZE,
     *,
     as_stored: bool = False,
+    isolate: How = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> SetImages:
     """Normalise all pictures of a set and fit them into one size, their proportions kept.
@@ -78,6 +120,8 @@ def images_of(
         Height and width.
     as_stored : bool
         Fit image files as they are, as training reads them (see `images.read_grey`).
+    isolate : {"auto", "colour", "registration", "none"}
+        See `isolations`.
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -88,12 +132,13 @@ def images_of(
     Raises
     ------
     DataError
-        None of the pictures can be read.
+        None of the pictures can be read, or registration is asked for and cannot be.
     """
     images, rows, skipped = [], [], []
+    pens = {} if as_stored else isolations(collection, isolate)
     for done, row in enumerate(collection.rows, start=1):
         try:
-            images.append(_fitted(collection, row, size, as_stored))
+            images.append(_fitted(collection, row, size, as_stored, pens))
             rows.append(row)
         except DataError as error:
             skipped.append(replace(row, error=str(error)))
@@ -105,9 +150,15 @@ def images_of(
     return SetImages(np.stack(images), tuple(rows), tuple(skipped))
 
 
-def _fitted(collection: Collection, row: Row, size: tuple[int, int], as_stored: bool) -> GreyImage:
+def _fitted(
+    collection: Collection,
+    row: Row,
+    size: tuple[int, int],
+    as_stored: bool,
+    pens: Mapping[str, Isolate],
+) -> GreyImage:
     if as_stored and isinstance(collection.source, Files):
         return read_grey(collection.root / row.file, size)
     if collection.strokes(row) is not None:
         return fit(grey_of(collection.picture(row)), size)
-    return fit(normalised(collection, row)[1].grey, size)
+    return fit(normalised(collection, row, pens.get(row.task, "auto"))[1].grey, size)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, grey_of
 from rvsm.handwriting.readers import Collection
-from rvsm.handwriting.scans.sets import normalised
+from rvsm.handwriting.scans.sets import How, isolations, normalised
 from rvsm.handwriting.scans.verdict import judge
 
 _GAP, _LINE = 6, 14
@@ -36,6 +36,7 @@ def sheet_of(
     *,
     count: int = 32,
     seed: int = 0,
+    isolate: How = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
     """A contact sheet of some pictures of a set, drawn by `seed`, in the order of the set.
@@ -45,6 +46,8 @@ def sheet_of(
     collection : Collection
     count : int
     seed : int
+    isolate : {"auto", "colour", "registration", "none"}
+        See `sets.isolations`.
     progress : callable, optional
         Called as ``progress(done, total)``.
 
@@ -55,11 +58,11 @@ def sheet_of(
     """
     order = np.random.default_rng(seed).permutation(len(collection.rows))[:count]
     rows = [collection.rows[index] for index in np.sort(order).tolist()]
-    tiles = []
+    tiles, pens = [], isolations(collection, isolate)
     for done, row in enumerate(rows, start=1):
         name = " ".join(filter(None, (row.file.rpartition("/")[2], row.carrier, row.label)))
         try:
-            picture, found = normalised(collection, row)
+            picture, found = normalised(collection, row, pens[row.task])
             verdict = judge(found)
             told = "" if verdict.writing else f": no writing here, {verdict.reason}"
             tiles.append(Tile(picture, found.grey, name + told))

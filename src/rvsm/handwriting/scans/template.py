@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,26 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
     return np.where(spread(ink, 1), highest, 0.0), ink
 
 
-def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> list[Array]:
-    """Strokes of each drawing without what the drawings of different people have in common.
+@dataclass(frozen=True, eq=False, slots=True)
+class Template:
+    """What is printed on the sheets that different people drew on.
+
+    Attributes
+    ----------
+    printed : ndarray of bool, shape (h, w)
+    common : ndarray of float, shape (h, w)
+        The drawings' mean, blurred, which others are aligned to.
+    """
+
+    printed: Mask
+    common: Array
+
+
+def template_of(drawings: Sequence[Array], persons: Sequence[str]) -> Template:
+    """Find what the drawings of different people have in common.
 
     Drawings are aligned by whole pixels (phase correlation). A place that has ink in three
-    quarters of the people's drawings is template. A pen that lies exactly on the template cannot
-    be told from it and goes with it; gaps no wider than the print are closed.
+    quarters of the people's drawings is template.
 
     Parameters
     ----------
@@ -85,21 +100,18 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
 
     Returns
     -------
-    list of ndarray of float, shapes (h, w)
-        Darkness of the pen, in the place it had.
+    Template
 
     Raises
     ------
     DataError
         Fewer than 3 people, or pictures of different sizes.
     """
-    from skimage.registration import phase_cross_correlation
-
-    align: Any = phase_cross_correlation
-    if len(set(persons)) < _LEAST_PEOPLE:
+    if (people := len(set(persons))) < _LEAST_PEOPLE:
         raise DataError(
             f"A printed template is found from what different people's drawings share, and there "
-            f"are {len(set(persons))} people: give at least {_LEAST_PEOPLE}, or a coloured pen."
+            f"are {people} people: give at least {_LEAST_PEOPLE}, told apart by --person where the "
+            "set does not, or a coloured pen."
         )
     if len({drawing.shape for drawing in drawings}) > 1:
         raise DataError(
@@ -107,25 +119,67 @@ def pen_by_registration(drawings: Sequence[Array], persons: Sequence[str]) -> li
             "scale them to one size."
         )
     masks = [ink_mask(drawing) for drawing in drawings]
-    soft = [ndimage.gaussian_filter(mask.astype(np.float64), 2.0) for mask in masks]
-    middle = soft[int(np.argmax([mask.sum() for mask in masks]))]
+    soft = [_blurred(mask) for mask in masks]
+    common = soft[int(np.argmax([mask.sum() for mask in masks]))]
     shifts = np.zeros((len(masks), 2))
     for _ in range(2):  # the second round aligns to what the first found in common
-        for number, blurred in enumerate(soft):
-            shifts[number] = align(middle, blurred)[0]
+        shifts = np.array([_shift(common, blurred) for blurred in soft])
         moved = [ndimage.shift(m, s, order=1) for m, s in zip(soft, shifts, strict=True)]
-        middle = _by_person(moved, persons)
+        common = _by_person(moved, persons)
     aligned = [
         ndimage.shift(mask.astype(np.float64), s, order=0)
         for mask, s in zip(masks, shifts, strict=True)
     ]
-    template = _by_person(aligned, persons) >= _SHARED
-    out = []
-    for drawing, mask, shift in zip(drawings, masks, shifts, strict=True):
-        printed = ndimage.shift(template.astype(np.float64), -shift, order=0) > 0.5
-        pen = _bridged(mask & ~printed, mask & printed)
-        out.append(np.where(pen, drawing, 0.0))
-    return out
+    return Template(_by_person(aligned, persons) >= _SHARED, common)
+
+
+def without_template(drawing: Array, template: Template) -> Array:
+    """Strokes of a drawing without the template, wherever on the sheet that is.
+
+    A pen that lies exactly on the template cannot be told from it and goes with it; gaps no wider
+    than the print are closed.
+
+    Parameters
+    ----------
+    drawing : ndarray of float, shape (h, w)
+        Darkness, of `paper.darkness`.
+    template : Template
+
+    Returns
+    -------
+    ndarray of float, shape (h, w)
+        Darkness of the pen, in the place it had.
+
+    Raises
+    ------
+    DataError
+        The drawing is not as large as the template.
+    """
+    if drawing.shape != template.printed.shape:
+        (height, width), (rows, columns) = drawing.shape, template.printed.shape
+        raise DataError(
+            f"The picture is {width}x{height} pixels, those that its template was found from "
+            f"{columns}x{rows}: scale it to their size."
+        )
+    mask = ink_mask(drawing)
+    shift = _shift(template.common, _blurred(mask))
+    printed = ndimage.shift(template.printed.astype(np.float64), -shift, order=0) > 0.5
+    pen = _bridged(mask & ~printed, mask & printed)
+    return np.where(pen, drawing, 0.0)
+
+
+def _blurred(mask: Mask) -> Array:
+    return np.asarray(ndimage.gaussian_filter(mask.astype(np.float64), 2.0))
+
+
+def _shift(common: Array, blurred: Array) -> Array:
+    """By how many rows and columns to move a drawing onto the others."""
+    from skimage.registration import phase_cross_correlation
+
+    if not (common.any() and blurred.any()):
+        return np.zeros(2)  # a blank page lies anywhere
+    align: Any = phase_cross_correlation
+    return np.asarray(align(common, blurred)[0])
 
 
 def _by_person(values: Sequence[Array], persons: Sequence[str]) -> Array:

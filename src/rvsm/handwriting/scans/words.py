@@ -60,7 +60,14 @@ def whole_of(
         One without an image where there is no writing.
     """
     text = not how.drawing
-    found = normalise(picture, deskew=text, rules=text, turn=turn, pixels_per_mm=pixels_per_mm)
+    found = normalise(
+        picture,
+        deskew=text,
+        rules=text,
+        isolate=how.isolate,
+        turn=turn,
+        pixels_per_mm=pixels_per_mm,
+    )
     verdict = judge(found)
     if not verdict.writing:
         return ScannedWord(None, 0, 0, None, verdict.reason, found.quarters_deg)
