@@ -1,6 +1,7 @@
 """rvsm.handwriting.words: real words are cleaned, measured, traced and shaken."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+import set_layouts
 from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting import datasets, tremor, wordfiles
@@ -354,8 +356,9 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder of words"):
         Words(tmp_path / "absent").identity()
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match=r"has no data\.csv"):
+    with pytest.raises(DataError, match="looks like none of the known layouts"):
         Words(tmp_path / "a").carriers()
+    wordfiles.index.cache_clear()
     (tmp_path / "a" / "data.csv").write_text("file,text\nx,y\n")
     with pytest.raises(DataError, match="lacks the column file_name, writer_id"):
         Words(tmp_path / "a").carriers()
@@ -402,6 +405,55 @@ def test_images_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> Non
     assert f"(the first: {next(iter(skipped['unreadable images']))} is not an image" in told
     with pytest.raises(DataError, match="leave out --words, or --fonts"):
         datasets.make(tmp_path / "b", words_dir=words, font_dirs=["/none"], workers=1)
+
+
+FEW = {"train": 12, "val": 4, "test-paper": 4, "test-unseen": 4, "curve": 0}
+
+
+def test_any_layout_of_words(tmp_path: Path) -> None:
+    """A list in CSV draws what data.csv draws, to the bit; class folders tell writers by name."""
+    words = folder(tmp_path / "words")
+    made = datasets.make(tmp_path / "dhsd", words_dir=words, counts=FEW, workers=1)
+    lines = (words / "data.csv").read_text().splitlines()[1:]
+    words = words.rename(tmp_path / "list")  # what a folder lists is remembered
+    (words / "data.csv").unlink()
+    table = ["file,text,person", *(re.sub(r",(\d+)$", r",writer\1", line) for line in lines)]
+    (words / "list.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    listed = datasets.make(tmp_path / "csv", words_dir=words, counts=FEW, workers=1)
+    rows = read_manifest(made.path)
+    assert read_manifest(listed.path) == rows
+    for row in rows:
+        assert (made.path / row.file).read_bytes() == (listed.path / row.file).read_bytes()
+
+    words = words.rename(tmp_path / "folders")
+    (words / "list.csv").unlink()
+    (words / "patients").mkdir()
+    (words / "writer0").rename(words / "patients" / "writer0")
+    (words / "healthy").mkdir()
+    for writer in range(1, 12):
+        (words / f"writer{writer}").rename(words / "healthy" / f"writer{writer}")
+    with pytest.raises(
+        DataError, match=r"by known writers \(132 images of nobody.* --person REGEX"
+    ):
+        Words(words).texts()
+    by_name = datasets.make(
+        tmp_path / "named", words_dir=words, person=r"(writer\d+)/", counts=FEW, workers=1
+    )
+    found = read_manifest(by_name.path)
+    assert {row.carrier for row in found} <= {f"writer{number}" for number in range(1, 12)}
+    assert {row.text for row in found} <= {str(number) for number in range(1, 13)}
+    assert len(by_name.description["skipped"]["shaky images"]) == 12
+    with pytest.raises(DataError, match="another options"):
+        datasets.make(by_name.path, words_dir=words, person=r"(r\d+)/", counts=FEW, workers=1)
+    with pytest.raises(DataError, match="finds the writers of --words"):
+        datasets.make(tmp_path / "pen", task="pen", person="(p)", workers=1)
+
+
+def test_sets_without_images_of_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no image files"):
+        Words(set_layouts.uci_spirals(tmp_path / "uci")).texts()
+    with pytest.raises(DataError, match="its task is spiral, not word"):
+        Words(set_layouts.parkinsons_drawings(tmp_path / "drawings")).texts()
 
 
 def test_a_writer_without_usable_images_is_nobody(tmp_path: Path) -> None:

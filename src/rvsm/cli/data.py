@@ -104,6 +104,7 @@ def make(
         Path | None,
         typer.Option(metavar="DIR", help="Real handwritten words, to be made shaky."),
     ] = None,
+    person: Person = None,
     tremor: Annotated[
         Path | None,
         typer.Option(
@@ -135,6 +136,7 @@ def make(
       rvsm data make data/small --count train=2000 --count val=400
       rvsm data make data/own --fonts ~/.fonts
       rvsm data make data/words --words DHSD
+      rvsm data make data/own --words ~/words --person '/(P[0-9]+)_'
       rvsm data make data/faint --set 0.2-0.6
       rvsm data make data/recorded --words DHSD --tremor tremor.safetensors
       rvsm data make data/slow --words DHSD --tremor-hz 3-8
@@ -154,6 +156,7 @@ def make(
             stroke_files=strokes or (),
             omniglot=omniglot,
             words_dir=words,
+            person=person,
             tremor=tremor,
             tremor_hz=read_hertz(tremor_hz),
             pairs=pairs,

@@ -128,6 +128,7 @@ def make(
     stroke_files: Sequence[str | os.PathLike[str]] = (),
     omniglot: str | os.PathLike[str] | None = None,
     words_dir: str | os.PathLike[str] | None = None,
+    person: str | None = None,
     tremor: str | os.PathLike[str] | None = None,
     tremor_hz: tuple[float, float] | None = None,
     pairs: bool = False,
@@ -159,6 +160,9 @@ def make(
     words_dir : path-like, optional
         Folder of real handwritten words (see `words.Words`), used in place of rendered texts;
         excludes further carriers.
+    person : str, optional
+        Regular expression that finds the writer in the path of each of those words, where the
+        folder does not say.
     tremor : path-like, optional
         A tremor library (see `recorded.library`) to shake with in place of the model; its people
         are cut into those of training, validation and the unseen.
@@ -188,7 +192,7 @@ def make(
     """
     start = time.perf_counter()
     path = Path(path)
-    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir, pairs)
+    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir, person, pairs)
     shaken = None
     if tremor_hz is not None:
         from rvsm.handwriting.shaken import Paced
@@ -292,6 +296,7 @@ def _source(
     stroke_files: Sequence[str | os.PathLike[str]],
     omniglot: str | os.PathLike[str] | None,
     words_dir: str | os.PathLike[str] | None,
+    person: str | None,
     pairs: bool,
 ) -> Source:
     if words_dir is not None:
@@ -302,7 +307,11 @@ def _source(
             )
         from rvsm.handwriting.words import Words
 
-        return Words(Path(words_dir), as_written=pairs)
+        return Words(Path(words_dir), as_written=pairs, person=person)
+    if person is not None:
+        raise DataError(
+            f"--person '{person}' finds the writers of --words: name their folder, or leave it out."
+        )
     if task in SIZES:
         if font_dirs or stroke_files or omniglot is not None:
             raise DataError(
@@ -394,6 +403,7 @@ _DREW_ALIKE = frozenset(
         "0.1.0+736735333e8b",
         "0.1.0+c21798b72c5c",
         "0.1.0+5a46a895cbd8",
+        "0.1.0+7941fdee5251",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties

@@ -1,13 +1,14 @@
 """Folders of real handwritten words: what they list, what of it can be used, the ink alone.
 
 A folder is read in the layout of the German handwriting set DHSD (Riaz et al., CC BY 4.0, Zenodo
-18743313): `data.csv` with the columns file_name, text, writer_id.
+18743313): `data.csv` with the columns file_name, text, writer_id. One without `data.csv` is read as
+`readers.read` does.
 """
 
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,22 +60,28 @@ class Clean:
 
 
 @lru_cache(maxsize=4)
-def index(folder: Path) -> Listing:
+def index(folder: Path, person: str | None = None) -> Listing:
     """List the images that a folder's data.csv names and that exist.
+
+    Without that file, or with a `person`, the folder is read in any layout of `readers.LAYOUTS`.
+
+    Parameters
+    ----------
+    folder : Path
+    person : str, optional
+        Regular expression that finds the writer in each image's path.
 
     Raises
     ------
     DataError
-        No folder, no data.csv, a column is missing, or none of the images exists.
+        No folder, a column is missing, none of the images exists or is a word, or nobody knows who
+        wrote them.
     """
     path = folder / INDEX
     if not folder.is_dir():
         raise DataError(f"There is no folder of words {folder}: check the name.")
-    if not path.is_file():
-        raise DataError(
-            f"{folder} has no {INDEX}: the folder of words needs one with the columns file_name, "
-            "text and writer_id."
-        )
+    if person is not None or not path.is_file():
+        return _listed_by_reader(folder, person)
     words: list[WordFile] = []
     skipped: dict[str, dict[str, str]] = defaultdict(dict)
     try:
@@ -99,8 +106,52 @@ def index(folder: Path) -> Listing:
     return Listing(tuple(words), dict(skipped))
 
 
+def _listed_by_reader(folder: Path, person: str | None) -> Listing:
+    """The words of a set in another layout; texts that nobody knows are numbers.
+
+    A writer's images of unknown text count up, so that splits, which are cut by text too, share no
+    image and have some of each writer.
+    """
+    from rvsm.handwriting.readers import Files, read
+    from rvsm.handwriting.scans.sets import is_text
+
+    found = read(folder, person=person)
+    if not isinstance(found.source, Files):
+        raise DataError(
+            f"{folder} is a set in the layout {found.layout}, which has no image files: name a "
+            "folder of images of words."
+        )
+    words: list[WordFile] = []
+    skipped: dict[str, dict[str, str]] = defaultdict(dict)
+    if found.left_out:
+        skipped["files"].update(found.left_out)
+    images = Counter[str]()
+    for row in found.rows:
+        if row.error:
+            skipped["missing images"][row.file] = row.error
+        elif not is_text(row.task):
+            skipped["drawings"][row.file] = f"its task is {row.task}, not word"
+        elif row.label == "shaky":
+            skipped["shaky images"][row.file] = "only regular writing can be made shaky"
+        elif not row.carrier:
+            skipped["images of nobody"][row.file] = "tell writers by --person REGEX"
+        else:
+            images[row.carrier] += 1
+            text = row.text or str(images[row.carrier])
+            words.append(WordFile(folder / row.file, text, row.carrier))
+    if not words:
+        kind, names = max(skipped.items(), key=lambda item: len(item[1]))
+        name, why = next(iter(names.items()))
+        raise DataError(
+            f"{folder} has no images of words that are known to be regular, by known writers "
+            f"({len(names)} {kind}, {name} first: {why}): add some, or list them in {INDEX} with "
+            "the columns file_name, text and writer_id."
+        )
+    return Listing(tuple(words), dict(skipped))
+
+
 @lru_cache(maxsize=4)
-def usable(folder: Path) -> Listing:
+def usable(folder: Path, person: str | None = None) -> Listing:
     """Read all images of a folder and leave out those that are damaged or show no writing.
 
     Raises
@@ -108,7 +159,7 @@ def usable(folder: Path) -> Listing:
     DataError
         As `index`, or no image is left.
     """
-    listed = index(folder)
+    listed = index(folder, person)
     words: list[WordFile] = []
     skipped = defaultdict(dict, {kind: dict(names) for kind, names in listed.skipped.items()})
     for word in listed.words:

@@ -1,8 +1,9 @@
 """Real handwritten words made shaky: their ink moved along a tremor path.
 
 A folder of word images is read in the layout of the German handwriting set DHSD (Riaz et al.,
-CC BY 4.0, Zenodo 18743313): `data.csv` with the columns file_name, text, writer_id. The images
-carry no scale, so the height of small letters is measured and taken for 2.5 mm.
+CC BY 4.0, Zenodo 18743313): `data.csv` with the columns file_name, text, writer_id; or in any that
+`readers.read` knows. The height of small letters is measured and taken for 2.5 mm, whatever scale
+the images have.
 """
 
 from __future__ import annotations
@@ -43,44 +44,50 @@ class Words:
     Attributes
     ----------
     folder : Path
-        Holds data.csv and the images it names.
+        Holds data.csv and the images it names, or a set in another layout (see `wordfiles.index`).
     as_written : bool
         Leave regular words as they are, but for the noise that every hand has: for a test. To learn
         from, they get waves too, and nothing but the tremor tells the classes apart.
+    person : str, optional
+        Regular expression that finds the writer in each image's path.
     """
 
     folder: Path
     as_written: bool = False
+    person: str | None = None
 
     def carriers(self) -> list[CarrierInfo]:
         """The writers of images that can be read and show writing."""
-        writers = dict.fromkeys(word.writer for word in usable(self.folder).words)
+        writers = dict.fromkeys(word.writer for word in usable(self.folder, self.person).words)
         return [CarrierInfo(writer, writer, "words") for writer in writers]
 
     def texts(self) -> list[str]:
         """All different texts of those images."""
-        return list(dict.fromkeys(word.text for word in usable(self.folder).words))
+        return list(dict.fromkeys(word.text for word in usable(self.folder, self.person).words))
 
     def sampler(self, carriers: Sequence[str], texts: Sequence[str]) -> Sampler:
         """Draws from the images that these writers wrote of these texts."""
         writers, allowed = set(carriers), set(texts)
         # Not only the usable ones: every worker would have to find them out again.
-        words = index(self.folder).words
+        words = index(self.folder, self.person).words
         chosen = [w for w in words if w.writer in writers and w.text in allowed]
         return WordSampler(chosen, as_written=self.as_written)
 
     def draws(self, carrier: str, texts: Sequence[str]) -> bool:
         """Whether there is a usable image that this writer wrote of one of these texts."""
         allowed = set(texts)
-        return any(w.writer == carrier and w.text in allowed for w in usable(self.folder).words)
+        return any(
+            w.writer == carrier and w.text in allowed
+            for w in usable(self.folder, self.person).words
+        )
 
     def skipped(self) -> dict[str, dict[str, str]]:
         """Images that are missing, cannot be read or show no writing, and why."""
-        return usable(self.folder).skipped
+        return usable(self.folder, self.person).skipped
 
     def identity(self) -> dict[str, object]:
         """What the folder holds, by names and sizes of its files."""
-        index(self.folder)
+        index(self.folder, self.person)
         regular = "as written" if self.as_written else "in slow waves"
         files = [fingerprint(self.folder)]
         return {
@@ -89,6 +96,7 @@ class Words:
             "size": "x-height",
             "regular": regular,
             "files": files,
+            **({"person": self.person} if self.person is not None else {}),
         }
 
 
