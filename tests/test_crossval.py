@@ -188,16 +188,18 @@ def test_ablation_and_a_start(folder: Path, tmp_path: Path) -> None:
     (run / "config.toml").write_text(dump_config(config))
     save(make_network(config), run / "training.safetensors")
     settings = Settings(
-        **{**TINY, "arms": ("dense",), "epochs": (1,), "start": str(run), "ablate": True}
+        **{**TINY, "arms": ("dense",), "epochs": (1,), "start": (str(run),), "ablate": True}
     )
     found = crossval(folder, tmp_path / "out", settings)
     assert [row["arm"] for row in found["rows"]] == ["dense", SCRATCH, PLAIN]
     against = {(d["of"], d["against"]) for d in found["differences"]}
     assert against == {("dense", SCRATCH), ("dense", PLAIN)}
     with pytest.raises(RunError, match="holds no finished run"):
-        crossval(folder, tmp_path / "b", Settings(**{**TINY, "start": str(tmp_path)}))
+        crossval(folder, tmp_path / "b", Settings(**{**TINY, "start": (str(tmp_path),)}))
     with pytest.raises(ConfigError, match="--start is of no use"):
-        crossval(folder, tmp_path / "c", Settings(**{**TINY, "arms": ("hog",), "start": str(run)}))
+        crossval(
+            folder, tmp_path / "c", Settings(**{**TINY, "arms": ("hog",), "start": (str(run),)})
+        )
     other = make_network(make_config({"data": "x", "network": {**shape, "channels": [5, 6, 6]}}))
     with pytest.raises(RunError, match="has another shape"):
         take_over(other, make_network(config).state_dict())
@@ -246,10 +248,45 @@ def test_keys_of_the_configuration(folder: Path) -> None:
 
 def test_the_grid_holds_every_choice() -> None:
     settings = Settings(**{**TINY, "methods": ("l0", "l1"), "epochs": (1, 2), "lams": (1e-4,)})
-    names = [candidate.name for candidate in settings.sparse()]
+    names = [candidate.name for candidate in settings.tried("sparse")]
     assert len(set(names)) == 8
     assert "l1, lambda 0.0001, 2 epochs" in names
-    assert [c.name for c in settings.dense()] == ["dense, 1 epochs", "dense, 2 epochs"]
+    assert [c.name for c in settings.tried("dense")] == ["dense, 1 epochs", "dense, 2 epochs"]
+
+
+def test_lambda_is_chosen_among_networks_with_zeros_enough(folder: Path, tmp_path: Path) -> None:
+    told = {**TINY, "sparsities": (), "lams": (1e-9, 3e-3), "arms": ("dense", "sparse")}
+    crossval(folder, tmp_path, Settings(**told, least_zeros=0.5))
+    for file in (tmp_path / "folds").iterdir():
+        answer = json.loads(file.read_text("utf-8"))["answers"]["sparse"]
+        assert len(answer["tried"]) == 2
+        assert "lambda 0.003" in answer["chosen"]
+
+
+def test_networks_start_from_what_the_inner_folds_choose(folder: Path, tmp_path: Path) -> None:
+    """Runs of two widths: sparse networks go on with that of the dense one chosen."""
+    from rvsm import save
+    from rvsm.experiments.config import dump_config, make_config
+
+    runs = []
+    for width in (4, 6):
+        shape = {"channels": [width, 6, 6], "size": [16, 64]}
+        config = make_config({"data": "x", "method": "dense", "network": shape})
+        runs.append(tmp_path / f"run{width}")
+        runs[-1].mkdir()
+        (runs[-1] / "config.toml").write_text(dump_config(config))
+        save(make_network(config), runs[-1] / "training.safetensors")
+    given = {"network": {"lr": 0.01}, "epochs": (2,), "arms": ("dense", "sparse")}
+    settings = Settings(**{**TINY, **given, "start": tuple(str(run) for run in runs)})
+    found = crossval(folder, tmp_path / "out", settings)
+    dense, sparse = found["rows"]
+    assert sum(dense["starts"].values()) == 2
+    assert set(dense["starts"]) <= {str(run) for run in runs}
+    assert "starts" not in sparse
+    for file in (tmp_path / "out" / "folds").iterdir():
+        answers = json.loads(file.read_text("utf-8"))["answers"]
+        assert len(answers["dense"]["tried"]) == 2
+        assert answers["sparse"]["weights"] == answers["dense"]["weights"]
 
 
 def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,13 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from rvsm import save
-from rvsm.errors import ConfigError
+from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.calibration import fit_shrunk, log_loss
 from rvsm.experiments.config import AugmentationConfig, TrainConfig, dump_config, make_config
-from rvsm.experiments.crossval import Settings, crossval
+from rvsm.experiments.crossval import Settings, crossval, settings
 from rvsm.experiments.crossval.candidates import Candidate, last_layers
 from rvsm.experiments.crossval.lastlayer import Looks, Seen, fit_last, look
+from rvsm.experiments.crossval.networks import Begin
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
 from rvsm.experiments.data import augment, seeded, to_float
 from rvsm.experiments.runs import make_network
@@ -35,6 +36,17 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drawings(tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.fixture
+def ridges(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
+    """Fewer strengths to choose from: each is a second of fits."""
+    few = (0.1, 1.0)
+    monkeypatch.setattr(settings, "RIDGES", few)
+    return few
+
+
+Ridges = tuple[float, ...]
 
 
 def run_of(folder: Path, seed: int = 0) -> Path:
@@ -129,25 +141,28 @@ def test_looks_are_computed_once_for_each_start() -> None:
     ink, _ = some(0)
     base: TrainConfig = make_config({"data": "x", "network": SHAPE})
     start = make_network(make_config({"data": "x", "network": SHAPE, "seed": 4})).state_dict()
-    looks = Looks(base, ink, 3)
-    assert looks.of(start, True) is looks.of(start, True)
-    assert looks.of(start, True).features.shape[:2] == (3, 24)
-    plain = looks.of(None, False)
+    looks, learned = Looks(ink, 3), Begin(base, start)
+    assert looks.of(learned, True) is looks.of(learned, True)
+    assert looks.of(learned, True).features.shape[:2] == (3, 24)
+    kept = looks.of(learned, True).coordinates(np.arange(24))
+    assert looks.of(learned, True).coordinates(np.arange(24)) is kept
+    plain = looks.of(Begin(base), False)
+    assert looks.of(learned, True).coordinates(np.arange(24)) is not kept
     assert plain.features.shape[:2] == (1, 24)
     with torch.inference_mode():
         expected = make_network(base).eval().features(to_float(torch.from_numpy(ink))).flatten(1)
     np.testing.assert_allclose(plain.features[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_study_of_last_layers(folder: Path, tmp_path: Path) -> None:
+def test_a_study_of_last_layers(folder: Path, tmp_path: Path, ridges: Ridges) -> None:
     """Dense, without the start, without changes, and sparse from a start of its own."""
     dense, sparse = run_of(tmp_path / "dense"), run_of(tmp_path / "sparse", seed=3)
     told = {
         **TINY,
         "network": {},
         "last_layer": True,
-        "start": str(dense),
-        "sparse_start": str(sparse),
+        "start": (str(dense),),
+        "sparse_start": (str(sparse),),
         "ablate": True,
         "arms": ("dense", "sparse"),
         "views": 2,
@@ -166,26 +181,126 @@ def test_a_study_of_last_layers(folder: Path, tmp_path: Path) -> None:
     assert by_arm["dense"]["image"]["auc"]["value"] > 0.7
     assert by_arm["sparse"]["zeros"] > by_arm["dense"]["zeros"]
     fold = json.loads((tmp_path / "out" / "folds" / "r0-f0.json").read_text("utf-8"))
-    ridge = fold["answers"]["dense"]["chosen"].partition(", ")[2]
-    assert fold["answers"]["sparse"]["chosen"] == f"l0, 80 % zeros, {ridge}"
+    losses = fold["answers"]["sparse"]["tried"]
+    assert list(losses) == [f"l0, 80 % zeros, C {ridge:g}" for ridge in ridges]
+    assert fold["answers"]["sparse"]["chosen"] == min(losses, key=losses.__getitem__)
     again = crossval(folder, tmp_path / "again", Settings(**told))
     values = [[row["image"]["auc"]["value"] for row in one["rows"]] for one in (found, again)]
     assert values[0] == values[1]
 
 
+def test_inner_folds_choose_the_start(folder: Path, tmp_path: Path, ridges: Ridges) -> None:
+    """Of two runs and none, with other pools and images changed or not; how often is told."""
+    wide, narrow = run_of(tmp_path / "wide"), run_of(tmp_path / "narrow", seed=3)
+    told = {
+        **TINY,
+        "network": {},
+        "last_layer": True,
+        "start": (str(wide), str(narrow), "none"),
+        "sparse_start": (str(narrow), str(wide)),
+        "ablate": True,
+        "choose_augment": True,
+        "pools": (2, 4),
+        "arms": ("dense", "sparse"),
+        "views": 2,
+    }
+    out = tmp_path / "out"
+    fits: list[tuple[int, int]] = []
+    found = crossval(
+        folder,
+        out,
+        Settings(**told),
+        progress=lambda what, done, all_: fits.append((done, all_)) if what == "fitting" else None,
+    )
+    assert fits[-1][0] == fits[-1][1]
+    by_arm = {row["arm"]: row for row in found["rows"]}
+    assert "starts" not in by_arm[SCRATCH]
+    folds = [json.loads(f.read_text("utf-8"))["answers"] for f in (out / "folds").iterdir()]
+    for arm, starts in (
+        ("dense", told["start"]),
+        (PLAIN, told["start"]),
+        ("sparse", told["sparse_start"]),
+    ):
+        count = by_arm[arm]["starts"]
+        assert set(count) <= set(starts)
+        assert sum(count.values()) == 2
+        for answers in folds:
+            losses = answers[arm]["tried"]
+            origins = {"drawn at random" if s == "none" else f"from {s}" for s in starts}
+            assert all(any(o in name for o in origins) for name in losses)
+            assert answers[arm]["chosen"] == min(losses, key=losses.__getitem__)
+    assert len(folds[0]["dense"]["tried"]) == 3 * 2 * 2 * len(ridges)
+    assert len(folds[0][PLAIN]["tried"]) == 3 * 2 * len(ridges)
+    assert len(folds[0][SCRATCH]["tried"]) == 2 * 2 * len(ridges)
+    for answers in folds:
+        # What is looked at is the dense layer's choice, all else its own.
+        assert len(answers["sparse"]["tried"]) == 2 * len(ridges)
+        for words in ("pooled 2 x 2", "pooled 4 x 4", "not augmented"):
+            inside = words in answers["dense"]["chosen"]
+            assert all((words in name) == inside for name in answers["sparse"]["tried"])
+    assert "Started from (times)" in (out / "report.html").read_text("utf-8")
+
+
+def test_only_networks_with_zeros_enough_are_chosen(
+    folder: Path, tmp_path: Path, ridges: Ridges
+) -> None:
+    """The layer's share of zeros is chosen among those that make the whole network sparse."""
+    told = {
+        **TINY,
+        "network": {"network.channels": [3, 4, 5]},
+        "last_layer": True,
+        "sparsities": (0.6, 0.9),
+        "arms": ("dense", "sparse"),
+        "views": 1,
+    }
+    out = tmp_path / "out"
+    crossval(folder, out, Settings(**told, least_zeros=0.45))
+    for file in (out / "folds").iterdir():
+        answer = json.loads(file.read_text("utf-8"))["answers"]["sparse"]
+        assert len(answer["tried"]) == 2 * len(ridges)
+        assert answer["zeros"] >= 0.45
+        assert "90 % zeros" in answer["chosen"]
+    with pytest.raises(RunError, match=r"No sparse network has 99 % zeros .* the most is"):
+        crossval(folder, tmp_path / "b", Settings(**told, least_zeros=0.99))
+
+
+def test_a_study_of_one_start_goes_on(folder: Path, tmp_path: Path) -> None:
+    """Its file named the start and its weights by one string."""
+    run, out = run_of(tmp_path / "run"), tmp_path / "out"
+    told = {**TINY, "network": {}, "last_layer": True, "arms": ("dense",), "views": 1}
+    study = Settings(**told, start=(str(run),))
+    crossval(folder, out, study)
+    asked = json.loads((out / "crossval.json").read_text("utf-8"))
+    asked["start"], asked["sparse_start"] = str(run), ""
+    asked["weights of the start"] = asked["weights of the start"][0]
+    for key in ("choose_augment", "least_zeros"):
+        del asked[key]
+    (out / "crossval.json").write_text(json.dumps(asked))
+    crossval(folder, out, study)
+    with pytest.raises(RunError, match="another start, weights of the start"):
+        crossval(folder, out, Settings(**told, start=(str(run), "none")))
+    # Of one with a sparse layer, that layer's strength would be chosen in two ways.
+    both = {**told, "arms": ("dense", "sparse")}
+    with pytest.raises(RunError, match="another arms, strength of the sparse layer"):
+        crossval(folder, out, Settings(**both, start=(str(run),)))
+
+
 def test_settings_of_last_layers() -> None:
     for changes, told in (
-        ({"sparse_start": "a"}, "--sparse-start is for --last-layer"),
-        ({"last_layer": True, "sparse_start": "a"}, "--sparse-start is for --last-layer"),
+        ({"sparse_start": ("a",)}, "--sparse-start is for --last-layer"),
+        ({"last_layer": True, "sparse_start": ("a",)}, "--sparse-start is for --last-layer"),
         ({"last_layer": True, "lams": (0.1,)}, "give --sparsity, not --lam"),
         ({"views": 0}, "needs 1 view"),
+        ({"start": ("a", "b", "a")}, "--start names a twice"),
+        ({"least_zeros": 1.0}, "--least-zeros 1 is no share"),
+        ({"choose_augment": True, "augment": False}, "exclude each other"),
         ({"pools": (4, 0)}, "pools of 1 pixel"),
     ):
         with pytest.raises(ConfigError, match=told):
             Settings(**{**TINY, **changes})
-    settings = Settings(person=PEOPLE, last_layer=True, methods=("l0",), sparsities=(0.9,))
-    assert [c.name for c in settings.dense()][:2] == ["dense, C 0.01", "dense, C 0.1"]
-    assert settings.sparse()[0].name == "l0, 90 % zeros, C 0.01"
+    asked = Settings(person=PEOPLE, last_layer=True, methods=("l0",), sparsities=(0.9,))
+    assert [c.name for c in asked.tried("dense")][:2] == ["dense, C 0.01", "dense, C 0.1"]
+    assert asked.tried("sparse")[0].name == "l0, 90 % zeros, C 0.01"
     assert len(last_layers(("l0", "l1"), (0.1, 1.0), (0.9, 0.95), (4, 8, 16))) == 24
 
 

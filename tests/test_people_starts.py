@@ -55,3 +55,11 @@ def test_learned_maps_come_first_and_stay(run: Path, tmp_path: Path, zeros: floa
     assert float((random == 0).float().mean()) == pytest.approx(zeros, abs=0.05)
     assert torch.equal(wide.conv1.weight, small.conv1.weight)
     assert not wide.conv3.weight[:6, 5:].any()
+
+
+def test_random_filters_alone(run: Path, tmp_path: Path) -> None:
+    alone = network(with_filters(run, tmp_path / "alone", (4, 9, 20), 0.9, learned=False))
+    small = network(run)
+    assert not torch.equal(alone.conv3.weight[:6, :5], small.conv3.weight)
+    for layer in (alone.conv2, alone.conv3):
+        assert float((layer.weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)

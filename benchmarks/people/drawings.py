@@ -3,8 +3,9 @@
 python -m benchmarks.people.drawings --drawings DIR --uci DIR --work DIR
 
 Makes the spirals to start from, trains on them, dense and sparse, puts random filters beside those
-learned, and runs the three studies, each resumable; a quarter of an hour of one core. What the docs
-hold is in drawings.json beside this file; the table of the docs is `table` of it.
+learned, and runs the three studies, each resumable; three quarters of an hour of one core. Which
+start, how coarse a pool and whether images are changed is for the inner folds to choose. What the
+docs hold is in drawings.json beside this file; the table of the docs is `table` of it.
 """
 
 import argparse
@@ -34,23 +35,33 @@ ARMS = {
     "dense, not augmented": "dense, not augmented",
     "sparse": "sparse",
 }
+SPARSE = ("sparse-wide", "few", "sparse-random")
+"""Runs that sparse networks start from."""
+
 _CHANNELS = (8, 48, 160)
 _ZEROS = 0.95
 """Of the random filters: with those that have learned, nine tenths of all weights are zero."""
+
+_FEW = 0.94
+"""Of learned filters alone: of all weights the same share."""
 
 _COUNTS = {"train": 6000, "val": 600, "test-paper": 0, "test-unseen": 600, "curve": 0}
 
 
 def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
     """Every command of `rvsm`, in order; `starts` comes between those of training and the rest."""
-    made, dense, sparse = work / "data/spiral", work / "runs/spiral", work / "runs/sparse"
+    made, runs = work / "data/spiral", work / "runs"
     counts = " ".join(f"--count {split}={n}" for split, n in _COUNTS.items())
-    how = f"--start {dense}-wide --sparse-start {sparse}-wide --last-layer --ablate --method l0"
-    how += " --sparsity 0.5 --sparsity 0.7 --sparsity 0.9 --pool 16"
+    starts = f"--start {runs}/spiral-wide --start {runs}/spiral --start none"
+    starts += "".join(f" --sparse-start {runs}/{name}" for name in SPARSE)
+    how = f"{starts} --last-layer --choose-augment --ablate --method l0"
+    how += " --sparsity 0.5 --sparsity 0.9 --pool 4 --pool 16 --least-zeros 0.9"
+    sparse = f"train {made} --config {HERE}/pretrain/sparse.toml --start {runs}/spiral"
     lines = [
         f"data make {made} --task spiral --set wide {counts}",
-        f"train {made} --config {HERE}/pretrain/spiral.toml --out {dense}",
-        f"train {made} --config {HERE}/pretrain/sparse.toml --start {dense} --out {sparse}",
+        f"train {made} --config {HERE}/pretrain/spiral.toml --out {runs}/spiral",
+        f"{sparse} --out {runs}/sparse",
+        f"{sparse} --sparsity conv[23].weight={_FEW} --out {runs}/few",
         f"crossval {drawings}/spiral --size 128x128 {how} --out {work}/cv/spiral",
         f"crossval {uci} --size 128x128 {how} --out {work}/cv/uci",
         f"crossval {drawings}/wave --size 128x256 {how} --out {work}/cv/wave",
@@ -59,9 +70,14 @@ def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
 
 
 def starts(work: Path) -> None:
-    """What the studies start from: the runs trained, with random filters beside theirs."""
-    for name, zeros in (("spiral", 0.0), ("sparse", _ZEROS)):
-        with_filters(work / "runs" / name, work / "runs" / f"{name}-wide", _CHANNELS, zeros)
+    """What the studies start from beside the runs trained: random filters with theirs, and alone.
+
+    Drawn at random with none of them zero is ``--start none``.
+    """
+    runs = work / "runs"
+    with_filters(runs / "spiral", runs / "spiral-wide", _CHANNELS)
+    with_filters(runs / "sparse", runs / "sparse-wide", _CHANNELS, _ZEROS)
+    with_filters(runs / "sparse", runs / "sparse-random", _CHANNELS, _ZEROS, learned=False)
 
 
 def trimmed(results: dict[str, Any]) -> dict[str, Any]:
@@ -71,11 +87,11 @@ def trimmed(results: dict[str, Any]) -> dict[str, Any]:
     ]
     data = {key: results["data"][key] for key in ("classes", "images", "people", "reading")}
     kept = ("differences", "people_draws", "network_size", "environment")
-    settings = dict(results["settings"])
-    for key in ("start", "sparse_start"):
-        settings[key] = "/".join(Path(settings[key]).parts[-2:])
-    found = {"data": data, "rows": rows, "settings": settings}
-    return found | {key: results[key] for key in kept}
+    found = {"data": data, "rows": rows, "settings": results["settings"]}
+    text = json.dumps(found | {key: results[key] for key in kept})
+    for start in (*results["settings"]["start"], *results["settings"]["sparse_start"]):
+        text = text.replace(start, "/".join(Path(start).parts[-2:]))
+    return dict(json.loads(text))
 
 
 def table(found: dict[str, Any]) -> str:
@@ -88,7 +104,7 @@ def table(found: dict[str, Any]) -> str:
     for study, name in STUDIES.items():
         for row in found[study]["rows"]:
             cells = [
-                _cell(row[level][measure])
+                cell(row[level][measure])
                 for level in ("image", "person")
                 for measure in ("accuracy", "auc")
             ]
@@ -124,9 +140,17 @@ def _points(difference: dict[str, Any]) -> str:
     return f"{100 * difference['value']:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
 
 
-def _cell(figure: dict[str, Any]) -> str:
+def cell(figure: dict[str, Any]) -> str:
+    """A share in % with its interval."""
     (low, high), value = figure["interval"], figure["value"]
     return f"{100 * value:.1f} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def run(command: Sequence[str]) -> None:
+    """A command of `rvsm`, in a process of its own."""
+    subprocess.run(
+        [sys.executable, "-c", "from rvsm.cli import main; main()", *command], check=True
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -138,9 +162,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for command in commands(given.drawings, given.uci, given.work):
         if command[0] == "crossval":
             starts(given.work)
-        subprocess.run(
-            [sys.executable, "-c", "from rvsm.cli import main; main()", *command], check=True
-        )
+        run(command)
     found = {
         study: trimmed(json.loads((given.work / "cv" / study / "results.json").read_text("utf-8")))
         for study in STUDIES

@@ -38,7 +38,14 @@ def with_kernels(run: Path, out: Path, kernel: int) -> Path:
     return _written(out, wide, state)
 
 
-def with_filters(run: Path, out: Path, channels: tuple[int, int, int], zeros: float = 0.0) -> Path:
+def with_filters(
+    run: Path,
+    out: Path,
+    channels: tuple[int, int, int],
+    zeros: float = 0.0,
+    *,
+    learned: bool = True,
+) -> Path:
     """A run to start from that has random filters beside those of `run`, for a new last layer.
 
     The first maps are those of `run`; its filters do not look at the others.
@@ -51,6 +58,8 @@ def with_filters(run: Path, out: Path, channels: tuple[int, int, int], zeros: fl
         Maps of the convolutions, as many as in `run` or more.
     zeros : float
         Share of zeros in the random filters of the second and the third convolution: the smallest.
+    learned : bool
+        Keep the filters of `run`; without, all are random.
     """
     if (out / TRAINING_FILE).is_file():
         return out
@@ -59,12 +68,12 @@ def with_filters(run: Path, out: Path, channels: tuple[int, int, int], zeros: fl
     state = make_network(wide).state_dict()
     for name in ("conv2.weight", "conv3.weight"):
         state[name] = _without_smallest(state[name], zeros)
-    for name, learned in small.state_dict().items():
-        if name.startswith("fc."):
+    for name, kept in small.state_dict().items():
+        if name.startswith("fc.") or not learned:
             continue
         own = state[name]
-        own[: len(learned)] = 0.0
-        own[tuple(slice(side) for side in learned.shape)] = learned
+        own[: len(kept)] = 0.0
+        own[tuple(slice(side) for side in kept.shape)] = kept
     return _written(out, wide, state)
 
 

@@ -66,12 +66,19 @@ def crossval(
         typer.Option(metavar="ROWSxCOLUMNS", help="What a network reads, such as 96x96."),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A finished run whose weights to start from.")
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            help="A finished run to start from, or none; to choose from if given again.",
+        ),
     ] = None,
     sparse_start: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(metavar="RUN", help="Of sparse networks; only with --last-layer."),
     ] = None,
+    least_zeros: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of all weights of a sparse network.")
+    ] = 0.0,
     last_layer: Annotated[
         bool, typer.Option(help="Train the last layer alone: for a few dozen people.")
     ] = False,
@@ -80,6 +87,9 @@ def crossval(
         typer.Option(min=1, help="What its maps are pooled by; to choose from if given again."),
     ] = None,
     augment: Annotated[bool, typer.Option(help="Change training images anew each time.")] = True,
+    choose_augment: Annotated[
+        bool, typer.Option("--choose-augment", help="Let inner folds choose whether to.")
+    ] = False,
     ablate: Annotated[
         bool, typer.Option(help="Measure also without --start, and without augmentation.")
     ] = False,
@@ -92,8 +102,8 @@ def crossval(
     """Judge classifiers on people they have not seen: nested cross-validation by person.
 
     Compares the majority class, HOG with logistic regression, and dense and sparse networks.
-    Inner folds of the training people choose penalty, strength and epochs, and calibrate the
-    probabilities; intervals are over people. Research use, not a diagnosis.
+    Inner folds of the training people choose start, penalty, strength and epochs, and calibrate
+    the probabilities; intervals are over people. Research use, not a diagnosis.
 
     DATA is a published set, whose reader knows the people; or has a manifest.csv with the columns
     file, label and person (or writer_id, or carrier); or class folders (healthy and parkinson,
@@ -111,7 +121,7 @@ def crossval(
       rvsm crossval scans --arm majority --arm hog --repeats 10
       rvsm crossval scans --method l0 --sparsity 0.9 --sparsity 0.95 --epochs 20 --epochs 40
       rvsm crossval scans --start runs/pen --ablate
-      rvsm crossval parkinsons-drawings --task spiral --start runs/spiral --last-layer
+      rvsm crossval parkinsons-drawings --task spiral --start runs/spiral --start none --last-layer
     """
     from rvsm.experiments.crossval import ARMS, Settings
     from rvsm.experiments.crossval import crossval as study
@@ -135,11 +145,13 @@ def crossval(
         repeats=repeats,
         seed=seed,
         size=_size(size),
-        start="" if start is None else str(start),
-        sparse_start="" if sparse_start is None else str(sparse_start),
+        start=tuple(start or ()),
+        sparse_start=tuple(sparse_start or ()),
+        least_zeros=least_zeros,
         last_layer=last_layer,
         pools=tuple(pool or ()),
         augment=augment,
+        choose_augment=choose_augment,
         ablate=ablate,
         arms=tuple(name for name in ARMS if not arm or name in arm),
         network=read_assignments(set_),

@@ -1,12 +1,15 @@
-"""What the inner folds choose from: penalty, strength and epochs of a network."""
+"""What the inner folds choose from: start, penalty, strength and epochs of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rvsm.experiments.config import Method, RuleConfig, TrainConfig
+
+NO_START = "none"
+"""In place of a run to start from: weights drawn at random."""
 
 NO_CHANGE = {
     "flip_horizontal": False,
@@ -36,6 +39,10 @@ class Candidate:
     pool : int or None
         Rows and columns that the last convolution's maps are pooled by for it: how finely place
         counts; None: as the network does.
+    start : str
+        One of several starts to choose from; empty where there is one.
+    changed : bool
+        Whether training images are changed anew each time.
     """
 
     method: Method
@@ -44,9 +51,22 @@ class Candidate:
     lam: float | None = None
     ridge: float | None = None
     pool: int | None = None
+    start: str = ""
+    changed: bool = True
 
     @property
     def name(self) -> str:
+        origin = f", from {self.start}" if self.start else ""
+        if self.start == NO_START:
+            origin = ", drawn at random"
+        return f"{self._fit()}{origin}{'' if self.changed else ', not augmented'}"
+
+    @property
+    def look(self) -> tuple[int | None, bool]:
+        """What of the images it is fitted to: the pool, and whether they are changed."""
+        return self.pool, self.changed
+
+    def _fit(self) -> str:
         strength = ""
         if self.sparsity is not None:
             strength = f", {100 * self.sparsity:g} % zeros"
@@ -110,4 +130,16 @@ def last_layers(
         for share in ((None,) if method == "dense" else sparsities)
         for pool in (pools or (None,))
         for ridge in ridges
+    ]
+
+
+def spread(
+    tried: Sequence[Candidate], starts: Sequence[str], changed: Sequence[bool]
+) -> list[Candidate]:
+    """Every candidate from every start, with images changed and not."""
+    return [
+        replace(one, start=start, changed=how)
+        for start in starts
+        for how in changed
+        for one in tried
     ]

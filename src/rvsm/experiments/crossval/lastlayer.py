@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from rvsm import RVSM, Rule
-from rvsm.experiments.config import AugmentationConfig, TrainConfig
+from rvsm.experiments.config import AugmentationConfig
 from rvsm.experiments.crossval.baselines import Coordinates, coordinates, fit_line
 from rvsm.experiments.crossval.candidates import NO_CHANGE, Candidate
 from rvsm.experiments.crossval.metrics import Ints, Reals
-from rvsm.experiments.crossval.networks import State, take_over
+from rvsm.experiments.crossval.networks import Begin, take_over
 from rvsm.experiments.data import augment, seeded
 from rvsm.experiments.runs import make_network
 from rvsm.handwriting.network import TremorNet
@@ -71,25 +71,28 @@ class Seen:
             self._found[key] = coordinates(self.inputs(which))
         return self._found[key]
 
+    def forget(self) -> None:
+        """Drop the coordinates kept."""
+        self._found.clear()
+
 
 class Looks:
     """What the networks of a study see, computed when it is first asked for.
 
     Parameters
     ----------
-    base : TrainConfig
-        Its network, augmentation and seed.
     ink : ndarray of uint8, shape (n, rows, columns)
     views : int
         How often each image is changed.
     """
 
-    def __init__(self, base: TrainConfig, ink: npt.NDArray[np.uint8], views: int) -> None:
-        self._base, self._ink, self._views = base, ink, views
-        self._seen: dict[tuple[int, bool, int | None], Seen] = {}
+    def __init__(self, ink: npt.NDArray[np.uint8], views: int) -> None:
+        self._ink, self._views = ink, views
+        self._seen: dict[tuple[int, bool, int | None], tuple[Begin, Seen]] = {}
+        self._last: Seen | None = None
 
-    def of(self, start: State | None, augmented: bool, pool: int | None = None) -> Seen:
-        """Features of convolutions that start so (None: drawn at random), of changed images.
+    def of(self, begin: Begin, augmented: bool, pool: int | None = None) -> Seen:
+        """Features of convolutions that start so, of changed images.
 
         `pool` replaces the rows and columns of the last pooling.
 
@@ -98,22 +101,28 @@ class Looks:
         ConfigError
             The pool leaves nothing of the image.
         """
-        key = (id(start), augmented, pool)
+        key = (id(begin), augmented, pool)
         if key not in self._seen:
-            base = self._base
+            base = begin.config
             if pool is not None:
                 pools = (*base.network.pools[:2], (pool, pool))
                 network = base.network.model_copy(update={"pools": pools})
                 base = base.model_copy(update={"network": network})
             net = make_network(base)
-            if start is not None:
-                take_over(net, start)
+            if begin.state is not None:
+                take_over(net, begin.state)
             config = base.augmentation
             if not augmented:
                 config = config.model_copy(update=NO_CHANGE)
             views = self._views if augmented else 1
-            self._seen[key] = look(net, self._ink, config, views, base.seed)
-        return self._seen[key]
+            # With its start, so that no other start gets the same id.
+            self._seen[key] = begin, look(net, self._ink, config, views, base.seed)
+        seen = self._seen[key][1]
+        # Hundreds of megabytes of wide networks: candidates of one look stand side by side.
+        if self._last is not None and self._last is not seen:
+            self._last.forget()
+        self._last = seen
+        return seen
 
 
 def look(

@@ -26,6 +26,14 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Begin:
+    """What a training begins with: its configuration, and weights (None: drawn at random)."""
+
+    config: TrainConfig
+    state: State | None = None
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A network as it came out of training: its weights with exact zeros, not yet folded."""
 

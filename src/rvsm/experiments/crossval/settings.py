@@ -12,12 +12,21 @@ from typing import Any
 from rvsm.atomic import atomic_text
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import CONFIG_FILE, METHODS, Method, TrainConfig, make_config
-from rvsm.experiments.crossval.candidates import Candidate, grid, last_layers
+from rvsm.experiments.crossval.candidates import (
+    NO_START,
+    Candidate,
+    grid,
+    last_layers,
+    spread,
+)
 from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
 from rvsm.handwriting.scans.sets import How
 
-ARMS = ("majority", "hog", "dense", "sparse")
+LINES = ("hog",)
+"""Baselines that are lines through features."""
+
+ARMS = ("majority", *LINES, "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
 
 RIDGES = (1e-2, 1e-1, 1.0, 10.0)
@@ -37,10 +46,13 @@ _BEFORE = {
     "isolate": "auto",
     "reading": "stored",
     "mirrored": "drawings",
-    "sparse_start": "",
+    "sparse_start": [],
     "last_layer": False,
     "views": 8,
     "pools": [],
+    "choose_augment": False,
+    "least_zeros": 0.0,
+    "strength of the sparse layer": "the dense layer's",
 }
 
 
@@ -62,10 +74,15 @@ class Settings:
         Rows and columns a network reads; None: by the shape of the images.
     methods, epochs, sparsities, lams : tuple
         What the inner folds choose from; `methods` without ``dense``.
-    start : str
-        Folder of a finished run whose weights to start from; empty: from scratch.
-    sparse_start : str
-        The same for the sparse networks; empty: the dense networks of the same images.
+    start : tuple of str
+        Folders of finished runs whose weights to start from, or `NO_START`; of several the inner
+        folds choose. None: from scratch.
+    sparse_start : tuple of str
+        The same for the sparse networks; none: those of `start` for last layers, else the dense
+        networks of the same images.
+    least_zeros : float
+        Share of all weights that a sparse network must have as zeros, in every inner fold, to be
+        chosen.
     last_layer : bool
         Train the last layer alone, by `views` changed copies of each image; inner folds choose
         the strength of its l2 penalty in place of `epochs`.
@@ -75,6 +92,8 @@ class Settings:
         network does.
     augment, ablate : bool
         Change training images anew each time; measure also without, and without `start`.
+    choose_augment : bool
+        Let the inner folds choose whether they are changed.
     arms : tuple of str
         Of `ARMS`.
     network : dict
@@ -95,12 +114,14 @@ class Settings:
     epochs: tuple[int, ...] = (40,)
     sparsities: tuple[float, ...] = (0.92, 0.96)
     lams: tuple[float, ...] = ()
-    start: str = ""
-    sparse_start: str = ""
+    start: tuple[str, ...] = ()
+    sparse_start: tuple[str, ...] = ()
+    least_zeros: float = 0.0
     last_layer: bool = False
     views: int = 8
     pools: tuple[int, ...] = ()
     augment: bool = True
+    choose_augment: bool = False
     ablate: bool = False
     arms: tuple[str, ...] = ARMS
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -124,7 +145,16 @@ class Settings:
             raise ConfigError(f"Nothing is compared: choose among {', '.join(ARMS)}.")
         if not self.epochs or min(self.epochs) < 1:
             raise ConfigError("A network needs at least 1 epoch: give --epochs 1 or more.")
-        if "sparse" in self.arms and not self.sparse():
+        for name, given in (("start", self.start), ("sparse-start", self.sparse_start)):
+            if twice := [one for one in given if given.count(one) > 1]:
+                raise ConfigError(f"--{name} names {twice[0]} twice: name each run once.")
+        if not 0 <= self.least_zeros < 1:
+            raise ConfigError(
+                f"--least-zeros {self.least_zeros:g} is no share: give 0 or more, less than 1."
+            )
+        if self.choose_augment and not self.augment:
+            raise ConfigError("--choose-augment and --no-augment exclude each other: give one.")
+        if "sparse" in self.arms and not self.tried("sparse"):
             raise ConfigError(
                 "There is no sparse network to try: give --method, and --sparsity or --lam."
             )
@@ -142,24 +172,32 @@ class Settings:
                 f"There is no penalty {unknown[0]!r}: choose among {', '.join(METHODS[1:])}."
             )
 
-    def dense(self) -> list[Candidate]:
-        """The dense networks the inner folds choose from."""
+    def tried(self, arm: str) -> list[Candidate]:
+        """What the inner folds choose from for an arm with networks."""
+        sparse = arm == "sparse"
+        methods: tuple[Method, ...] = self.methods if sparse else ("dense",)
+        starts = self.start
         if self.last_layer:
-            return last_layers(("dense",), RIDGES, (), self.pools)
-        return grid(("dense",), self.epochs, (), ())
+            found = last_layers(methods, RIDGES, self.sparsities if sparse else (), self.pools)
+            starts = (self.sparse_start or starts) if sparse else starts
+        else:
+            found = grid(methods, self.epochs, self.sparsities, self.lams)
+            # Sparse networks go on from the dense one chosen, whatever that started from.
+            starts = () if sparse else starts
+        several = len(starts) > 1 and arm != SCRATCH
+        changed = (True, False) if self.choose_augment and arm != PLAIN else (True,)
+        return spread(found, starts if several else ("",), changed)
 
-    def sparse(self) -> list[Candidate]:
-        """The sparse ones."""
-        if self.last_layer:
-            return last_layers(self.methods, RIDGES, self.sparsities, self.pools)
-        return grid(self.methods, self.epochs, self.sparsities, self.lams)
+    def pretrained(self) -> bool:
+        """Whether there is a run to start from."""
+        return any(start != NO_START for start in self.start)
 
     def network_arms(self) -> list[str]:
         """The arms that train networks, dense first; sparse ones need dense ones to start from."""
         if not {"dense", "sparse"} & set(self.arms):
             return []
         arms = ["dense"]
-        if self.ablate and self.start:
+        if self.ablate and self.pretrained():
             arms.append(SCRATCH)
         if self.ablate and self.augment:
             arms.append(PLAIN)
@@ -167,12 +205,18 @@ class Settings:
 
     def compared(self) -> list[str]:
         """All arms in the order of the table."""
-        return [arm for arm in ("majority", "hog") if arm in self.arms] + self.network_arms()
+        majority = ["majority"] if "majority" in self.arms else []
+        return majority + self.lines() + self.network_arms()
 
-    def base_config(self, cases: Cases, size: tuple[int, int]) -> TrainConfig:
+    def lines(self) -> list[str]:
+        """The baselines that are fitted."""
+        return [arm for arm in LINES if arm in self.arms]
+
+    def base_config(self, cases: Cases, size: tuple[int, int], start: str = "") -> TrainConfig:
         """The training that candidates vary: of the start's network, or of our own for few images.
 
-        Nothing is mirrored: a spiral that is asked for has a way round, as writing has.
+        Without a run to start from it is that of the first run of the study. Nothing is mirrored:
+        a spiral that is asked for has a way round, as writing has.
         """
         drawing = size[1] < 1.6 * size[0]
         values: dict[str, Any] = {
@@ -189,13 +233,16 @@ class Settings:
             },
             "splitting": {"beta": 0.01, "grad_at": "u", "start": 0.0, "end": 0.4, "heal": 0.6},
         }
-        if self.start:
+        run = start
+        if run in ("", NO_START):
+            run = next((one for one in self.start if one != NO_START), "")
+        if run:
             from rvsm.experiments.config import load_config
 
-            path = Path(self.start) / CONFIG_FILE
+            path = Path(run) / CONFIG_FILE
             if not path.is_file():
                 raise RunError(
-                    f"{self.start} holds no finished run to start from ({CONFIG_FILE} is missing): "
+                    f"{run} holds no finished run to start from ({CONFIG_FILE} is missing): "
                     "name the folder of a run, or leave out --start."
                 )
             values["network"] = load_config(path).model_dump(mode="json")["network"]
@@ -229,10 +276,12 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
         "reading": cases.reading,
         "mirrored": "nothing",
     }
-    for name, start in (("start", settings.start), ("sparse start", settings.sparse_start)):
-        if start and settings.network_arms():
-            weights = start_file(start).read_bytes()
-            told[f"weights of the {name}"] = hashlib.sha256(weights).hexdigest()[:16]
+    if settings.network_arms():
+        for name, runs in (("start", settings.start), ("sparse start", settings.sparse_start)):
+            if runs:
+                told[f"weights of the {name}"] = [_digest(run) for run in runs]
+    if settings.last_layer and "sparse" in settings.arms:
+        told["strength of the sparse layer"] = "its own"
     wanted = json.loads(json.dumps(told))
     path = out / FILE
     if not path.is_file():
@@ -240,6 +289,9 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
         return
     try:
         found = {**_BEFORE, **json.loads(path.read_text("utf-8"))}
+        for key in ("start", "sparse_start", "weights of the start", "weights of the sparse start"):
+            if isinstance(found.get(key), str):  # when there was one
+                found[key] = [found[key]] if found[key] else []
         differing = [key for key in wanted if found.get(key) != wanted[key]]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): name a new folder for the study.") from None
@@ -249,3 +301,9 @@ def claim(out: Path, settings: Settings, cases: Cases) -> None:
             f"{out} holds a study with another {', '.join(differing)}: name a new folder, or "
             "restore those options."
         )
+
+
+def _digest(run: str) -> str:
+    if run == NO_START:
+        return NO_START
+    return hashlib.sha256(start_file(run).read_bytes()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,8 @@ import numpy.typing as npt
 from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
 from rvsm.experiments.calibration import Platt, fit_platt, fit_shrunk, log_loss
-from rvsm.experiments.config import TrainConfig
-from rvsm.experiments.crossval.baselines import STRENGTHS, fit_lines
-from rvsm.experiments.crossval.candidates import Candidate
+from rvsm.experiments.crossval.baselines import STRENGTHS, fit_line, fit_lines
+from rvsm.experiments.crossval.candidates import NO_START, Candidate
 from rvsm.experiments.crossval.folds import Index, check_apart, people_folds
 from rvsm.experiments.crossval.metrics import Ints, Reals
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH, Settings
@@ -28,8 +27,8 @@ from rvsm.experiments.data import seed_of
 from rvsm.experiments.evaluate import count_zeros
 
 if TYPE_CHECKING:
-    from rvsm.experiments.crossval.lastlayer import Looks, Seen
-    from rvsm.experiments.crossval.networks import Fitted, State
+    from rvsm.experiments.crossval.lastlayer import Looks
+    from rvsm.experiments.crossval.networks import Begin, Fitted, State
 
 Tell = Callable[[], None]
 Answer = dict[str, Any]
@@ -37,18 +36,18 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Material:
-    """What every fold reads: ink for networks, features for the line, truth, people, a start.
+    """What every fold reads: ink for networks, features for lines, truth, people, starts.
 
-    `looks` and `sparse_start` are for last layers trained alone.
+    `begins` holds what networks begin with by `Candidate.start`, and by `NO_START` weights drawn
+    at random; `sparse_begins` and `looks` are for last layers trained alone.
     """
 
     ink: npt.NDArray[np.uint8]
-    features: Reals
+    features: Mapping[str, Reals]
     labels: Ints
     people: Ints
-    base: TrainConfig
-    start: State | None
-    sparse_start: State | None = None
+    begins: Mapping[str, Begin] = field(default_factory=dict)
+    sparse_begins: Mapping[str, Begin] = field(default_factory=dict)
     looks: Looks | None = None
 
 
@@ -76,12 +75,11 @@ def part_of(material: Material, settings: Settings, number: int, train: Index, t
 
 def fits_of(settings: Settings) -> int:
     """How many models one outer fold fits, for the progress."""
-    count = (settings.inner + 1) * ("hog" in settings.arms)
+    count = (settings.inner + 1) * len(settings.lines())
     for arm in settings.network_arms():
-        tried = len(settings.sparse() if arm == "sparse" else settings.dense())
-        if arm == "sparse" and settings.last_layer:
-            tried //= len(settings.dense())
-        count += tried * settings.inner + 1
+        tried = settings.tried(arm)
+        shared = len({c.look for c in tried}) if arm == "sparse" else 1
+        count += len(tried) // shared * settings.inner + 1
     return count
 
 
@@ -96,27 +94,23 @@ def answers_of(
         # an AUC over all folds would fall below one half.
         share = _log_odds(float(material.labels.mean()))
         answers["majority"] = {"log_odds": [share] * len(part.test), "cut": 0.0}
-    if "hog" in settings.arms:
-        answers["hog"] = {**_line(material, part, tell), "cut": prior}
+    for arm in settings.lines():
+        answers[arm] = {**_line(material, arm, part, tell), "cut": prior}
     states: dict[str, list[State]] = {}
     for arm in settings.network_arms():
-        tried = settings.sparse() if arm == "sparse" else settings.dense()
-        starts: Sequence[State | None] = [None if arm == SCRATCH else material.start]
-        augment = arm != PLAIN and settings.augment
-        seen = None
-        if material.looks is not None:
-            sparse = arm == "sparse" and material.sparse_start is not None
-            start = material.sparse_start if sparse else starts[0]
-            seen = {c.pool: material.looks.of(start, augment, c.pool) for c in tried}
-            if arm == "sparse":
-                # The strength of the l2 penalty and the pool are those chosen for the dense layer.
-                dense = {c.name: c for c in settings.dense()}[answers["dense"]["chosen"]]
-                wanted = (dense.ridge, dense.pool)
-                tried = [c for c in tried if (c.ridge, c.pool) == wanted]
+        tried, begins, starts = settings.tried(arm), material.begins, None
+        if arm == SCRATCH:
+            begins = {"": begins[NO_START]}
         elif arm == "sparse":
-            starts = states["dense"]
-        job = _Networks(material, part, arm, augment, starts, folder, seen)
-        answer, states[arm] = job.answer(tried, settings.seed, tell)
+            dense = {c.name: c for c in settings.tried("dense")}[answers["dense"]["chosen"]]
+            # A sparse fit costs ten times a dense last layer: what is looked at is chosen once.
+            tried = [c for c in tried if c.look == dense.look]
+            if settings.last_layer:
+                begins = material.sparse_begins
+            else:
+                begins, starts = {"": begins[dense.start]}, states["dense"]
+        job = _Networks(material, settings, part, arm, begins, starts, folder)
+        answer, states[arm] = job.answer(tried, tell)
         answers[arm] = {**answer, "cut": prior}
     return answers
 
@@ -126,10 +120,12 @@ def choose(
     scores: Sequence[Reals],
     labels: Ints,
     scaling: Callable[[Reals, Ints], Platt] = fit_platt,
+    among: Sequence[int] | None = None,
 ) -> tuple[int, Platt, Any]:
     """The choice with the least log loss, once scaled, over all inner folds together.
 
-    Of logistic regressions, whose scores are log-odds already, the scaling is `fit_shrunk`.
+    Of logistic regressions, whose scores are log-odds already, the scaling is `fit_shrunk`. Only
+    the choices at the places `among` can win, by default all.
 
     Returns
     -------
@@ -140,28 +136,27 @@ def choose(
     """
     scales = [scaling(found, labels) for found in scores]
     losses = [log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)]
-    which = int(np.argmin(losses))
+    which = min(range(len(tried)) if among is None else among, key=losses.__getitem__)
     return which, scales[which], dict(zip(tried, losses, strict=True))
 
 
-def _line(material: Material, part: Part, tell: Tell) -> Answer:
-    """The baseline, its strength chosen and its scores calibrated on the inner folds."""
+def _line(material: Material, arm: str, part: Part, tell: Tell) -> Answer:
+    """A baseline, its strength chosen and its scores calibrated on the inner folds."""
     begun = time.perf_counter()
+    features = material.features[arm]
     found: list[list[Reals]] = [[] for _ in STRENGTHS]
     for fitted, held in part.inner:
-        lines = fit_lines(material.features[fitted], material.labels[fitted], STRENGTHS)
+        lines = fit_lines(features[fitted], material.labels[fitted], STRENGTHS)
         for place, line in enumerate(lines):
-            found[place].append(line(material.features[held]))
+            found[place].append(line(features[held]))
         tell()
     truth = np.concatenate([material.labels[held] for _, held in part.inner])
     tried = [f"C {strength:g}" for strength in STRENGTHS]
     which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth, fit_shrunk)
-    line = fit_lines(
-        material.features[part.train], material.labels[part.train], (STRENGTHS[which],)
-    )[0]
+    line = fit_line(features[part.train], material.labels[part.train], STRENGTHS[which])
     tell()
     return {
-        "log_odds": platt(line(material.features[part.test])).tolist(),
+        "log_odds": platt(line(features[part.test])).tolist(),
         "chosen": tried[which],
         "tried": losses,
         "platt": [platt.slope, platt.offset],
@@ -172,45 +167,48 @@ def _line(material: Material, part: Part, tell: Tell) -> Answer:
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks of one arm in one outer fold; `starts` holds one for all, or one a fit.
+    """The networks of one arm in one outer fold.
 
-    With `seen` only their last layers are trained.
+    They begin as `begins` has it by `Candidate.start`, but for the weights where `starts` holds
+    those of each fit.
     """
 
     material: Material
+    settings: Settings
     part: Part
     arm: str
-    augment: bool
-    starts: Sequence[State | None]
+    begins: Mapping[str, Begin]
+    starts: Sequence[State] | None
     folder: Path
-    seen: Mapping[int | None, Seen] | None = None
 
-    def answer(
-        self, tried: Sequence[Candidate], seed: int, tell: Tell
-    ) -> tuple[Answer, list[State]]:
+    def answer(self, tried: Sequence[Candidate], tell: Tell) -> tuple[Answer, list[State]]:
         """The answers for the test people, and the states of the chosen candidate's fits."""
         begun = time.perf_counter()
         truth = np.concatenate([self.material.labels[held] for _, held in self.part.inner])
-        scores, states = [], []
+        scores, states, shares = [], [], []
         for place, candidate in enumerate(tried):
-            found, kept = [], []
+            found, kept, least = [], [], 1.0
             for number, (fitted, held) in enumerate(self.part.inner):
-                result = self._fit(candidate, f"{place}-{number}", number, fitted, held, seed)
+                result = self._fit(candidate, f"{place}-{number}", number, fitted, held)
                 found.append(result[0])
                 kept.append(result[1])
+                least = min(least, result[2]["zeros"])
                 tell()
             scores.append(np.concatenate(found))
             states.append(kept)
-        scaling = fit_platt if self.seen is None else fit_shrunk
-        which, platt, losses = choose([c.name for c in tried], scores, truth, scaling)
+            shares.append(least)
+        scaling = fit_platt if self.material.looks is None else fit_shrunk
+        names, among = [c.name for c in tried], self._with_zeros(shares)
+        which, platt, losses = choose(names, scores, truth, scaling, among)
         last = len(self.part.inner)
         test, state, zeros = self._fit(
-            tried[which], f"{which}-all", last, self.part.train, self.part.test, seed
+            tried[which], f"{which}-all", last, self.part.train, self.part.test
         )
         tell()
         answer = {
             "log_odds": platt(test).tolist(),
             "chosen": tried[which].name,
+            "start": tried[which].start,
             "tried": losses,
             "platt": [platt.slope, platt.offset],
             **zeros,
@@ -218,8 +216,21 @@ class _Networks:
         }
         return answer, [*states[which], state]
 
+    def _with_zeros(self, shares: Sequence[float]) -> list[int]:
+        """Places of the candidates with zeros enough, by the fewest of their inner fits."""
+        if self.arm != "sparse":
+            return list(range(len(shares)))
+        asked = self.settings.least_zeros
+        if not (among := [place for place, share in enumerate(shares) if share >= asked]):
+            raise RunError(
+                f"No sparse network has {100 * asked:g} % zeros in every inner fold, the most is "
+                f"{100 * max(shares):.1f} %: name a new folder, and give a higher --sparsity or "
+                "--lam, a start with more zeros, or a lower --least-zeros."
+            )
+        return among
+
     def _fit(
-        self, candidate: Candidate, name: str, number: int, fitted: Index, held: Index, seed: int
+        self, candidate: Candidate, name: str, number: int, fitted: Index, held: Index
     ) -> tuple[Reals, State, dict[str, Any]]:
         """Fit and ask, or read what an earlier process found."""
         stem = f"{self.arm.replace(', ', '-').replace(' ', '-')}-{name}"
@@ -227,11 +238,7 @@ class _Networks:
         if (known := _known(told, weights, len(held))) is not None:
             return known
         check_apart(self.material.people, fitted, held)
-        result = self._trained(candidate, number, fitted, seed)
-        if self.seen is None:
-            scores = result.scores(self.material.ink[held])
-        else:
-            scores = self.seen[candidate.pool].scores(result.net, held)
+        result, scores = self._trained(candidate, number, fitted, held)
         counted = count_zeros(result.net)
         zeros = {key: counted[key] for key in ("zeros", "fc_zeros", "nonzeros", "weights")}
         state = result.state()
@@ -243,22 +250,26 @@ class _Networks:
         atomic_text(told, json.dumps({"scores": scores.tolist(), "zeros": zeros}))
         return scores, state, zeros
 
-    def _trained(self, candidate: Candidate, number: int, fitted: Index, seed: int) -> Fitted:
+    def _trained(
+        self, candidate: Candidate, number: int, fitted: Index, held: Index
+    ) -> tuple[Fitted, Reals]:
         from rvsm.experiments.crossval.networks import Fitted, fit  # Lightning: seconds to import
 
-        labels = self.material.labels[fitted]
-        if self.seen is not None:
+        material, settings = self.material, self.settings
+        labels, begin = material.labels[fitted], self.begins[candidate.start]
+        augment = settings.augment and self.arm != PLAIN and candidate.changed
+        if material.looks is not None:
             from rvsm.experiments.crossval.lastlayer import fit_last
 
-            return Fitted(fit_last(self.seen[candidate.pool], fitted, labels, candidate))
-        config = candidate.config(
-            self.material.base,
-            augment=self.augment,
-            seed=seed_of(seed, self.part.number, number) % 2**31,
-        )
-        start = self.starts[number] if len(self.starts) > 1 else self.starts[0]
+            seen = material.looks.of(begin, augment, candidate.pool)
+            net = fit_last(seen, fitted, labels, candidate)
+            return Fitted(net), seen.scores(net, held)
+        seed = seed_of(settings.seed, self.part.number, number) % 2**31
+        config = candidate.config(begin.config, augment=augment, seed=seed)
+        start = begin.state if self.starts is None else self.starts[number]
         simplify = candidate.method != "dense" and start is not None
-        return fit(config, self.material.ink[fitted], labels, start, simplify=simplify)
+        result = fit(config, material.ink[fitted], labels, start, simplify=simplify)
+        return result, result.scores(material.ink[held])
 
 
 def _known(told: Path, weights: Path, count: int) -> tuple[Reals, State, dict[str, Any]] | None:

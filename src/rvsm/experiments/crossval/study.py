@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
+from rvsm.experiments.crossval.candidates import NO_START
 from rvsm.experiments.crossval.cases import Cases, copies_across, fitting_size, load_ink, read_cases
 from rvsm.experiments.crossval.folds import check_inner, repeated
 from rvsm.experiments.crossval.settings import Settings, claim
@@ -22,9 +21,7 @@ from rvsm.experiments.runs import environment, locked, start_file
 from rvsm.handwriting.scans.sets import How
 
 if TYPE_CHECKING:
-    from rvsm.experiments.config import TrainConfig
-    from rvsm.experiments.crossval.lastlayer import Looks
-    from rvsm.experiments.crossval.networks import State
+    from rvsm.experiments.crossval.networks import Begin
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,10 +66,10 @@ def crossval(
         repeated(cases.labels, cases.people, settings.folds, settings.repeats, settings.seed)
     )
     check_inner(cases.labels, cases.people, plan, settings.inner)
-    base = settings.base_config(cases, size)
-    start = _start(settings.start) if settings.network_arms() else None
-    if start is None and settings.start:
+    if settings.start and not settings.network_arms():
         raise ConfigError("--start is of no use without networks: compare dense or sparse ones.")
+    begins, sparse_begins = _begins(settings, cases, size)
+    features = {}
     make_folder(out / "folds")
     with locked(out):
         claim(out, settings, cases)
@@ -80,21 +77,17 @@ def crossval(
         found = [
             read_fold(file, len(test)) for file, (_, _, _, test) in zip(files, plan, strict=True)
         ]
-        features = np.zeros((len(cases.cases), 0))
         if "hog" in settings.arms and not all(found):
-            features = hog_features(
+            features["hog"] = hog_features(
                 _edges(cases, size, settings.isolate), _part(progress, "counting edges")
             )
-        material = Material(
-            ink,
-            features,
-            cases.labels,
-            cases.people,
-            base,
-            start,
-            _start(settings.sparse_start),
-            _looks(settings, base, ink),
-        )
+        looks = None
+        if settings.last_layer and settings.network_arms():
+            from rvsm.experiments.crossval.lastlayer import Looks
+
+            looks = Looks(ink, settings.views)
+        labels, people = cases.labels, cases.people
+        material = Material(ink, features, labels, people, begins, sparse_begins, looks)
         each = fits_of(settings)
         done = 0
 
@@ -132,20 +125,26 @@ def crossval(
     return results
 
 
-def _start(run: str) -> State | None:
-    if not run:
-        return None
+def _begins(
+    settings: Settings, cases: Cases, size: tuple[int, int]
+) -> tuple[dict[str, Begin], dict[str, Begin]]:
+    """What dense and sparse networks begin with, by name; see `Material`."""
+    own = settings.base_config(cases, size)
+    if not settings.network_arms():
+        return {}, {}
     from rvsm import load
+    from rvsm.experiments.crossval.networks import Begin
 
-    return dict(load(start_file(run)))
+    def of(runs: Sequence[str]) -> dict[str, Begin]:
+        found = {NO_START: Begin(own)}
+        for run in runs:
+            if run != NO_START:
+                config = settings.base_config(cases, size, run)
+                found[run] = Begin(config, dict(load(start_file(run))))
+        return {**found, "": found[runs[0] if runs else NO_START]}
 
-
-def _looks(settings: Settings, base: TrainConfig, ink: Any) -> Looks | None:
-    if not (settings.last_layer and settings.network_arms()):
-        return None
-    from rvsm.experiments.crossval.lastlayer import Looks
-
-    return Looks(base, ink, settings.views)
+    dense = of(settings.start)
+    return dense, of(settings.sparse_start) if settings.sparse_start else dense
 
 
 def _edges(cases: Cases, size: tuple[int, int], isolate: How) -> Any:

@@ -24,8 +24,8 @@ from rvsm.experiments.gather import NOTICE
 NOTE = (
     NOTICE,
     "People are held out, never images: nobody a figure is of was seen in training, in choosing "
-    "strength, penalty or epochs, or in calibrating; that was done on inner folds of the other "
-    "people.",
+    "start, strength, penalty or epochs, or in calibrating; that was done on inner folds of the "
+    "other people.",
     "A person's answer is the mean log-odds of the person's images. The answer is positive where "
     "the log-odds exceed those of the training part's share of positives, which balances "
     "sensitivity and specificity; the majority class of all images is one answer for everybody.",
@@ -118,6 +118,9 @@ def _networks(folds: Folds, arm: str) -> dict[str, Any]:
         "chosen": {name: chosen.count(name) for name in sorted(set(chosen)) if name},
         "seconds": sum(answer.get("seconds", 0.0) for answer in answers),
     }
+    starts = [start for answer in answers if (start := answer.get("start"))]
+    if starts:
+        told["starts"] = {name: starts.count(name) for name in sorted(set(starts))}
     zeros = [answer["zeros"] for answer in answers if answer.get("zeros") is not None]
     if zeros:
         told["zeros"] = float(np.mean(zeros))
