@@ -254,6 +254,19 @@ def test_the_grid_holds_every_choice() -> None:
     assert [c.name for c in settings.tried("dense")] == ["dense, 1 epochs", "dense, 2 epochs"]
 
 
+def test_inner_folds_have_a_choice_by_default() -> None:
+    """Of everything that the help says they choose."""
+    tried = Settings().tried("sparse")
+    assert {c.epochs for c in Settings().tried("dense")} == {20, 40}
+    for values in (
+        {c.epochs for c in tried},
+        {c.method for c in tried},
+        {c.sparsity for c in tried},
+    ):
+        assert len(values) == 2
+    assert len(tried) == 8
+
+
 def test_lambda_is_chosen_among_networks_with_zeros_enough(folder: Path, tmp_path: Path) -> None:
     told = {**TINY, "sparsities": (), "lams": (1e-9, 3e-3), "arms": ("dense", "sparse")}
     crossval(folder, tmp_path, Settings(**told, least_zeros=0.5))

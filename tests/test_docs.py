@@ -236,14 +236,19 @@ def test_example_of_any_model() -> None:
 def test_tables_of_drawings_of_people() -> None:
     import json
 
+    from benchmarks.people import nested
+
     folder = ROOT / "benchmarks" / "people"
     found = json.loads((folder / "drawings.json").read_text("utf-8"))
     run = runpy.run_path(str(folder / "drawings.py"))
     text = (ROOT / "docs" / "crossval.md").read_text("utf-8")
     assert run["table"](found) in text
     assert run["differences"](found) in text
+    if nested.RESULTS.is_file():
+        assert nested.table(json.loads(nested.RESULTS.read_text("utf-8"))) in text
     # Every command that the results come from is one that there is.
-    for command in run["commands"](Path("drawings"), Path("uci"), Path("work")):
+    commands = run["commands"](Path("drawings"), Path("uci"), Path("work"))
+    for command in [*commands, nested.command(Path("drawings"), Path("work"))]:
         check_command(list(command))
         for word in command:
             assert not word.endswith(".toml") or Path(word).is_file(), word

@@ -52,15 +52,17 @@ def crossval(
     inner: Annotated[int, typer.Option(min=2, help="Inner folds, which choose.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Times all is cut anew.")] = 3,
     method: Annotated[
-        list[Penalty] | None, typer.Option(help="A penalty to choose from; may be given again.")
+        list[Penalty] | None, typer.Option(help="A penalty to choose from (l0, transformed-l1).")
     ] = None,
     sparsity: Annotated[
-        list[float] | None, typer.Option(help="A share of zeros to choose from.")
+        list[float] | None, typer.Option(help="A share of zeros to choose from (0.92, 0.96).")
     ] = None,
     lam: Annotated[
         list[float] | None, typer.Option(help="A penalty strength to choose from.")
     ] = None,
-    epochs: Annotated[list[int] | None, typer.Option(help="A number to choose from.")] = None,
+    epochs: Annotated[
+        list[int] | None, typer.Option(help="A number to choose from (20, 40).")
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="ROWSxCOLUMNS", help="What a network reads, such as 96x96."),

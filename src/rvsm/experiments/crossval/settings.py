@@ -111,7 +111,7 @@ class Settings:
     seed: int = 0
     size: tuple[int, int] | None = None
     methods: tuple[Method, ...] = ("l0", "transformed-l1")
-    epochs: tuple[int, ...] = (40,)
+    epochs: tuple[int, ...] = (20, 40)
     sparsities: tuple[float, ...] = (0.92, 0.96)
     lams: tuple[float, ...] = ()
     start: tuple[str, ...] = ()
