@@ -14,6 +14,7 @@ from drawings import draw
 from published import DATA
 from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments.crossval import Settings, crossval
+from rvsm.experiments.crossval.amplitude import amplitudes
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, fit_line, hog_features
 from rvsm.experiments.crossval.candidates import Candidate
 from rvsm.experiments.crossval.cases import load_ink, read_cases
@@ -22,6 +23,9 @@ from rvsm.experiments.crossval.networks import fit, take_over
 from rvsm.experiments.crossval.report import render
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
 from rvsm.experiments.runs import make_network
+from rvsm.handwriting.recorded.measure import measure_tremor
+from rvsm.handwriting.timed import TimedStrokes
+from tablets import spiral, stand_in, write
 from test_crossval_folds import drawings
 
 ZHAM = DATA / "parkinsons-drawings"
@@ -300,6 +304,42 @@ def test_networks_start_from_what_the_inner_folds_choose(folder: Path, tmp_path:
         answers = json.loads(file.read_text("utf-8"))["answers"]
         assert len(answers["dense"]["tried"]) == 2
         assert answers["sparse"]["weights"] == answers["dense"]["weights"]
+
+
+def test_amplitude_alone(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of recordings the size of the tremor tells; of pictures there is none."""
+    tablets = stand_in(tmp_path / "tablets", controls=4, patients=4)
+    asked = ("--arm", "majority", "--arm", "amplitude", "--folds", 2, "--inner", 2, "--repeats", 1)
+    out = tmp_path / "out"
+    done = run_here(capfd, "crossval", tablets, *asked, "--out", out)
+    assert done.code == 0, done
+    row = next(row for row in results(out)["rows"] if row["arm"] == "amplitude")
+    assert row["person"]["auc"]["value"] == 1.0
+    assert "tremor amplitude alone" in (out / "report.html").read_text("utf-8")
+    none = run_here(capfd, "crossval", folder, "--person", PEOPLE, *asked, "--out", out / "b")
+    assert "is a picture, of which no tremor can be measured: leave out --arm" in none.sentence()
+    features = amplitudes(read_cases(tablets))
+    tremor = [measure_tremor(strokes) for strokes in recorded(tablets)]
+    np.testing.assert_allclose(features[:, 0], np.log([t.rms_mm for t in tremor if t]))
+    assert not features[:, 1].any()
+
+
+def test_recordings_too_short_for_an_amplitude(tmp_path: Path) -> None:
+    tablets = stand_in(tmp_path / "some")
+    (short,) = (tablets / "hw_dataset" / "control").glob("C_0001.txt")
+    t, points = spiral(1.5)
+    short.unlink()
+    write(short, t, points)
+    missing = amplitudes(read_cases(tablets))[:, 1]
+    assert missing.sum() == 1
+    with pytest.raises(DataError, match=r"No recording in .* is long enough"):
+        amplitudes(read_cases(stand_in(tmp_path / "all", seconds=1.5)))
+
+
+def recorded(folder: Path) -> list[TimedStrokes]:
+    collection = read_cases(folder).collection
+    found = [collection.strokes(row) for row in collection.rows]
+    return [strokes for strokes in found if strokes is not None]
 
 
 def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

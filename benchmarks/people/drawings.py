@@ -30,6 +30,7 @@ STUDIES = {
 ARMS = {
     "majority": "majority class",
     "hog": "HOG",
+    "amplitude": "tremor amplitude alone",
     "dense": "dense",
     "dense, from scratch": "dense, not pretrained",
     "dense, not augmented": "dense, not augmented",
@@ -56,6 +57,7 @@ def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
     starts += "".join(f" --sparse-start {runs}/{name}" for name in SPARSE)
     how = f"{starts} --last-layer --choose-augment --ablate --method l0"
     how += " --sparsity 0.5 --sparsity 0.9 --pool 4 --pool 16 --least-zeros 0.9"
+    arms = "--arm majority --arm hog --arm amplitude --arm dense --arm sparse"
     sparse = f"train {made} --config {HERE}/pretrain/sparse.toml --start {runs}/spiral"
     lines = [
         f"data make {made} --task spiral --set wide {counts}",
@@ -63,7 +65,7 @@ def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
         f"{sparse} --out {runs}/sparse",
         f"{sparse} --sparsity conv[23].weight={_FEW} --out {runs}/few",
         f"crossval {drawings}/spiral --size 128x128 {how} --out {work}/cv/spiral",
-        f"crossval {uci} --size 128x128 {how} --out {work}/cv/uci",
+        f"crossval {uci} --size 128x128 {arms} {how} --out {work}/cv/uci",
         f"crossval {drawings}/wave --size 128x256 {how} --out {work}/cv/wave",
     ]
     return [shlex.split(line) for line in lines]
@@ -121,6 +123,7 @@ def differences(found: dict[str, Any]) -> str:
         ("dense", "dense, not augmented", "augmentation"),
         ("sparse", "dense", "sparse against dense"),
         ("sparse", "hog", "sparse against HOG"),
+        ("sparse", "amplitude", "sparse against the amplitude"),
     )
     for study, name in STUDIES.items():
         for of, against, told in asked:
@@ -131,7 +134,8 @@ def differences(found: dict[str, Any]) -> str:
                 if (d["of"], d["against"], d["level"], d["measure"])
                 == (of, against, level, "balanced_accuracy")
             ]
-            lines.append(f"| {name} | {told} | {' | '.join(cells)} |")
+            if cells:
+                lines.append(f"| {name} | {told} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

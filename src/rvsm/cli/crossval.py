@@ -22,6 +22,7 @@ class Penalty(StrEnum):
 class Arm(StrEnum):
     majority = "majority"
     hog = "hog"
+    amplitude = "amplitude"
     dense = "dense"
     sparse = "sparse"
 
@@ -46,7 +47,8 @@ def crossval(
     ] = None,
     isolate: Isolating = Isolation.auto,
     arm: Annotated[
-        list[Arm] | None, typer.Option(help="Only this classifier; may be given again.")
+        list[Arm] | None,
+        typer.Option(help="Only this one; may be given again. Amplitude: of recordings alone."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of people.")] = 5,
     inner: Annotated[int, typer.Option(min=2, help="Inner folds, which choose.")] = 3,
@@ -125,7 +127,7 @@ def crossval(
       rvsm crossval scans --start runs/pen --ablate
       rvsm crossval parkinsons-drawings --task spiral --start runs/spiral --start none --last-layer
     """
-    from rvsm.experiments.crossval import ARMS, Settings
+    from rvsm.experiments.crossval import ARMS, DEFAULT_ARMS, Settings
     from rvsm.experiments.crossval import crossval as study
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.pages import keep_pages
@@ -155,7 +157,7 @@ def crossval(
         augment=augment,
         choose_augment=choose_augment,
         ablate=ablate,
-        arms=tuple(name for name in ARMS if not arm or name in arm),
+        arms=tuple(name for name in ARMS if name in arm) if arm else DEFAULT_ARMS,
         network=read_assignments(set_),
         **{name: value for name, value in given.items() if value is not None},
     )

@@ -30,6 +30,7 @@ LEVEL_WORDS = {"person": "Per person", "image": "Per image"}
 ARM_WORDS = {
     "majority": "majority class",
     "hog": "HOG + logistic regression",
+    "amplitude": "tremor amplitude alone",
     "dense": "dense network",
     "sparse": "sparse network",
     SCRATCH: "dense, from scratch",
@@ -39,6 +40,7 @@ _SHORT = {"hog": "HOG", SCRATCH: "scratch", PLAIN: "plain"}
 _LOOKS = {
     "majority": ("quiet", "circle"),
     "hog": ("m-l1", "square"),
+    "amplitude": ("m-other", "square"),
     "dense": ("m-dense", "circle"),
     SCRATCH: ("m-other", "diamond"),
     PLAIN: ("m-transformed-l1", "diamond"),

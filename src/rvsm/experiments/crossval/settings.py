@@ -23,11 +23,14 @@ from rvsm.experiments.crossval.cases import Cases
 from rvsm.experiments.runs import start_file
 from rvsm.handwriting.scans.sets import How
 
-LINES = ("hog",)
+LINES = ("hog", "amplitude")
 """Baselines that are lines through features."""
 
 ARMS = ("majority", *LINES, "dense", "sparse")
 """What is compared, in the order it is computed: sparse networks start from dense ones."""
+
+DEFAULT_ARMS = ("majority", "hog", "dense", "sparse")
+"""Those that every set allows: an amplitude is known of recorded strokes alone."""
 
 RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the l2 penalty of last layers, of which the inner folds choose one."""
@@ -123,7 +126,7 @@ class Settings:
     augment: bool = True
     choose_augment: bool = False
     ablate: bool = False
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] = DEFAULT_ARMS
     network: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

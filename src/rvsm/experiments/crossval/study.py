@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvsm.atomic import atomic_text, make_folder
 from rvsm.errors import ConfigError
+from rvsm.experiments.crossval.amplitude import amplitudes
 from rvsm.experiments.crossval.baselines import DRAWING, WRITING, hog_features
 from rvsm.experiments.crossval.candidates import NO_START
 from rvsm.experiments.crossval.cases import Cases, copies_across, fitting_size, load_ink, read_cases
@@ -70,6 +71,8 @@ def crossval(
         raise ConfigError("--start is of no use without networks: compare dense or sparse ones.")
     begins, sparse_begins = _begins(settings, cases, size)
     features = {}
+    if "amplitude" in settings.arms:
+        features["amplitude"] = amplitudes(cases)
     make_folder(out / "folds")
     with locked(out):
         claim(out, settings, cases)

@@ -39,6 +39,8 @@ _PAIRS = (
     ("sparse", "dense"),
     ("sparse", "hog"),
     ("dense", "hog"),
+    ("sparse", "amplitude"),
+    ("dense", "amplitude"),
     ("dense", SCRATCH),
     ("dense", PLAIN),
 )
