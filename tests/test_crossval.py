@@ -22,6 +22,7 @@ from rvsm.experiments.crossval.folds import repeated
 from rvsm.experiments.crossval.networks import fit, take_over
 from rvsm.experiments.crossval.report import render
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
+from rvsm.experiments.crossval.summary import _networks
 from rvsm.experiments.runs import make_network
 from rvsm.handwriting.recorded.measure import measure_tremor
 from rvsm.handwriting.timed import TimedStrokes
@@ -304,6 +305,16 @@ def test_networks_start_from_what_the_inner_folds_choose(folder: Path, tmp_path:
         answers = json.loads(file.read_text("utf-8"))["answers"]
         assert len(answers["dense"]["tried"]) == 2
         assert answers["sparse"]["weights"] == answers["dense"]["weights"]
+
+
+def test_networks_of_several_sizes_are_counted_alike() -> None:
+    sizes = ((10, 40), (30, 60))
+    folds = [
+        {"answers": {"dense": {"zeros": 1 - n / all_, "nonzeros": n, "weights": all_}}}
+        for n, all_ in sizes
+    ]
+    told = _networks(folds, "dense")
+    assert (told["nonzeros"], told["weights"]) == (20, 50)
 
 
 def test_amplitude_alone(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

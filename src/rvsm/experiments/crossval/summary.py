@@ -128,7 +128,8 @@ def _networks(folds: Folds, arm: str) -> dict[str, Any]:
         told["zeros"] = float(np.mean(zeros))
         told["zeros_least"] = float(np.min(zeros))
         told["nonzeros"] = float(np.mean([answer["nonzeros"] for answer in answers]))
-        told["weights"] = int(answers[0]["weights"])
+        # Starts and pools have networks of several sizes.
+        told["weights"] = round(float(np.mean([answer["weights"] for answer in answers])))
     return told
 
 
