@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import set_layouts
 from drawings import draw
@@ -157,7 +158,9 @@ def test_people_from_a_manifest(tmp_path: Path) -> None:
     manifest(tmp_path, "file,split,label,person", ["a.png,all,regular,x", "b.png,all,shaky,"])
     with pytest.raises(DataError, match=r"whose 1 of 2 .*b\.png"):
         read_cases(root)
-    assert found.reading == "stored"
+    assert found.reading == "normalised"
+    (root / "dataset.json").write_text("{}")
+    assert read_cases(root, by="label").reading == "stored"
     with pytest.raises(DataError, match="holds no task spiral"):
         read_cases(root, task="spiral")
 
@@ -193,6 +196,23 @@ def test_the_line_is_scikit_learns() -> None:
         assert isinstance(line, Line)
         new = rng.normal(size=(20, shape[1])) + 3
         np.testing.assert_allclose(line(new), plain.decision_function(new), atol=2e-3)
+
+
+def test_images_that_are_all_alike() -> None:
+    x, y = np.full((9, 40), 3.0), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1])
+    np.testing.assert_allclose(fit_line(x, y, 0.1)(np.ones((2, 40))), np.log(2))
+
+
+def test_tinted_scans_in_folders_named_regular_and_shaky(tmp_path: Path) -> None:
+    """The paper is no ink, whatever the folders are called."""
+    drawings(tmp_path, ("regular", "shaky"))
+    for file in tmp_path.rglob("*.png"):
+        white = np.asarray(Image.open(file).convert("RGB").resize((300, 200)))
+        Image.fromarray((white * [0.9, 0.8, 0.6]).astype(np.uint8)).save(file)
+    cases, ink = load_ink(read_cases(tmp_path, pattern=r"V\d+[HP]"), SQUARE)
+    assert cases.reading == "normalised"
+    assert ((ink > 128).mean(axis=(1, 2)) < 0.3).all()
+    assert np.ptp(hog_features(ink), axis=0).any()
 
 
 def test_edges_of_a_blank_image() -> None:

@@ -73,6 +73,7 @@ def test_a_set_for_crossval(tmp_path: Path) -> None:
     assert len(drawn.rows) == 2 + 2 * 2
     assert "hw_dataset/parkinson/P_0099.txt#0" in drawn.left_out
     cases = read_cases(tmp_path / "set")
+    assert cases.reading == "stored"
     assert cases.names == ["C_0000", "C_0001", "P_0001", "P_0002"]
     assert cases.labels.tolist() == [c.person.startswith("P") for c in cases.cases]
     assert fitting_size(cases) == SQUARE

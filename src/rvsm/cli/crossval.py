@@ -112,7 +112,7 @@ def crossval(
     DATA is a published set, whose reader knows the people; or has a manifest.csv with the columns
     file, label and person (or writer_id, or carrier); or class folders (healthy and parkinson,
     control and patient, regular and shaky), where --person finds the person in the file's path.
-    Scans are normalised; folders in the form that rvsm writes are read as training reads them. A
+    Scans are normalised; folders that rvsm made (dataset.json) are read as training reads them. A
     person may have images of both classes. Stopped at any moment, the same command goes on where it
     was.
 

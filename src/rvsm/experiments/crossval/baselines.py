@@ -106,6 +106,7 @@ class Coordinates:
         Of the features; the spread is infinite where a feature never varies.
     basis : ndarray, shape (f, r)
     inputs : ndarray, shape (n, r)
+        No columns where all images are alike.
     """
 
     mean: Reals
@@ -117,6 +118,9 @@ class Coordinates:
         """Fit the logistic regression of `fit_line` to the images."""
         from sklearn.linear_model import LogisticRegression
 
+        if not self.inputs.shape[1]:
+            share = float(labels.mean())
+            return Line(self.mean, np.zeros(len(self.mean)), float(np.log(share / (1 - share))))
         model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6)
         model.fit(self.inputs, labels)
         weights = self.basis @ model.coef_[0] / self.spread

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rvsm.errors import DataError
 from rvsm.experiments.crossval.metrics import Ints
+from rvsm.handwriting.description import DATASET
 from rvsm.handwriting.manifest import COLUMNS, LABELS, MANIFEST, Row
 from rvsm.handwriting.readers import Collection, is_own, read
 from rvsm.handwriting.scans.sets import How, images_of
@@ -106,9 +107,8 @@ def read_cases(
     """List the images of a set, with class and person.
 
     The set is read in any layout of `readers.LAYOUTS`, and its pictures are normalised as scans.
-    Folders in the form that rvsm writes (a manifest, or classes named regular and shaky), whose
-    images are at the scale of training, are read as training reads them. All splits are taken
-    together: the folds are cut anew.
+    Folders that rvsm made (they have a dataset.json), whose images are black ink on white at one
+    scale, are read as training reads them. All splits are taken together: the folds are cut anew.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def read_cases(
     """
     if not folder.exists():
         raise DataError(f"There is no data folder {folder}: check the name.")
-    own = layout is None and is_own(folder)
+    made = layout is None and is_own(folder) and (folder / DATASET).is_file()
     found = read(folder, layout, pattern)
     skipped = dict(found.left_out) | {row.file: row.error for row in found.rows if row.error}
     skipped |= {row.file: "it has no class" for row in found.rows if not (row.error or row.label)}
@@ -169,7 +169,7 @@ def read_cases(
     cases = tuple(
         Case(row.file, LABELS.index(row.label), who) for row, who in zip(rows, people, strict=True)
     )
-    reading = READINGS[0] if own else READINGS[1]
+    reading = READINGS[0] if made else READINGS[1]
     return Cases(replace(found, rows=tuple(rows)), cases, reading, skipped)
 
 

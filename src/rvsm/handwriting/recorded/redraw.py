@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from rvsm.atomic import make_folder
 from rvsm.errors import DataError
+from rvsm.handwriting.description import DATASET
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import MANIFEST, Row, write_manifest
 from rvsm.handwriting.readers import read
@@ -72,4 +74,6 @@ def redraw(
     if not rows:
         raise DataError(f"{folder} holds no strokes of people with a class: check the folder.")
     write_manifest(out / MANIFEST, rows)
+    # By this file a set that rvsm made is told from scans, which have paper and margins.
+    (out / DATASET).write_text(json.dumps({"task": "redrawn"}) + "\n", encoding="utf-8")
     return Redrawn(tuple(rows), left_out)
