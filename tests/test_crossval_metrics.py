@@ -85,10 +85,20 @@ def test_a_persons_answer_is_the_mean(seed: int) -> None:
     slow = {}
     for who, label in sorted(set(zip(a.people.tolist(), labels.tolist(), strict=True))):
         own = a.scores[(a.people == who) & (labels == label)]
-        # Added in order, as there: a mean of 0 leaves no room for another rounding.
-        slow[who, label] = np.cumsum(own)[-1] / len(own)
+        slow[who, label] = own.mean()
     assert list(zip(found.people.tolist(), found.labels.tolist(), strict=True)) == list(slow)
-    np.testing.assert_allclose(found.scores, list(slow.values()))
+    np.testing.assert_allclose(found.scores, list(slow.values()), atol=1e-12)
+
+
+def test_people_of_whom_the_same_is_said_are_tied() -> None:
+    """However many images each has: the majority class has an AUC of one half."""
+    people = np.repeat(np.arange(12), np.arange(1, 13))
+    for score in (0.3483067, 0.1, -2.7):
+        said = Answers(np.full(len(people), score), people % 2, people)
+        assert (by_person(said).scores == score).all()
+        figures, samples = sampled([by_person(said)] * 3, 20, 0)
+        assert figures["auc"] == 0.5
+        assert interval(samples["auc"]) == (0.5, 0.5)
 
 
 @settings(max_examples=30, deadline=None)

@@ -106,7 +106,11 @@ def by_person(answers: Answers) -> Answers:
     another) gives an answer for each.
     """
     keys = np.stack([answers.people, answers.labels], axis=1)
-    found, which = np.unique(keys, axis=0, return_inverse=True)
+    found, start, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1)
-    mean = np.bincount(which, answers.scores, len(found)) / np.bincount(which, minlength=len(found))
+    # Counted from the first of each: the mean of equal scores is that score to the bit, so that
+    # people of whom a classifier says the same are tied.
+    first = answers.scores[start]
+    beyond = np.bincount(which, answers.scores - first[which], len(found))
+    mean = first + beyond / np.bincount(which, minlength=len(found))
     return Answers(mean, found[:, 1].astype(np.int64), found[:, 0].astype(np.int64))
