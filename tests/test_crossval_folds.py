@@ -155,7 +155,7 @@ def test_people_from_a_manifest(tmp_path: Path) -> None:
     assert [c.person for c in read_cases(root, by="carrier").cases] == ["w1", "w2"]
     with pytest.raises(DataError, match="no column hospital"):
         read_cases(root, by="hospital")
-    manifest(tmp_path, "file,split,label,person", ["a.png,all,regular,x", "b.png,all,shaky,"])
+    manifest(tmp_path, "file,label,person", ["a.png,regular,x", "b.png,shaky,"])
     with pytest.raises(DataError, match=r"whose 1 of 2 .*b\.png"):
         read_cases(root)
     assert found.reading == "normalised"

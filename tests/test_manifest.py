@@ -131,6 +131,15 @@ def test_errors_of_a_folder_without_a_manifest(tmp_path: Path) -> None:
     assert unlisted(tmp_path) == ["shaky/c.png"]
 
 
+def test_a_manifest_without_splits(tmp_path: Path) -> None:
+    text = "file,label,person\na.png,shaky,anna\nb.png,regular,bert\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    assert [(r.split, r.carrier) for r in read_manifest(tmp_path)] == [
+        ("all", "anna"),
+        ("all", "bert"),
+    ]
+
+
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data folder"):
         read_manifest(tmp_path / "absent")
@@ -147,7 +156,7 @@ def test_bad_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na.png,shaky\n", "lacks the column split"),
+        ("file,split\na.png,train\n", "lacks the column label"),
         ("file,split,label\na.png,train,wobbly\n", "line 2: the label is 'wobbly'"),
         ("file,split,label\n../a.png,train,shaky\n", "inside the folder"),
         ("file,split,label\n/a.png,train,shaky\n", "inside the folder"),

@@ -148,8 +148,9 @@ def delimiter_of(stream: TextIO) -> str:
 def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
     """List the images of a data folder.
 
-    With a ``manifest.csv`` the list is read from it (the columns ``file``, ``split`` and
-    ``label`` are required; the first of `PERSON_COLUMNS` that is filled says whose an image is).
+    With a ``manifest.csv`` the list is read from it (the columns ``file`` and ``label`` are
+    required, without ``split`` it is ``all``; the first of `PERSON_COLUMNS` that is filled says
+    whose an image is).
     Without one the folders tell: ``SPLIT/LABEL/...`` or ``LABEL/...``
     (split ``all``), where LABEL is ``regular`` or ``shaky``. Files there that are no images are
     listed too, with the reason in `Row.error`; hidden files are passed over.
@@ -321,7 +322,7 @@ def _read_csv(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, delimiter=delimiter_of(stream))
-            absent = {"file", "split", "label"} - set(reader.fieldnames or ())
+            absent = {"file", "label"} - set(reader.fieldnames or ())
             if absent:
                 raise DataError(
                     f"{path} lacks the column {', '.join(sorted(absent))}: add it, or delete the "
@@ -349,6 +350,7 @@ def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
         )
     if person := next((record[name] for name in PERSON_COLUMNS if record.get(name)), ""):
         words |= {"carrier": person, "carrier_kind": PERSON}
+    words["split"] = words["split"] or UNSPLIT
     file = Path(words["file"])
     if not words["file"] or file.is_absolute() or ".." in file.parts:
         raise DataError(
