@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +24,14 @@ def some(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def by_reason(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason: of how many names it is, the first of them, and the reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return [
+        (f"{some(of)}: " if len(of) == 1 else f"{len(of)} ({some(of)}): ") + reason
+        for reason, of in names.items()
+    ]

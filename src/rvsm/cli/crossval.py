@@ -11,6 +11,7 @@ import typer
 from rvsm.cli.data import Isolating, Isolation, Layouts
 from rvsm.cli.guard import Bars
 from rvsm.cli.runs import read_assignments
+from rvsm.text import by_reason
 
 
 class Penalty(StrEnum):
@@ -201,8 +202,8 @@ def print_results(results: dict[str, Any]) -> None:
     if copies := data["copies"]:
         told = f"{len(copies)} images are copies of other people's, {' = '.join(copies[0])} first"
         console.print(f"{told}: the figures are too good.", markup=False, soft_wrap=True)
-    for file, reason in list(data["skipped"].items())[:5]:
-        console.print(f"left out: {file} ({reason})", markup=False, soft_wrap=True)
+    for line in by_reason(data["skipped"])[:5]:
+        console.print(f"left out: {line}", markup=False, soft_wrap=True)
 
 
 def _range(name: str, figure: dict[str, Any]) -> str:

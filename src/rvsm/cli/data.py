@@ -11,7 +11,7 @@ import typer
 
 from rvsm.atomic import atomic_write
 from rvsm.cli.guard import Bars, guarded
-from rvsm.text import some
+from rvsm.text import by_reason
 
 app = typer.Typer(
     help="Make images of shaky and regular writing; list, look at and check sets.\n\n"
@@ -423,11 +423,8 @@ def sheet(
 
 def _tell_left_out(left_out: dict[str, str]) -> None:
     """Name what was left out, by its reason; the first few where it is many."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left_out.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
-        typer.echo(f"left out: {some(names)} ({reason})")
+    for line in by_reason(left_out):
+        typer.echo(f"left out: {line}")
 
 
 def read_hertz(text: str | None) -> tuple[float, float] | None:

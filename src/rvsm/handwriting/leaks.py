@@ -17,7 +17,7 @@ from rvsm.handwriting.images import grey_of
 from rvsm.handwriting.linear import Level
 from rvsm.handwriting.manifest import LABELS, Row
 from rvsm.handwriting.readers import Collection
-from rvsm.text import some
+from rvsm.text import by_reason, some
 
 _LEAST_OF_MODE = 3
 _PRINTED = frozenset(["newhandpd", "handpd"])
@@ -128,10 +128,7 @@ def _readable(unreadable: dict[str, str], total: int) -> Finding:
 def _left_out(left_out: dict[str, str]) -> Finding:
     if not left_out:
         return Finding("left out", "fine", "the reader lists all it found")
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, why in left_out.items():
-        by_reason[why].append(name)
-    told = "; ".join(f"{some(names)}: {why}" for why, names in by_reason.items())
+    told = "; ".join(by_reason(left_out))
     return Finding("left out", "warning", f"{len(left_out)} are left out: {told}")
 
 

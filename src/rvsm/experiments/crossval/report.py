@@ -17,6 +17,7 @@ from rvsm.experiments.report.page import filled
 from rvsm.experiments.report.sections import calming_line
 from rvsm.experiments.report.svg import Axis, Chart, legend_mark, linear_axis
 from rvsm.experiments.report.tables import percent
+from rvsm.text import by_reason
 
 FILE_NAME = "report.html"
 MEASURE_WORDS = {
@@ -84,6 +85,7 @@ def render(title: str, results: Mapping[str, Any]) -> str:
             for name in ("balanced_accuracy", "auc")
         ],
         calibration_charts=[(ARM_WORDS[r["arm"]], calibration_chart(r), r) for r in told],
+        left_out=by_reason(results["data"]["skipped"]),
         people_chart=people_chart(featured, results["data"]["classes"]),
         legend=lambda arm: legend_mark(*_LOOKS[arm]),
         percent=percent,
