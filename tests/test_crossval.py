@@ -121,9 +121,7 @@ def test_the_report(finished: Path) -> None:
     hostile["data"]["classes"] = ["<script>", "&"]
     hostile["data"]["skipped"] = {"<b>.png": "x"}
     hostile["data"]["skipped"] |= {f"{i}.png": "a copy" for i in range(5)}
-    told = (
-        "6 files were left out: &lt;b&gt;.png: x; 5 (0.png, 1.png, 2.png and 2 more): a copy"
-    )
+    told = "6 files were left out: &lt;b&gt;.png: x; 5 (0.png, 1.png, 2.png and 2 more): a copy"
     assert told in render("x", hostile)
     assert "copies of other" not in page
     hostile["data"]["copies"] = [["a<b.png", "c.png"]]

@@ -11,7 +11,7 @@ import set_layouts
 from published import DATA
 from rvsm.errors import DataError
 from rvsm.handwriting.check import CheckReport, check
-from rvsm.handwriting.duplicates import near_identical, thumbnail
+from rvsm.handwriting.duplicates import coarse, near_identical, thumbnail
 from rvsm.handwriting.findings import Finding, persons_apart
 from rvsm.handwriting.leaks import check_collection
 from rvsm.handwriting.manifest import Row
@@ -184,7 +184,7 @@ def test_near_identical_by_brute_force() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (40, 64, 64)).astype(np.uint8)
     base = np.concatenate([base, base[::7] // 2 + 20])
-    vectors = [thumbnail(image) for image in base]
+    vectors = [thumbnail(coarse(image)) for image in base]
     brute = [
         (a, b)
         for a in range(len(vectors))
@@ -194,7 +194,7 @@ def test_near_identical_by_brute_force() -> None:
     assert near_identical(vectors) == brute
     assert len(brute) == 6
     assert near_identical([]) == []
-    assert not thumbnail(np.full((50, 50), 9, dtype=np.uint8)).any()
+    assert not thumbnail(coarse(np.full((50, 50), 9, dtype=np.uint8))).any()
 
 
 @pytest.mark.parametrize("name", ["parkinsons-drawings", "uci-pd-spirals", "dhsd"])

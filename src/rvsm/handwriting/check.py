@@ -18,7 +18,7 @@ from rvsm.errors import DataError, RvsmError
 from rvsm.handwriting.alone import Alone, alone_table, each_alone, measures
 from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.differences import Difference, difference_table, differences
-from rvsm.handwriting.duplicates import MOST, near_identical, thumbnail
+from rvsm.handwriting.duplicates import MOST
 from rvsm.handwriting.features import FEATURES
 from rvsm.handwriting.findings import Finding, persons_apart, persons_known
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
@@ -41,6 +41,7 @@ from rvsm.handwriting.manifest import (
     require_two_classes,
     unlisted,
 )
+from rvsm.handwriting.turned import copies, look
 from rvsm.text import some
 
 if TYPE_CHECKING:
@@ -436,19 +437,19 @@ def _duplicates(images: Iterable[_Image]) -> Finding:
 
 
 def _near_copies(root: Path, images: Sequence[_Image]) -> list[Finding]:
-    """Pictures scanned or saved twice; not asked of made sets, nor of very large ones."""
+    """Pictures saved twice, turned or mirrored; not asked of made sets, nor of very large ones."""
     made = any(image.row.tremor_amplitude_mm is not None for image in images)
     if made or len(images) > MOST:
         return []
     pairs = [
         (images[a].row, images[b].row)
-        for a, b in near_identical(
-            [thumbnail(grey_of(read_picture(root / image.row.file))) for image in images]
-        )
+        for a, b in copies([look(grey_of(read_picture(root / image.row.file))) for image in images])
         if images[a].digest != images[b].digest
     ]
     if not pairs:
-        return [Finding("near copies", "fine", "no two images are nearly the same")]
+        return [
+            Finding("near copies", "fine", "no two images are nearly the same, turned or mirrored")
+        ]
     crossing = [(a, b) for a, b in pairs if _side(a) != _side(b)]
     shown = crossing or pairs
     where = _CROSSING if crossing else "within one class of one split"

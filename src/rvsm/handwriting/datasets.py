@@ -419,12 +419,15 @@ _NO_PIXELS = frozenset(
         "datasets.py",
         "description.py",
         "differences.py",
+        "duplicates.py",
         "findings.py",
         "intervals.py",
+        "leaks.py",
         "linear.py",
         "manifest.py",
         "network.py",
         "shaken.py",
+        "turned.py",
     ]
 )
 

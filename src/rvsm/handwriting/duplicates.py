@@ -21,24 +21,35 @@ _COARSE = 256
 _LEAST = 0.01
 
 
-def thumbnail(grey: GreyImage) -> Array:
-    """A picture's ink as a vector of length 1: averaged to 32x32, its mean taken away.
+def coarse(grey: GreyImage) -> Array:
+    """How dark a picture is against its paper, no side longer than 256.
 
-    The paper is evened out first: shadows that two photographs share do not make them alike.
+    The paper is evened out: shadows that two photographs share do not make them alike.
 
     Parameters
     ----------
     grey : ndarray of uint8, shape (h, w)
+    """
+    picture = Image.fromarray(grey)
+    picture.thumbnail((_COARSE, _COARSE), Image.Resampling.BOX)
+    return darkness(np.asarray(picture))[0]
+
+
+def thumbnail(dark: Array) -> Array:
+    """A picture's ink as a vector of length 1: averaged to 32x32, its mean taken away.
+
+    Parameters
+    ----------
+    dark : ndarray of float, shape (h, w)
+        Of `coarse`.
 
     Returns
     -------
     ndarray of float, shape (1024,)
         Zeros of a picture that is all of one brightness.
     """
-    picture = Image.fromarray(grey)
-    picture.thumbnail((_COARSE, _COARSE), Image.Resampling.BOX)
-    dark = Image.fromarray(darkness(np.asarray(picture))[0].astype(np.float32))
-    small = np.asarray(dark.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
+    picture = Image.fromarray(dark.astype(np.float32))
+    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
     values = small.ravel() - small.mean()
     norm = float(np.linalg.norm(values))
     return values / norm if norm > _LEAST else np.zeros_like(values)

@@ -11,12 +11,13 @@ import numpy as np
 
 from rvsm.errors import DataError
 from rvsm.handwriting.check import CheckReport, cue
-from rvsm.handwriting.duplicates import MOST, Array, near_identical, thumbnail
+from rvsm.handwriting.duplicates import MOST
 from rvsm.handwriting.findings import Finding, persons_apart, persons_known
 from rvsm.handwriting.images import grey_of
 from rvsm.handwriting.linear import Level
 from rvsm.handwriting.manifest import LABELS, Row
 from rvsm.handwriting.readers import Collection
+from rvsm.handwriting.turned import Look, copies, look
 from rvsm.text import by_reason, some
 
 _LEAST_OF_MODE = 3
@@ -32,7 +33,7 @@ class _Seen:
     digest: bytes
     mode: str
     size: tuple[int, int]
-    thumbnail: Array
+    look: Look
 
 
 def check_collection(
@@ -44,8 +45,8 @@ def check_collection(
     """Look for leaks and short cuts in a set as its reader lists it.
 
     - People of a split who are also in the training split, and pictures of unknown people.
-    - Pictures that are equal pixel by pixel, or nearly so, and recordings that the reader found
-      to be copies.
+    - Pictures that are equal pixel by pixel, or nearly so, or one another turned or mirrored,
+      and recordings that the reader found to be copies.
     - Colour modes and sizes of pictures that go with the class.
     - What cannot be read or was left out, and classes out of balance.
 
@@ -109,8 +110,7 @@ def _look(
             picture = collection.picture(row)
             grey = grey_of(picture)
             digest = hashlib.blake2b(repr(grey.shape).encode() + grey.tobytes(), digest_size=16)
-            small = thumbnail(grey)
-            seen.append(_Seen(row, digest.digest(), picture.mode, picture.size, small))
+            seen.append(_Seen(row, digest.digest(), picture.mode, picture.size, look(grey)))
         except DataError as error:
             unreadable[row.file] = str(error)
         if progress is not None and (done % 100 == 0 or done == len(rows)):
@@ -165,10 +165,10 @@ def _near(seen: Sequence[_Seen], printed: bool) -> Finding:
         return Finding(name, "warning", f"not looked for among {len(seen)} pictures, over {MOST}")
     pairs = [
         (seen[a].row, seen[b].row)
-        for a, b in near_identical([picture.thumbnail for picture in seen])
+        for a, b in copies([picture.look for picture in seen])
         if seen[a].digest != seen[b].digest
     ]
-    found = _copies(name, pairs, "no two pictures are nearly the same")
+    found = _copies(name, pairs, "no two pictures are nearly the same, turned or mirrored")
     if printed and pairs:
         text = f"{found.text}; along one printed template drawings may be alike: look at them"
         return Finding(name, "warning", text)
