@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.people.drawings import STUDIES, table, trimmed, wrong
 
 from commandline import run_here
 from drawings import draw
@@ -100,6 +101,22 @@ def test_predictions_hold_every_image_once_an_arm(finished: Path, folder: Path) 
     right = np.mean([row["label"] == row["answer"] for row in dense])
     told = next(row for row in results(finished)["rows"] if row["arm"] == "dense")
     assert told["image"]["accuracy"]["value"] == pytest.approx(right)
+
+
+def test_people_who_are_wrong(finished: Path) -> None:
+    """By the answers in predictions.csv: the mean of log-odds over the cut, here one repetition."""
+    row = next(row for row in results(finished)["rows"] if row["arm"] == "hog")
+    shares = [told["wrong"] for told in row["people"]]
+    assert set(shares) <= {0.0, 1.0}
+    assert 1 - np.mean(shares) == pytest.approx(row["person"]["accuracy"]["value"])
+    kept = trimmed(results(finished))["rows"][1]
+    assert kept["people"] == [told["person"] for told in row["people"] if told["wrong"]]
+    assert kept["calibration"] == {n: row["calibration"][n] for n in ("error", "brier")}
+    studies = {name: {"rows": [kept]} for name in STUDIES}
+    assert f"| {100 * row['calibration']['error']:.1f} | {row['calibration']['brier']:.3f} | " in (
+        table(studies)
+    )
+    assert wrong(studies).count("HOG: " + (", ".join(kept["people"]) or "nobody")) == 3
 
 
 def test_nobody_is_tested_by_who_knew_them(finished: Path, folder: Path) -> None:
@@ -363,6 +380,7 @@ def test_the_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
     assert done.code == 0, done
     assert "Research use, not a diagnosis" in done.out
     assert "4 healthy and 4 parkinson" in done.out
+    assert "off by %" in done.out
     assert (out / "report.html").is_file()
     few = run_here(capfd, "crossval", folder, "--person", PEOPLE, "--out", tmp_path / "b")
     assert "4 people of one class cannot be cut into 5 folds" in few.sentence()

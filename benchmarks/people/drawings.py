@@ -83,9 +83,17 @@ def starts(work: Path) -> None:
 
 
 def trimmed(results: dict[str, Any]) -> dict[str, Any]:
-    """What the table needs of a study's results.json, and what it was asked."""
+    """What the tables need of a study's results.json, and what it was asked.
+
+    Of people only those are named who were wrong in most repetitions.
+    """
     rows = [
-        {k: v for k, v in r.items() if k not in {"people", "calibration"}} for r in results["rows"]
+        row
+        | {
+            "calibration": {name: row["calibration"][name] for name in ("error", "brier")},
+            "people": [told["person"] for told in row["people"] if told["wrong"] > 0.5],
+        }
+        for row in results["rows"]
     ]
     data = {key: results["data"][key] for key in ("classes", "images", "people", "reading")}
     kept = ("differences", "people_draws", "network_size", "environment")
@@ -100,8 +108,8 @@ def table(found: dict[str, Any]) -> str:
     """The table of docs/crossval.md: a line for each classifier, intervals over people."""
     lines = [
         "| drawings | classifier | right, % | AUC, % | people right, % | AUC of people, % "
-        "| zeros, % |",
-        "|---|---|---|---|---|---|---|",
+        "| off by, % | Brier | zeros, % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for study, name in STUDIES.items():
         for row in found[study]["rows"]:
@@ -110,9 +118,21 @@ def table(found: dict[str, Any]) -> str:
                 for level in ("image", "person")
                 for measure in ("accuracy", "auc")
             ]
-            zeros = "" if row.get("zeros") is None else f"{100 * row['zeros']:.1f}"
-            lines.append(f"| {name} | {ARMS[row['arm']]} | {' | '.join(cells)} | {zeros} |")
+            told = row.get("calibration")
+            cells += [f"{100 * told['error']:.1f}", f"{told['brier']:.3f}"] if told else ["", ""]
+            cells.append("" if row.get("zeros") is None else f"{100 * row['zeros']:.1f}")
+            lines.append(f"| {name} | {ARMS[row['arm']]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def wrong(found: dict[str, Any]) -> str:
+    """A line for each classifier: the people who are wrong in most of its repetitions."""
+    return "\n".join(
+        f"{name}, {ARMS[row['arm']]}: {', '.join(row['people']) or 'nobody'}"
+        for study, name in STUDIES.items()
+        for row in found[study]["rows"]
+        if row["arm"] != "majority" and "people" in row
+    )
 
 
 def differences(found: dict[str, Any]) -> str:
@@ -172,7 +192,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for study in STUDIES
     }
     atomic_text(RESULTS, json.dumps(found, indent=1) + "\n")
-    print(table(found), differences(found), sep="\n\n")
+    print(table(found), differences(found), wrong(found), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,10 @@ _HEADINGS = ("acc. %", "balanced %", "AUC", "sens. %", "spec. %", "zeros %")
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print two tables, per person and per image: a line for each classifier, intervals below."""
+    """Print two tables, per person and per image: a line for each classifier, intervals below.
+
+    Per person also by how much the probabilities are off on average, and their Brier score.
+    """
     import rich.box
     from rich.console import Console
     from rich.table import Table
@@ -192,12 +195,17 @@ def print_results(results: dict[str, Any]) -> None:
         table.add_column("", min_width=8, no_wrap=True)
         for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
+        if level == "person":
+            table.add_column("off by %\nBrier", justify="right", no_wrap=True)
         for row in results["rows"]:
-            cells = (
+            cells = [
                 f"{text(n, f).removesuffix(' %')}\n{_range(n, f)}" for n, f in row[level].items()
-            )
-            zeros = f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else ""
-            table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells, zeros)
+            ]
+            cells.append(f"{100 * row['zeros']:.1f}" if row.get("zeros") is not None else "")
+            if level == "person":
+                told = row["calibration"]
+                cells.append(f"{100 * told['error']:.1f}\n{told['brier']:.3f}")
+            table.add_row(_SHORT.get(row["arm"], row["arm"]), *cells)
         console.print(table)
     if copies := data["copies"]:
         told = f"{len(copies)} images are copies of other people's, {' = '.join(copies[0])} first"

@@ -65,7 +65,8 @@ def summarise(cases: Cases, settings: Settings, folds: Folds) -> dict[str, Any]:
     for arm in arms:
         repeats = _repeats(cases, folds, arm)
         row: dict[str, Any] = {"arm": arm, **_networks(folds, arm)}
-        for level, parts in (("image", repeats), ("person", [by_person(a) for a in repeats])):
+        of_people = [by_person(answers) for answers in repeats]
+        for level, parts in (("image", repeats), ("person", of_people)):
             figures, samples[arm, level] = sampled(parts, DRAWS, settings.seed)
             row[level] = {
                 name: {"value": figures[name], "interval": interval(samples[arm, level][name])}
@@ -73,9 +74,16 @@ def summarise(cases: Cases, settings: Settings, folds: Folds) -> dict[str, Any]:
             }
         people = _people(cases, folds, arm)
         row["calibration"] = _calibration(people)
+        wrong = np.mean([(a.scores > 0) != (a.labels == 1) for a in of_people], axis=0)
+        told = zip(people.people, people.labels, people.scores, wrong, strict=True)
         row["people"] = [
-            {"person": cases.names[who], "label": int(label), "probability": float(expit(z))}
-            for who, label, z in zip(people.people, people.labels, people.scores, strict=True)
+            {
+                "person": cases.names[who],
+                "label": int(label),
+                "probability": float(expit(z)),
+                "wrong": float(share),
+            }
+            for who, label, z, share in told
         ]
         rows.append(row)
     results: dict[str, Any] = {
