@@ -90,6 +90,13 @@ def test_a_persons_answer_is_the_mean(seed: int) -> None:
     np.testing.assert_allclose(found.scores, list(slow.values()), atol=1e-12)
 
 
+def test_the_same_said_of_everybody_is_one_bin() -> None:
+    """In whatever order people stand."""
+    (found,) = reliability(np.full(27, 0.6), np.repeat([0, 1], [12, 15]))
+    assert (found.n, found.true) == (27, pytest.approx(15 / 27))
+    assert calibration_error([found]) == pytest.approx(0.6 - 15 / 27)
+
+
 def test_people_of_whom_the_same_is_said_are_tied() -> None:
     """However many images each has: the majority class has an AUC of one half."""
     people = np.repeat(np.arange(12), np.arange(1, 13))

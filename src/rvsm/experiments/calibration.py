@@ -138,11 +138,15 @@ class Bin:
 def reliability(probabilities: Reals, labels: Ints, bins: int = 8) -> list[Bin]:
     """The calibration curve: answers sorted by probability and cut into bins of equal number.
 
-    Intervals are Wilson's and take the answers for independent: give one answer a person.
+    Answers of one probability share a bin. Intervals are Wilson's and take the answers for
+    independent: give one answer a person.
     """
     order = np.argsort(probabilities, kind="stable")
+    said_of = probabilities[order]
+    parts = np.array_split(order, max(1, min(bins, len(order) // 5)))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
     out = []
-    for part in np.array_split(order, max(1, min(bins, len(order) // 5))):
+    for part in np.split(order, np.searchsorted(said_of, said_of[ends])):
         if len(part):
             share = float(labels[part].mean())
             low, high = wilson(share, len(part))
