@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from rvsm.experiments.config import make_config
+from rvsm.experiments.probability import FILE
 from rvsm.experiments.train import train
 
 SPLITS = {"train": 64, "val": 32, "test-paper": 16, "test-unseen": 16, "curve": 16}
@@ -31,6 +34,16 @@ def drawn_run(factory: pytest.TempPathFactory) -> Path:
     folder = make_folder(factory.mktemp("drawn"))
     config = make_config({"data": str(folder), "method": "dense", "epochs": 1, "batch_size": 16})
     return train(config, factory.mktemp("runs") / "dense").run_dir
+
+
+@contextmanager
+def other_calibration(run: Path, slope: float, offset: float) -> Iterator[None]:
+    """Give a run another scaling of its probabilities for a while."""
+    file = run / FILE
+    kept = file.read_bytes()
+    file.write_text(json.dumps({**json.loads(kept), "slope": slope, "offset": offset}))
+    yield
+    file.write_bytes(kept)
 
 
 def make_folder(folder: Path, splits: dict[str, int] | None = None, seed: int = 0) -> Path:

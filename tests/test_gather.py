@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import logit
 from typer.testing import CliRunner
 
 import rvsm.experiments.scans as asking
-from drawings import drawn_run
+from drawings import drawn_run, other_calibration
 from rvsm.cli import app
 from rvsm.errors import DataError
 from rvsm.experiments.gather import (
@@ -55,6 +56,8 @@ def test_unsure() -> None:
     ]
     assert answer_of(None) == "no writing here"
     assert not unsure(0.51, (0.5, 0.5))
+    assert [answer_of(0.9, calibrated=p) for p in (0.2, 0.4, 0.9)] == ["regular", "unsure", "shaky"]
+    assert answer_of(0.6, (0.5, 0.5), 0.4) == "regular"
     for band in ((0.6, 0.7), (0.2, 0.4), (-0.1, 0.5), (0.5, 1.1), (0.7, 0.3)):
         with pytest.raises(DataError, match="band of unsure answers"):
             check_band(band)
@@ -88,6 +91,13 @@ def test_gathered() -> None:
     people = gather(words, lambda w: w.person)
     assert [(p.name, p.answer) for p in people] == [("anna", "unsure"), ("bert", "no writing here")]
     assert people[0].probability == mean_probability([0.9, 0.8, 0.1])
+
+
+def test_calibrated_probabilities_decide_about_pages_and_people() -> None:
+    words = [WordAnswer("p", "a", None, 0, n, 0.8, "regular", calibrated=0.2) for n in range(2)]
+    (page,) = gather(words, lambda w: w.page)
+    assert (page.answer, page.shaky) == ("regular", 0)
+    assert page.probability == pytest.approx(0.8)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +191,19 @@ def test_calibrated_with_evidence(run: Path, scans: Path, tmp_path: Path) -> Non
     assert words[0].evidence.endswith("0001-anna_2-page1-line1-word1.png")
     (page,) = gather(words, lambda w: w.page)
     assert page.calibrated == pytest.approx(calibration(page.probability))
+
+
+def test_answers_about_words_go_by_the_calibrated_probability(run: Path, scans: Path) -> None:
+    half = (0.5, 0.5)
+    image = scans / "anna_2.png"
+    first = next(predict_scans(run, [image], band=half))
+    with other_calibration(run, 1.0, -2 * logit(first.probability)):
+        words = list(predict_scans(run, [image], band=half))
+        pages = gather(words, lambda w: w.page, half)
+    assert words[0].probability == first.probability
+    assert words[0].answer == answer_of(1 - first.probability, half)
+    for one in (*words, *pages):
+        assert one.answer == answer_of(one.calibrated, half)
 
 
 class Stop(Exception):

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from scipy.special import expit, logit
 
+import rvsm.experiments.probability as probabilities
 import rvsm.experiments.stream as streaming
 from commandline import run_here
-from drawings import draw, drawn_run
+from drawings import draw, drawn_run, other_calibration
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.evaluate import evaluate_network
 from rvsm.experiments.predict import predict
@@ -145,11 +146,34 @@ def test_scans_near_a_half_are_unsure(run: Path, garbage: Path, tmp_path: Path) 
         assert [line["answer"] for line in lines(out)] == [one.label for one in found]
         for one in found:
             assert one.probability is not None
-            unsure = low <= one.probability <= high
+            assert one.calibrated is not None
+            unsure = low <= one.calibrated <= high
             assert (one.label == "unsure") == unsure
-            assert unsure or one.label == ("shaky" if one.probability > 0.5 else "regular")
+            assert unsure or one.label == ("shaky" if one.calibrated > 0.5 else "regular")
     with pytest.raises(DataError, match="band of unsure answers"):
         predict_to_csv(run, asked, tmp_path / "no.csv", band=(0.6, 0.9))
+
+
+def test_the_calibrated_probability_decides(
+    run: Path, garbage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it the network's own is told; where nothing is calibrated it decides itself."""
+    asked = [garbage / "s0" / "word 00.png", garbage / "s1" / "word 01.png"]
+    before = predict(run, asked)
+    probability = before[0].probability
+    with other_calibration(run, 1.0, -2 * logit(probability)):
+        (found, _) = predict(run, asked)
+        predict_to_csv(run, asked, tmp_path / "a.csv", workers=1)
+    assert found.probability == probability
+    assert found.calibrated == pytest.approx(1 - probability)
+    assert found.label == ("shaky" if probability < 0.5 else "regular")
+    assert lines(tmp_path / "a.csv")[0]["answer"] == found.label
+
+    none = probabilities.Calibration(None, "they are gone")
+    monkeypatch.setattr("rvsm.experiments.predict.calibration_of", lambda *_: none)
+    (found, _) = predict(run, asked)
+    assert (found.calibrated, found.uncalibrated) == (None, "they are gone")
+    assert found.label == ("shaky" if probability > 0.5 else "regular")
 
 
 def test_lines_are_those_of_predict(run: Path, garbage: Path, tmp_path: Path) -> None:

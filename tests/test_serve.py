@@ -16,8 +16,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from report_fixture import make_pen_run
+from rvsm.experiments.calibration import Platt
 from rvsm.experiments.gather import UNSURE, answer_of, mean_probability
 from rvsm.experiments.predict import predict
+from rvsm.experiments.probability import Calibration
 from rvsm.experiments.report import pictures
 from rvsm.experiments.report.evidence import occlusion
 from rvsm.experiments.runs import load_run
@@ -122,7 +124,7 @@ def test_a_drawing_gets_the_answer_of_predict(client: Any, run: Path, tmp_path: 
     (wanted,) = predict(run, [tmp_path / "word.png"])
     assert wanted.probability is not None
     assert told["probability"] == pytest.approx(wanted.probability, abs=1e-6)
-    assert told["answer"] == answer_of(wanted.probability)
+    assert told["answer"] == told["words"][0]["answer"] == answer_of(wanted.calibrated)
     assert told["calibrated"] == pytest.approx(wanted.calibrated, abs=1e-6)
     assert told["calibrated"] != pytest.approx(told["probability"], abs=1e-3)
     (one,) = told["words"]
@@ -134,6 +136,20 @@ def test_a_drawing_gets_the_answer_of_predict(client: Any, run: Path, tmp_path: 
     assert "not a diagnosis" in told["notice"]
     assert told["unsure"] == list(UNSURE)
     assert told["stored"] is None
+
+
+def test_the_calibrated_probability_decides(run: Path, worker: Worker) -> None:
+    oracle = Oracle(run)
+    client = TestClient(make_app(oracle, worker, host="127.0.0.1"), base_url=BASE)
+    for offset, answer in ((-9.0, "regular"), (0.0, "unsure"), (9.0, "shaky")):
+        oracle.calibration = Calibration(Platt(0.0, offset))
+        told = client.post("/drawing?explain=no", content=word(), headers=JSON).json()
+        assert told["answer"] == told["words"][0]["answer"] == answer
+        assert told["words"][0]["calibrated"] == told["calibrated"]
+    oracle.calibration = Calibration(None, "the data are gone")
+    told = client.post("/drawing?explain=no", content=word(), headers=JSON).json()
+    assert told["calibrated"] is None
+    assert told["answer"] == answer_of(told["probability"])
 
 
 def test_the_answer_may_come_before_the_evidence(client: Any) -> None:

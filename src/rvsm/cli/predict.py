@@ -59,8 +59,8 @@ def predict(
     """Tell shaky from regular writing in images of any size and colour mode.
 
     One line per file: the answer, the network's probability of shaky, the calibrated one (Platt's
-    scaling on the run's validation images), the file. A file that cannot be read is named on
-    standard error; the exit code is then 1. Strokes over time, in JSON or in a set such as
+    scaling on the run's validation images), which decides, the file. A file that cannot be read is
+    named on standard error; the exit code is then 1. Strokes over time, in JSON or in a set such as
     --layout uci-spirals, are drawn, and their tremor is measured too. Research use, not a
     diagnosis.
 

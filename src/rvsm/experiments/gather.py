@@ -35,9 +35,9 @@ class WordAnswer:
     line, place : int
         Line of the page and place in the line, from 0.
     probability : float or None
-        Of shaky; None where there is no answer.
+        Of shaky, as the network gives it; None where there is no answer.
     answer : str
-        ``regular``, ``shaky``, ``unsure``, ``no writing here`` or ``unreadable``.
+        ``regular``, ``shaky``, ``unsure``, ``no writing here`` or ``unreadable``; see `answer_of`.
     reason : str
         Why there is no answer; empty otherwise.
     calibrated : float or None
@@ -100,8 +100,8 @@ def unsure(probability: float, band: tuple[float, float] = UNSURE) -> bool:
 def band_of(scan: bool, given: tuple[float, float] | None) -> tuple[float, float]:
     """The band of unsure answers about single images.
 
-    As training images are read, the network's own answer is the one that its scores are about;
-    scans are other images, and their answers near a half are unsure.
+    Images read as those of training are have the answer that is likelier; scans are other images,
+    and their answers near a half are unsure.
 
     Raises
     ------
@@ -113,15 +113,21 @@ def band_of(scan: bool, given: tuple[float, float] | None) -> tuple[float, float
     return band
 
 
-def answer_of(probability: float | None, band: tuple[float, float] = UNSURE) -> Answer:
+def answer_of(
+    probability: float | None,
+    band: tuple[float, float] = UNSURE,
+    calibrated: float | None = None,
+) -> Answer:
     """The answer that a probability of shaky stands for.
 
     Parameters
     ----------
     probability : float or None
-        None is no writing.
+        As the network gives it; None is no writing.
     band : (float, float)
         See `unsure`; ``(0.5, 0.5)`` leaves only a tie unsure.
+    calibrated : float or None
+        The same calibrated: it decides where it is known.
 
     Returns
     -------
@@ -129,9 +135,10 @@ def answer_of(probability: float | None, band: tuple[float, float] = UNSURE) -> 
     """
     if probability is None:
         return "no writing here"
-    if unsure(probability, band):
+    decides = probability if calibrated is None else calibrated
+    if unsure(decides, band):
         return "unsure"
-    return "shaky" if probability > 0.5 else "regular"
+    return "shaky" if decides > 0.5 else "regular"
 
 
 def gather(
@@ -168,11 +175,11 @@ def gather(
 def _gathered(name: str, words: Sequence[WordAnswer], band: tuple[float, float]) -> Gathered:
     known = [word.probability for word in words if word.probability is not None]
     probability = mean_probability(known)
-    answer = answer_of(probability, band)
+    scaled = mean_probability([w.calibrated for w in words if w.calibrated is not None])
+    answer = answer_of(probability, band, scaled)
     if probability is None and all(word.answer == "unreadable" for word in words):
         answer = "unreadable"
     shaky = sum(word.answer == LABELS[1] for word in words)
-    scaled = mean_probability([w.calibrated for w in words if w.calibrated is not None])
     return Gathered(name, probability, answer, len(words), len(known), shaky, scaled)
 
 

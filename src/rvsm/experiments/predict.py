@@ -40,10 +40,10 @@ class Prediction:
     file
         The file as given; of a recording in a set, the part of it behind a ``#``.
     label
-        ``regular`` or ``shaky``, by the network's own probability, or ``unsure``; None where there
-        is no answer.
+        ``regular``, ``shaky`` or ``unsure``, by the calibrated probability, by the network's own
+        where there is none; None where there is no answer.
     probability
-        Of "shaky", 0-1; None where there is no answer.
+        Of "shaky" as the network gives it, 0-1; None where there is no answer.
     error
         One sentence where the file could not be read, otherwise None.
     calibrated
@@ -130,6 +130,7 @@ def predict(
             predictions.append(Prediction(asked.file, None, None, error, reason=reason))
             continue
         shaky = _probability(net, found.image, config.network.size)
+        calibrated = calibration(shaky)
         drawn = None
         if evidence is not None:
             drawn = evidence / evidence_name(number, asked.file)
@@ -137,10 +138,10 @@ def predict(
         predictions.append(
             Prediction(
                 asked.file,
-                answer_of(shaky, band),
+                answer_of(shaky, band, calibrated),
                 shaky,
                 None,
-                calibration(shaky),
+                calibrated,
                 calibration.why,
                 found.reason,
                 found.tremor,

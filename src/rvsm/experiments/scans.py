@@ -188,6 +188,7 @@ class PageReader:
     def _answer(
         self, page: str, who: str, word: ScannedWord, probability: float | None
     ) -> WordAnswer:
+        scaled = None if probability is None else self.calibration(probability)
         return WordAnswer(
             page,
             who,
@@ -195,9 +196,9 @@ class PageReader:
             word.line,
             word.place,
             probability,
-            answer_of(probability, self.band),
+            answer_of(probability, self.band, scaled),
             word.reason,
-            None if probability is None else self.calibration(probability),
+            scaled,
             "" if probability is None else self.calibration.why,
             turned=word.turned,
         )

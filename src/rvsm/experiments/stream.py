@@ -204,9 +204,10 @@ def _rows(
             rows.append((name, answer, "", "", "", "", "", entry.reason))
             continue
         probability = next(shaky)
-        numbers = (probability, calibration(probability), *_tremor(entry))
+        calibrated = calibration(probability)
+        numbers = (probability, calibrated, *_tremor(entry))
         told = ("" if value is None else f"{value:.6f}" for value in numbers)
-        rows.append((name, answer_of(probability, band), *told, entry.reason))
+        rows.append((name, answer_of(probability, band, calibrated), *told, entry.reason))
     return rows
 
 

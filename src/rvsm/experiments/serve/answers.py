@@ -170,7 +170,7 @@ class Oracle:
             except DataError as error:
                 raise DataError(_for_the_page(str(error), file)) from None
         told = [word for word in words if word["probability"] is not None]
-        told.sort(key=lambda word: -abs(word["probability"] - 0.5))
+        told.sort(key=lambda word: -abs(_deciding(word) - 0.5))
         for word in told[:MOST_EXPLAINED]:
             word["evidence"] = self.evidence(word["grey"])
         if len(told) > MOST_EXPLAINED:
@@ -203,28 +203,35 @@ class Oracle:
     def _word(self, image: GreyImage, explain: bool) -> dict[str, Any]:
         probability = self.probability(image)
         return {
-            "answer": answer_of(probability),
-            "probability": probability,
-            "percent": percent(probability),
+            **self._answered(probability),
             "picture": pictures.paper(image),
             "evidence": self.evidence(image) if explain else None,
         }
 
     def _summary(self, words: list[dict[str, Any]], reason: str) -> dict[str, Any]:
         probability = mean_probability([word["probability"] for word in words])
-        calibrated = None if probability is None else self.calibration(probability)
         return {
-            "answer": answer_of(probability),
-            "probability": probability,
-            "percent": None if probability is None else percent(probability),
-            "calibrated": calibrated,
-            "calibrated_percent": None if calibrated is None else percent(calibrated),
+            **self._answered(probability),
             "reason": reason if probability is None else "",
             "unsure": list(UNSURE),
             "words": words,
             "notes": [],
             "notice": NOTICE,
         }
+
+    def _answered(self, probability: float | None) -> dict[str, Any]:
+        calibrated = None if probability is None else self.calibration(probability)
+        return {
+            "answer": answer_of(probability, calibrated=calibrated),
+            "probability": probability,
+            "percent": None if probability is None else percent(probability),
+            "calibrated": calibrated,
+            "calibrated_percent": None if calibrated is None else percent(calibrated),
+        }
+
+
+def _deciding(word: dict[str, Any]) -> float:
+    return float(word["probability"] if word["calibrated"] is None else word["calibrated"])
 
 
 def _pages(file: Path, dpi: float | None) -> Any:

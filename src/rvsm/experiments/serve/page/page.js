@@ -263,6 +263,11 @@ function capital(text) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
+/** The probability that an answer goes by. */
+function percentOf(word) {
+  return word.calibrated_percent ?? word.percent;
+}
+
 function show(told) {
   if (told.error) {
     problem(told.error);
@@ -275,11 +280,12 @@ function show(told) {
   }
   const of = told.words.length > 1 ? `, over ${told.words.length} words` : "";
   const known = told.calibrated === null ? "" : `, ${told.calibrated_percent} calibrated`;
+  const decides = told.calibrated ?? told.probability;
   const shaky = `Probability of shaky: ${told.percent}${known}${of}`;
   const why = told.answer === "unsure"
     ? `; between ${told.unsure.map((p) => `${100 * p} %`).join(" and ")} the answer is left open` : "";
   say(capital(told.answer), `said ${told.answer}`, `${shaky}${why}.`);
-  find("needle").style.left = `${100 * told.probability}%`;
+  find("needle").style.left = `${100 * decides}%`;
   showTremor(told);
   showWords(told.words);
   find("notes").replaceChildren(...told.notes.map((note) => make("li", "", note)));
@@ -325,7 +331,7 @@ function showWords(words) {
     picture.onload = () => {
       paper.style.aspectRatio = picture.naturalWidth / picture.naturalHeight;
     };
-    picture.alt = `Word ${number + 1} as the network read it: ${word.answer}, ${word.percent} shaky`;
+    picture.alt = `Word ${number + 1} as the network read it: ${word.answer}, ${percentOf(word)} shaky`;
     paper.append(picture);
     if (word.evidence) {
       const overlay = make("img", "overlay");
@@ -336,7 +342,7 @@ function showWords(words) {
     figure.append(paper);
     if (words.length > 1) {
       const caption = make("figcaption");
-      caption.append(make("span", `said ${word.answer}`, word.answer), make("span", "soft", word.percent));
+      caption.append(make("span", `said ${word.answer}`, word.answer), make("span", "soft", percentOf(word)));
       figure.append(caption);
     }
     return figure;
