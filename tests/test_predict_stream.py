@@ -361,7 +361,10 @@ def test_strokes_and_sets_go_to_a_file_too(run: Path, tmp_path: Path) -> None:
     for one, line in zip(found, lines(out), strict=True):
         assert (str(one.file), one.label) == (line["file"], line["answer"])
         assert one.tremor is not None
-        assert float(line["tremor_hz"]) == pytest.approx(one.tremor.frequency_hz, abs=1e-5)
+        told = float(line["tremor_hz"]) if line["tremor_hz"] else None
+        assert told == pytest.approx(one.tremor.frequency_hz, abs=1e-5)
+        assert line["tremor_reason"] == one.tremor.reason
+    assert any(line["tremor_hz"] for line in lines(out))
 
 
 def test_pictures_inside_a_file(run: Path, tmp_path: Path) -> None:
@@ -459,6 +462,10 @@ def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert "tremor 5.0 Hz, 0.6" in done.out
     told = json.loads(run_here(capfd, "predict", run, file, "--json").out)
     assert told[0]["tremor"]["rms_mm"] == pytest.approx(0.6, rel=0.1)
+    ruled = np.column_stack([t, 15 * t, np.zeros_like(t)])
+    file.write_text(json.dumps({"in_mm": True, "strokes": [ruled.tolist()]}))
+    done = run_here(capfd, "predict", run, file)
+    assert "0.00 mm RMS, no tremor frequency: the movement is too small" in done.out
     recorded = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
     assert len(recorded) == 3
     assert all(one.tremor is not None for one in recorded)

@@ -197,7 +197,7 @@ def test_folders_without_recordings(tmp_path: Path) -> None:
 
 
 @settings(max_examples=6, deadline=None)
-@given(hz=st.floats(3.8, 10.0), size=st.floats(0.1, 2.0), scale=st.floats(0.1, 30.0))
+@given(hz=st.floats(4.3, 10.0), size=st.floats(0.1, 2.0), scale=st.floats(0.1, 30.0))
 def test_the_measure_of_strokes(hz: float, size: float, scale: float) -> None:
     """The same whatever the unit, and no millimetres where it is unknown."""
     t, points = spiral(10.0)
@@ -214,6 +214,25 @@ def test_the_measure_of_strokes(hz: float, size: float, scale: float) -> None:
         assert found.frequency_hz == pytest.approx(hz, abs=0.2)
         assert found.relative == pytest.approx(known.rms_mm / np.ptp(moved, axis=0).max(), rel=1e-6)
         assert found.seconds == pytest.approx(10.0 - 2 * residual.END_S, abs=0.05)
+
+
+def test_what_is_no_tremor_has_no_frequency() -> None:
+    """A ruler's stroke, a steady hand, and plain writing's movement of 3.4 Hz."""
+    t, points = spiral(6.0)
+    ruler = np.stack([15.0 * t, np.zeros_like(t)], axis=1)
+    for in_mm in (True, False):
+        for moved, why in (
+            (ruler, "too small"),
+            (points, "too small"),
+            (points + shake(t, 0.8, 3.4), "below 4 Hz"),
+        ):
+            found = measure_tremor(TimedStrokes((np.column_stack([t, moved]),), in_mm))
+            assert found is not None
+            assert found.frequency_hz is None
+            assert why in found.reason
+    found = measure_tremor(timed(t, points + shake(t, 0.1, 5.0)))
+    assert found is not None
+    assert (found.frequency_hz, found.reason) == (pytest.approx(5.0, abs=0.2), "")
 
 
 def test_strokes_too_short_to_measure() -> None:

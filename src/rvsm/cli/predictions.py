@@ -13,6 +13,7 @@ from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
     from rvsm.experiments.predict import Prediction
+    from rvsm.handwriting.recorded.measure import TremorMeasure
 
 
 def print_predictions(
@@ -70,10 +71,16 @@ def _line(found: Prediction) -> str:
     if found.probability is None:
         return f"{'no writing here':15} {found.file} ({found.reason})"
     known = "" if found.calibrated is None else f" ({found.calibrated:.3f} calibrated)"
-    told = ""
-    if found.tremor is not None:
-        size = found.tremor.rms_mm
-        shown = f"{found.tremor.relative:.2%} of its size" if size is None else f"{size:.2f} mm"
-        told = f", tremor {found.tremor.frequency_hz:.1f} Hz, {shown} RMS"
     doubt = f" ({found.reason})" if found.reason else ""
-    return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{told}{doubt}"
+    tremor = _tremor(found.tremor)
+    return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{tremor}{doubt}"
+
+
+def _tremor(found: TremorMeasure | None) -> str:
+    if found is None:
+        return ""
+    size = found.rms_mm
+    shown = f"{found.relative:.2%} of its size" if size is None else f"{size:.2f} mm"
+    if found.frequency_hz is None:
+        return f", {shown} RMS, no tremor frequency: {found.reason}"
+    return f", tremor {found.frequency_hz:.1f} Hz, {shown} RMS"

@@ -32,6 +32,7 @@ COLUMNS = (
     "tremor_hz",
     "tremor_mm",
     "tremor_of_size",
+    "tremor_reason",
     "reason",
 )
 EVIDENCE = "evidence"
@@ -96,7 +97,8 @@ def predict_to_csv(
         Columns `COLUMNS`: the answer (``regular``, ``shaky``, ``unsure``, ``no writing here`` or
         ``unreadable``), the network's probability of shaky, the calibrated one where it is known,
         of strokes over time their tremor (Hz, RMS in mm where the scale is known, and as a part of
-        the height or width of all strokes), and why there is no answer.
+        the height or width of all strokes, and why no frequency is told), and why there is no
+        answer.
     scan, dpi, layout
         As for `predict.predict`.
     evidence : Path, optional
@@ -201,13 +203,14 @@ def _rows(
         name = name_of(entry.file)
         if entry.image is None:
             answer = "unreadable" if entry.unreadable else "no writing here"
-            rows.append((name, answer, "", "", "", "", "", entry.reason))
+            rows.append((name, answer, "", "", "", "", "", "", entry.reason))
             continue
         probability = next(shaky)
         calibrated = calibration(probability)
         numbers = (probability, calibrated, *_tremor(entry))
         told = ("" if value is None else f"{value:.6f}" for value in numbers)
-        rows.append((name, answer_of(probability, band, calibrated), *told, entry.reason))
+        why = "" if entry.tremor is None else entry.tremor.reason
+        rows.append((name, answer_of(probability, band, calibrated), *told, why, entry.reason))
     return rows
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rvsm.experiments.serve.drawing import Array, Drawing
-from rvsm.handwriting.recorded.residual import peak_hz, pieces, pooled_rms
+from rvsm.handwriting.recorded.measure import LEAST_RMS_MM, frequency
+from rvsm.handwriting.recorded.residual import pieces, pooled_rms
 from rvsm.handwriting.timed import TimedStrokes
-from rvsm.handwriting.tremor import FREQUENCY_RANGE_HZ
 
 LEAST_S = 1.0
 """What must be left of unbroken strokes, all together, to measure anything."""
@@ -21,9 +21,6 @@ Less than of a recording, since words are written in short strokes. Of a made wo
 mm/s with a tremor of 0.9 mm this measures 0.92 and 0.95 mm, and 0.08 and 0.31 mm without any: fast
 letters are in the band themselves.
 """
-
-LEAST_RMS_MM = 0.05
-"""Positions in whole pixels of 0.26 mm alone make about half of this."""
 
 _STILL_S = 0.02
 _LONGEST_REST_S = 2.0
@@ -39,8 +36,7 @@ class Measured:
         Root mean square length of the movement between 3 and 12 Hz; None where nothing could be
         measured.
     frequency_hz : float or None
-        Where its power peaks; None where that is below 4 Hz, as it is of plain writing, or `rms_mm`
-        below 0.05.
+        As `rvsm.handwriting.recorded.measure.frequency` tells it.
     seconds : float
         Of the drawing, what was measured.
     reason : str
@@ -74,14 +70,8 @@ def measure(drawing: Drawing) -> Measured:
             None, None, seconds, "the strokes are too short: draw a slow line or spiral"
         )
     rms = pooled_rms(parts)
-    if rms < LEAST_RMS_MM:
-        return Measured(rms, None, seconds, "the movement is too small for a frequency")
-    peak = peak_hz(parts)
-    if peak < FREQUENCY_RANGE_HZ[0]:
-        return Measured(
-            rms, None, seconds, "it is strongest below 4 Hz, where plain writing is too"
-        )
-    return Measured(rms, peak, seconds, "")
+    hz, reason = frequency(parts, small=rms < LEAST_RMS_MM)
+    return Measured(rms, hz, seconds, reason)
 
 
 def rested(path: Array) -> Array:

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rvsm.handwriting.recorded.residual import END_S, LEAST_S, peak_hz, pieces, pooled_rms
+from rvsm.handwriting.recorded.residual import END_S, LEAST_S, Piece, peak_hz, pieces, pooled_rms
 from rvsm.handwriting.timed import TimedStrokes
+from rvsm.handwriting.tremor import FREQUENCY_RANGE_HZ
 
 LEAST_STROKE_S = LEAST_S + 2 * END_S
 """How long a stroke must last without lifting the pen for its tremor to be measured."""
+
+LEAST_RMS_MM = 0.05
+"""What a movement must have for its frequency to be told.
+
+Positions in whole pixels of 0.26 mm alone make about half of this.
+"""
+
+_LEAST_OF_SIZE = 0.0005  # the same in a drawing of 10 cm, where the scale is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +28,47 @@ class TremorMeasure:
 
     Attributes
     ----------
-    frequency_hz : float
-        At which there is most power. A steady hand and a tablet's noise have such a frequency too:
-        it means little where `rms_mm` is below 0.1.
+    frequency_hz : float or None
+        At which there is most power; None where that tells of no tremor (see `frequency`).
     rms_mm : float or None
         RMS length of the displacements; None where the scale is not known.
     relative : float
         The same as a part of the height or width of all strokes, whichever is more.
     seconds : float
         Time that it was measured over.
+    reason : str
+        Why there is no frequency; empty where there is one.
     """
 
-    frequency_hz: float
+    frequency_hz: float | None
     rms_mm: float | None
     relative: float
     seconds: float
+    reason: str = ""
+
+
+def frequency(parts: list[Piece], *, small: bool) -> tuple[float | None, str]:
+    """The frequency at which a movement between 3 and 12 Hz is strongest, where it is tremor's.
+
+    Parameters
+    ----------
+    parts : list of Piece
+    small : bool
+        Whether the movement is smaller than `LEAST_RMS_MM`, and may be noise.
+
+    Returns
+    -------
+    float or None
+        None where the movement is small, or strongest below 4 Hz, as that of plain writing is.
+    str
+        Why there is none.
+    """
+    if small:
+        return None, "the movement is too small for a frequency"
+    peak = peak_hz(parts)
+    if peak < FREQUENCY_RANGE_HZ[0]:
+        return None, "it is strongest below 4 Hz, where plain writing is too"
+    return peak, ""
 
 
 def measure_tremor(strokes: TimedStrokes) -> TremorMeasure | None:
@@ -65,9 +100,13 @@ def measure_tremor(strokes: TimedStrokes) -> TremorMeasure | None:
         return None
     size = pooled_rms(found)
     extent = float(np.ptp(np.concatenate(strokes.paths)[:, 1:], axis=0).max())
+    relative = size / extent if extent else 0.0
+    small = size < LEAST_RMS_MM if strokes.in_mm else relative < _LEAST_OF_SIZE
+    hz, reason = frequency(found, small=small)
     return TremorMeasure(
-        peak_hz(found),
+        hz,
         size if strokes.in_mm else None,
-        size / extent if extent else 0.0,
+        relative,
         sum(piece.seconds for piece in found),
+        reason,
     )
