@@ -27,6 +27,7 @@ from rvsm.experiments.probability import FILE, calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.stream import predict_to_csv
 from rvsm.handwriting.scans import ready as reading
+from rvsm.handwriting.strokejson import read_strokes
 from tablets import shake, spiral, stand_in
 
 pytestmark = [
@@ -471,9 +472,35 @@ def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert all(one.tremor is not None for one in recorded)
 
 
+def test_the_unit_of_times_is_told_by_their_steps(tmp_path: Path) -> None:
+    t, points = spiral(3.0)
+    file = tmp_path / "mine.json"
+    told = [np.column_stack([unit * t, points]).tolist() for unit in (1.0, 1e3, 1e6)]
+    file.write_text(json.dumps({"in_mm": True, "strokes": [told[0]]}))
+    (seconds,) = read_strokes(file).paths
+    file.write_text(json.dumps({"in_mm": True, "strokes": [told[1]]}))
+    (milliseconds,) = read_strokes(file).paths
+    assert milliseconds == pytest.approx(seconds)
+    file.write_text(json.dumps({"in_mm": True, "strokes": [told[2]]}))
+    with pytest.raises(DataError, match=r"neither seconds nor milliseconds"):
+        read_strokes(file)
+
+
+def test_drawings_as_the_page_kept_them(tmp_path: Path) -> None:
+    """Milliseconds, and pixels with y downwards."""
+    file = tmp_path / "kept.json"
+    strokes = [[[500 + 10 * n, 2 * n, 40 - 4 * n] for n in range(8)]]
+    file.write_text(json.dumps({"drawing": {"strokes": strokes, "px_per_mm": 4.0}, "answer": {}}))
+    found = read_strokes(file)
+    assert found.in_mm
+    n = np.arange(8.0)
+    assert found.paths[0] == pytest.approx(np.stack([n / 100, n / 2, n - 10], axis=1))
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", "{}", '{"strokes": []}', '{"strokes": [[[0, 1]]]}', '{"strokes": [[[0, 1, NaN]]]}',
+     '{"drawing": {"strokes": [[[0, 1, 2]]], "px_per_mm": 0}}', '{"drawing": [], "strokes": []}',
      '{"strokes": [[["a", 1, 2]]]}', '{"strokes": [[[0, 1, 2]]], "in_mm": 3}', "[" * 100000],
 )  # fmt: skip
 def test_files_without_strokes(run: Path, tmp_path: Path, text: str) -> None:

@@ -44,6 +44,9 @@ def test_a_drawing_beyond_the_paper_is_whole() -> None:
     assert np.ptp(np.nonzero(drawn < 128)[1]) / PIXELS_PER_MM == pytest.approx(200, abs=1)
     with pytest.raises(DataError, match="check its scale"):
         picture([np.stack([np.linspace(0, 4000, 6000), np.zeros(6000)], axis=1)])
+    slow = np.column_stack([np.arange(9.0), np.zeros((9, 2))])
+    with pytest.raises(DataError, match=r"within 0\.05 s .* times are in seconds"):
+        drawn_of(TimedStrokes((slow,), in_mm=True))
     with pytest.raises(DataError, match="has no points"):
         picture([])
 

@@ -30,6 +30,7 @@ from rvsm.experiments.serve.example import example
 from rvsm.experiments.serve.store import Store
 from rvsm.experiments.serve.worker import Worker
 from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.strokejson import read_strokes
 from scan_pages import make_page
 
 TestClient = pytest.importorskip("starlette.testclient", reason="needs rvsm[serve]").TestClient
@@ -368,7 +369,12 @@ def test_what_is_kept(run: Path, worker: Worker, tmp_path: Path) -> None:
     assert grown["stored"] == first
     (file,) = store.folder.iterdir()
     kept = json.loads(file.read_text("utf-8"))
-    assert kept["drawing"]["strokes"] == json.loads(word("shaky"))["strokes"]
+    for path, read in zip(
+        parse_drawing(word("shaky")).paths, read_strokes(file).paths, strict=True
+    ):
+        assert read == pytest.approx(path, abs=1e-6)
+    (asked,) = predict(run, [file])
+    assert asked.probability is not None
     assert kept["answer"]["probability"] == grown["probability"]
     assert kept["answer"]["tremor"] == grown["tremor"]
     assert "picture" not in kept["answer"]["words"][0]

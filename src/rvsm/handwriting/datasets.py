@@ -427,6 +427,7 @@ _NO_PIXELS = frozenset(
         "manifest.py",
         "network.py",
         "shaken.py",
+        "strokejson.py",
         "turned.py",
     ]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -126,9 +125,10 @@ def make_app(oracle: Oracle, worker: Worker, *, host: str, store: Store | None =
 def _drawing(
     oracle: Oracle, store: Store | None, body: bytes, explain: bool, key: str
 ) -> dict[str, Any]:
-    answer = oracle.drawing(parse_drawing(body), explain=explain)
+    drawing = parse_drawing(body)
+    answer = oracle.drawing(drawing, explain=explain)
     # The answer with evidence comes when the pen has rested: that is the one to keep.
-    kept = store.drawing(key, json.loads(body), answer) if store and explain else None
+    kept = store.drawing(key, drawing, answer) if store and explain else None
     return {**answer, "stored": kept}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rvsm.atomic import atomic_write, make_folder
+from rvsm.experiments.serve.drawing import Drawing
 
 _REMEMBERED = 1000
 _ENDINGS = {
@@ -28,9 +29,9 @@ _NOT_KEPT = {"picture", "evidence", "grey"}
 class Store:
     """A folder of what the page was asked.
 
-    A drawing is one JSON file of strokes and answer; as it grows, its file is replaced. A scan is
-    its file as it came, with a JSON file of the answer beside it. Names are dates and random
-    letters: nothing a browser says becomes part of one.
+    A drawing is one JSON file of strokes, as `rvsm.handwriting.strokejson` reads them, and answer;
+    as it grows, its file is replaced. A scan is its file as it came, with a JSON file of the answer
+    beside it. Names are dates and random letters: nothing a browser says becomes part of one.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class Store:
         self.folder = make_folder(folder)
         self._names: OrderedDict[str, str] = OrderedDict()
 
-    def drawing(self, key: str, sent: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    def drawing(self, key: str, drawing: Drawing, answer: Mapping[str, Any]) -> str:
         """Keep a drawing, in place of an earlier state of it under the same key.
 
         Returns
@@ -62,8 +63,8 @@ class Store:
                 self._names[key] = name
                 while len(self._names) > _REMEMBERED:
                     self._names.popitem(last=False)
-        strokes = {"strokes": sent["strokes"], "px_per_mm": answer["px_per_mm"]}
-        self._json(name, {"drawing": strokes, "answer": _bare(answer)})
+        strokes = [path.round(6).tolist() for path in drawing.paths]
+        self._json(name, {"in_mm": True, "strokes": strokes, "answer": _bare(answer)})
         return name
 
     def scan(self, data: bytes, answer: Mapping[str, Any]) -> str:

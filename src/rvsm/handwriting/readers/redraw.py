@@ -49,7 +49,12 @@ def redraw(
     paths = [xy for _, xy in cut(strokes)] if strokes.in_mm else [p[:, 1:] for p in strokes.paths]
     every = np.concatenate(paths) if paths else np.zeros((0, 2))
     if not len(every):
-        raise DataError("The recording has no points: leave it out.")
+        raise DataError(
+            "The recording has no four points within 0.05 s of each other: check that its times "
+            "are in seconds, or leave it out."
+            if any(map(len, strokes.paths))
+            else "The recording has no points: leave it out."
+        )
     low, extent = every.min(axis=0), np.ptp(every, axis=0)
     scale = pixels_per_mm if strokes.in_mm else _UNSCALED / max(float(extent.max()), 1e-9)
     pen = pen_mm * pixels_per_mm
