@@ -136,7 +136,7 @@ def test_colour_modes_give_the_same_answer(run: Run, finished: Path, tmp_path: P
     grey.save(tmp_path / "grey.png")
     done = run("predict", finished, tmp_path, "--json")
     assert done.code == 0, done.err
-    found = {Path(row["file"]).name: row["probability"] for row in json.loads(done.out)}
+    found = {Path(row["file"]).name: row["probability"] for row in json.loads(done.out)["files"]}
     assert len(found) == 6
     for name, probability in found.items():
         assert probability == pytest.approx(found["grey.png"], abs=0.02), name

@@ -31,8 +31,8 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     assert predicted.code == 0
     assert predicted.out.rstrip().endswith(str(image))
     assert predicted.out.split()[0] in ("shaky", "regular")
-    rows = json.loads(run("predict", folder, data / "test", "--json").out)
-    assert len(rows) == 16
+    told = json.loads(run("predict", folder, data / "test", "--json").out)
+    assert len(told["files"]) == 16
 
     inspected = run("inspect", folder, "--json")
     layers = {row["name"]: row for row in json.loads(inspected.out)["layers"]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,11 @@ def test_words_go_to_a_file_and_a_stopped_command_goes_on(
         run, [scans], out, progress=lambda done, _: told.append(done), **options
     )
     assert told == [1, 2, 3, 4], "the second was not known to be whole"
+    again = tmp_path / "again.csv"
+    predict_pages_to_csv(run, [scans], again, **options)
+    for name in ("pages", "people"):
+        kept = (tmp_path / f"words.{name}.csv").read_bytes()
+        assert kept == (tmp_path / f"again.{name}.csv").read_bytes()
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=1e-6)
@@ -308,11 +315,30 @@ def test_command_with_a_file(run: Path, scans: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1  # one file cannot be read
     lines = result.stdout.splitlines()
     assert "words.csv: 5 pages, 1 unreadable, " in lines[0]
-    assert "person anna" in lines[1]
+    assert "words.people.csv: 2 people" in lines[2]
     assert out.is_file()
-    assert "--out goes without --json" in " ".join(
-        CliRunner().invoke(app, [*given, "--json"]).output.split()
-    )
+    expected = list(predict_scans(run, [scans], person="/([a-z]+)_"))
+    for name, key in (("pages", "page"), ("people", "person")):
+        with (tmp_path / f"words.{name}.csv").open(encoding="utf-8", newline="") as stream:
+            found = list(csv.DictReader(stream))
+        gathered = gather(expected, attrgetter(key))
+        assert [row[key] for row in found] == [one.name for one in gathered]
+        for row, one in zip(found, gathered, strict=True):
+            assert row["answer"] == one.answer
+            assert [int(row[c]) for c in ("words", "answered", "shaky")] == [
+                one.words,
+                one.answered,
+                one.shaky,
+            ]
+            for column in ("probability", "calibrated"):
+                value = getattr(one, column)
+                assert float(row[column] or "nan") == pytest.approx(
+                    math.nan if value is None else value, abs=1e-5, nan_ok=True
+                )
+    told = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)
+    assert told["out"] == str(out)
+    assert len(told["pages"]) == 5
+    assert "words" not in told
 
 
 def test_pages_that_are_nobodys_are_told(run: Path, scans: Path) -> None:
@@ -350,7 +376,7 @@ def test_pages_that_lie_sideways_are_turned(run: Path, tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (["--dpi", "300"], "add --scan or --pages"),
-        (["--person", "(x)"], "add --pages"),
+        (["--person", "(x)"], "is found in none of 1 paths"),
         (["--turn", "90"], "add --pages"),
         (["--pages", "--turn", "45"], "give --turn one of 0, 90, 180, 270"),
         (["--pages", "--unsure", "half"], "write it like --unsure"),

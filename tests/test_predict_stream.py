@@ -22,13 +22,12 @@ from commandline import run_here
 from drawings import draw, drawn_run, other_calibration
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.evaluate import evaluate_network
-from rvsm.experiments.predict import predict
+from rvsm.experiments.predict import people_of, predict
 from rvsm.experiments.probability import FILE, calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.stream import predict_to_csv
 from rvsm.handwriting.scans import ready as reading
-from rvsm.handwriting.strokejson import read_strokes
-from tablets import shake, spiral, stand_in
+from tablets import stand_in
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
@@ -325,47 +324,59 @@ def test_the_command(
     assert done.code == 0, done
     assert "75 files, 4 unreadable, 1 without writing" in done.out
     assert "Research use, not a diagnosis." in done.err
-    for options in (("--out", out, "--json"), ("--person", "(x)"), ("--dpi", 300)):
-        assert run_here(capfd, "predict", run, garbage, *options).code == 2
+    assert run_here(capfd, "predict", run, garbage, "--dpi", 300).code == 2
     assert run_here(capfd, "predict", run, garbage, "--pages", "--scan").code == 2
     only = garbage / "empty.png"
     assert run_here(capfd, "predict", run, only, "--out", tmp_path / "b.csv").code == 1
 
 
-def test_strokes_and_sets_go_to_a_file_too(run: Path, tmp_path: Path) -> None:
-    """With their tremor, as `predict` has it, whoever reads them."""
-    t, points = spiral(6.0)
-    for name, in_mm in (("a", True), ("b", False)):
-        path = np.column_stack([t + 3.0, points + shake(t, 0.6, 5.0)])
-        told = json.dumps({"in_mm": in_mm, "strokes": [path.tolist()]})
-        (tmp_path / f"{name}.json").write_text(told)
-    (tmp_path / "c.json").write_text('{"strokes": [[[0, 0, 0], [0.4, 5, 5]]]}')
-    asked = [tmp_path / f"{name}.json" for name in "abc"]
+def test_people_have_answers_of_their_own(
+    run: Path, garbage: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found by --person or known to a layout; a stopped command gathers the same."""
+    out = tmp_path / "a.csv"
+    found = predict(run, [garbage], person="/(s[0-9])/")
+    people = people_of(found, False, None)
+    assert [one.name for one in people] == ["s0", "s1", "s2"]
+    assert sum(one.words for one in people) == 70
+    options = {"person": "/(s[0-9])/", "workers": 1}
+    predict_to_csv(run, [garbage], out, **options)
+    assert [row["person"] for row in lines(out)] == [one.person for one in found]
+    summary = tmp_path / "a.people.csv"
+    for row, one in zip(lines(summary), people, strict=True):
+        assert (row["person"], row["answer"]) == (one.name, one.answer)
+        assert float(row["calibrated"]) == pytest.approx(one.calibrated, abs=1e-5)
+        assert (int(row["files"]), int(row["shaky"])) == (one.words, one.shaky)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 32:
+            raise Stop
+
+    again = tmp_path / "b.csv"
+    with pytest.raises(Stop):
+        predict_to_csv(run, [garbage], again, progress=stop, **options)
+    assert predict_to_csv(run, [garbage], again, **options).went_on == 32
+    assert (tmp_path / "b.people.csv").read_bytes() == summary.read_bytes()
+
+    done = run_here(capfd, "predict", run, garbage / "s1", garbage / "blank.png", "--person", "s1")
+    assert " person s1 (" in done.out
+    assert "1 files are nobody's: --person s1 is not found in" in done.err
+    given = ("predict", run, garbage / "s1", "--person", "/(s[0-9])/", "--out", again, "--json")
+    told = json.loads(run_here(capfd, *given).out)
+    assert (told["files"], [one["name"] for one in told["people"]]) == (23, ["s1"])
+
+    known = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
+    assert len({one.person for one in known} - {""}) == 2
+
+
+def test_what_was_written_beside_the_scans_is_not_looked_at(
+    run: Path, garbage: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "anna.png").write_bytes((garbage / "s1" / "word 01.png").read_bytes())
     out = tmp_path / "out.csv"
-    predict_to_csv(run, asked, out, workers=1)
-    mm, unknown, short = lines(out)
-    assert float(mm["tremor_hz"]) == pytest.approx(5.0, abs=0.2)
-    assert float(mm["tremor_mm"]) == pytest.approx(0.6, rel=0.1)
-    assert unknown["tremor_mm"] == ""
-    assert float(unknown["tremor_of_size"]) == pytest.approx(float(mm["tremor_of_size"]), rel=1e-3)
-    assert short["tremor_hz"] == ""
-    assert short["probability"]
-    recordings = stand_in(tmp_path / "uci", 12, 12)
-    found = predict(run, [recordings], layout="uci-spirals")
-    files = []
-    for workers in (1, 2):
-        out = tmp_path / f"{workers}.csv"
-        predict_to_csv(run, [recordings], out, layout="uci-spirals", workers=workers)
-        files.append(out.read_bytes())
-    assert files[0] == files[1]
-    assert len(found) > 32
-    for one, line in zip(found, lines(out), strict=True):
-        assert (str(one.file), one.label) == (line["file"], line["answer"])
-        assert one.tremor is not None
-        told = float(line["tremor_hz"]) if line["tremor_hz"] else None
-        assert told == pytest.approx(one.tremor.frequency_hz, abs=1e-5)
-        assert line["tremor_reason"] == one.tremor.reason
-    assert any(line["tremor_hz"] for line in lines(out))
+    for _ in range(2):
+        assert predict_to_csv(run, [tmp_path], out, person="(anna)", workers=1).files == 1
+    assert (tmp_path / "out.people.csv").is_file()
 
 
 def test_pictures_inside_a_file(run: Path, tmp_path: Path) -> None:
@@ -447,66 +458,3 @@ def test_evidence_is_drawn(run: Path, garbage: Path, tmp_path: Path) -> None:
         assert picture.size == (1024, 256)
         colours = np.ptp(np.asarray(picture).astype(int), axis=2)
     assert colours.max() > 60
-
-
-def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    t, points = spiral(6.0)
-    path = np.column_stack([t + 3.0, points + shake(t, 0.6, 5.0)])
-    file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"in_mm": True, "strokes": [path.tolist()]}))
-    (found,) = predict(run, [file])
-    assert found.tremor is not None
-    assert found.tremor.frequency_hz == pytest.approx(5.0, abs=0.2)
-    assert found.tremor.rms_mm == pytest.approx(0.6, rel=0.1)
-    assert found.probability is not None
-    done = run_here(capfd, "predict", run, file)
-    assert "tremor 5.0 Hz, 0.6" in done.out
-    told = json.loads(run_here(capfd, "predict", run, file, "--json").out)
-    assert told[0]["tremor"]["rms_mm"] == pytest.approx(0.6, rel=0.1)
-    ruled = np.column_stack([t, 15 * t, np.zeros_like(t)])
-    file.write_text(json.dumps({"in_mm": True, "strokes": [ruled.tolist()]}))
-    done = run_here(capfd, "predict", run, file)
-    assert "0.00 mm RMS, no tremor frequency: the movement is too small" in done.out
-    recorded = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
-    assert len(recorded) == 3
-    assert all(one.tremor is not None for one in recorded)
-
-
-def test_the_unit_of_times_is_told_by_their_steps(tmp_path: Path) -> None:
-    t, points = spiral(3.0)
-    file = tmp_path / "mine.json"
-    told = [np.column_stack([unit * t, points]).tolist() for unit in (1.0, 1e3, 1e6)]
-    file.write_text(json.dumps({"in_mm": True, "strokes": [told[0]]}))
-    (seconds,) = read_strokes(file).paths
-    file.write_text(json.dumps({"in_mm": True, "strokes": [told[1]]}))
-    (milliseconds,) = read_strokes(file).paths
-    assert milliseconds == pytest.approx(seconds)
-    file.write_text(json.dumps({"in_mm": True, "strokes": [told[2]]}))
-    with pytest.raises(DataError, match=r"neither seconds nor milliseconds"):
-        read_strokes(file)
-
-
-def test_drawings_as_the_page_kept_them(tmp_path: Path) -> None:
-    """Milliseconds, and pixels with y downwards."""
-    file = tmp_path / "kept.json"
-    strokes = [[[500 + 10 * n, 2 * n, 40 - 4 * n] for n in range(8)]]
-    file.write_text(json.dumps({"drawing": {"strokes": strokes, "px_per_mm": 4.0}, "answer": {}}))
-    found = read_strokes(file)
-    assert found.in_mm
-    n = np.arange(8.0)
-    assert found.paths[0] == pytest.approx(np.stack([n / 100, n / 2, n - 10], axis=1))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[1]", "{}", '{"strokes": []}', '{"strokes": [[[0, 1]]]}', '{"strokes": [[[0, 1, NaN]]]}',
-     '{"drawing": {"strokes": [[[0, 1, 2]]], "px_per_mm": 0}}', '{"drawing": [], "strokes": []}',
-     '{"strokes": [[["a", 1, 2]]]}', '{"strokes": [[[0, 1, 2]]], "in_mm": 3}', "[" * 100000],
-)  # fmt: skip
-def test_files_without_strokes(run: Path, tmp_path: Path, text: str) -> None:
-    file = tmp_path / "bad.json"
-    file.write_text(text)
-    (found,) = predict(run, [file])
-    assert found.error is not None
-    assert "holds no strokes" in found.error
-    assert found.error.count(str(file)) == 1

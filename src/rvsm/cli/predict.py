@@ -45,7 +45,9 @@ def predict(
     person: Annotated[
         str | None,
         typer.Option(
-            "--person", metavar="REGEX", help="With --pages: it finds the person in a path."
+            "--person",
+            metavar="REGEX",
+            help="It finds the person in a path, to answer by person.",
         ),
     ] = None,
     unsure: Annotated[
@@ -69,9 +71,12 @@ def predict(
     could be read. With --pages it holds a line for each word.
 
     With --pages each file is a scan of one or more pages, which are turned upright and level,
-    cleaned and cut into words: one line per page, and per person where --person finds them. Of
-    scans, answers near a half are unsure (0.35-0.65 by default), and a blank page or a photograph
-    gets none.
+    cleaned and cut into words: one line per page. Of scans, answers near a half are unsure
+    (0.35-0.65 by default), and a blank page or a photograph gets none.
+
+    Where --person finds people in the paths, or a layout knows them, there is a line for each of
+    them too. With --out pages and people have files of their own: words.pages.csv and
+    words.people.csv beside words.csv.
 
     \b
     Examples:
@@ -86,16 +91,12 @@ def predict(
     from rvsm.cli.scans import predict_pages, read_band
 
     band = read_band(unsure)
-    if out is not None and as_json:
-        raise typer.BadParameter("--out goes without --json: leave one out.")
     if pages:
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
         told: dict[str, Any] = {"dpi": dpi, "person": person, "evidence": evidence, "turn": turn}
         predict_pages(run, images, band, out, as_json, drawing=drawing, workers=workers, **told)
         return
-    if person is not None:
-        raise typer.BadParameter("--person is for scans of pages: add --pages.")
     if turn is not None:
         raise typer.BadParameter("--turn is for scans of pages: add --pages.")
     if dpi is not None and not scan:
@@ -103,8 +104,8 @@ def predict(
     from rvsm.cli.predictions import print_predictions, stream
 
     asked: dict[str, Any] = {"scan": scan, "dpi": dpi, "layout": layout, "evidence": evidence}
-    asked["drawing"] = drawing
+    asked |= {"band": band, "person": person, "drawing": drawing}
     if out is not None:
-        stream(run, images, out, workers=workers, band=band, **asked)
+        stream(run, images, out, as_json, workers=workers, **asked)
         return
-    print_predictions(run, images, as_json, band=band, **asked)
+    print_predictions(run, images, as_json, **asked)

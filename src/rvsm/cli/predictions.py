@@ -12,6 +12,7 @@ import typer
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
+    from rvsm.experiments.gather import Gathered
     from rvsm.experiments.predict import Prediction
     from rvsm.handwriting.recorded.measure import TremorMeasure
 
@@ -24,16 +25,23 @@ def print_predictions(
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a file could not be read."""
     from rvsm.experiments.gather import NOTICE
-    from rvsm.experiments.predict import predict
+    from rvsm.experiments.predict import people_of, predict
 
     predictions = predict(run, images, **options)
+    people = people_of(predictions, options["scan"], options["band"])
     unreadable = [found for found in predictions if found.error]
     if as_json:
-        typer.echo(json.dumps([_plain(found) for found in predictions], indent=2))
+        files = [_plain(found) for found in predictions]
+        told = {"files": files, "people": [asdict(one) for one in people]}
+        typer.echo(json.dumps(told, indent=2))
     else:
         for found in predictions:
             if not found.error:
                 typer.echo(_line(found))
+        for one in people:
+            typer.echo(gathered_line(one, "files", "person "))
+    strangers = [str(found.file) for found in predictions if not found.person]
+    tell_nobodys(options["person"], strangers, "files")
     if why := next((found.uncalibrated for found in predictions if found.uncalibrated), ""):
         typer.echo(f"The probabilities are not calibrated: {why}", err=True)
     if len(unreadable) < len(predictions):
@@ -44,22 +52,49 @@ def print_predictions(
         raise typer.Exit(1)
 
 
-def stream(run: Path, images: list[Path], out: Path, **options: Any) -> None:
+def stream(run: Path, images: list[Path], out: Path, as_json: bool, **options: Any) -> None:
     """Write a CSV file; exit code 1 where no file could be read."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.stream import predict_to_csv
+    from rvsm.experiments.summaries import summary_path
 
     with Bars() as bars:
         done = predict_to_csv(run, images, out, progress=bars.named("predicting"), **options)
-    typer.echo(
-        f"{out}: {done.files} files, {done.unreadable} unreadable, {done.no_writing} without "
-        f"writing" + (f"; {done.went_on} were answered before" if done.went_on else "")
-    )
+    if as_json:
+        counts = {"unreadable": done.unreadable, "no_writing": done.no_writing}
+        told = {"out": str(out), "files": done.files, **counts}
+        typer.echo(json.dumps(told | {"people": [asdict(one) for one in done.people]}, indent=2))
+    else:
+        typer.echo(
+            f"{out}: {done.files} files, {done.unreadable} unreadable, {done.no_writing} without "
+            f"writing" + (f"; {done.went_on} were answered before" if done.went_on else "")
+        )
+        if done.people:
+            typer.echo(f"{summary_path(out, 'people')}: {len(done.people)} people")
+    tell_nobodys(options["person"], done.nobodys, "files")
     if done.uncalibrated:
         typer.echo(f"The probabilities are not calibrated: {done.uncalibrated}", err=True)
     typer.echo(NOTICE, err=True)
     if done.unreadable == done.files:
         raise typer.Exit(1)
+
+
+def tell_nobodys(person: str | None, names: list[str], of: str) -> None:
+    """Say how many files or pages --person left without a person."""
+    if person is not None and names:
+        typer.echo(
+            f"{len(names)} {of} are nobody's: --person {person} is not found in {names[0]}",
+            err=True,
+        )
+
+
+def gathered_line(entry: Gathered, of: str, what: str = "", reason: str = "") -> str:
+    """The answer for a page or a person, by its words or files."""
+    if entry.probability is None:
+        return f"{entry.answer:15}        {what}{entry.name}" + (f" ({reason})" if reason else "")
+    counts = f"{entry.shaky} of {entry.answered} {of} shaky"
+    known = "" if entry.calibrated is None else f" ({entry.calibrated:.3f} calibrated)"
+    return f"{entry.answer:15} {entry.probability:.3f}{known}  {what}{entry.name} ({counts})"
 
 
 def _plain(found: Prediction) -> dict[str, object]:

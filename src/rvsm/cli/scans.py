@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rvsm.cli.guard import Bars
+from rvsm.cli.predictions import gathered_line, tell_nobodys
 
 if TYPE_CHECKING:
-    from rvsm.experiments.gather import Gathered, WordAnswer
+    from rvsm.experiments.gather import WordAnswer
 
 
 def predict_pages(
@@ -28,29 +29,34 @@ def predict_pages(
 ) -> None:
     """Print the answers of a run's network; exit code 1 where a page could not be read."""
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
+    from rvsm.experiments.summaries import summary_path
 
     band = band or UNSURE
     words = _words(run, scans, out, band=band, person=person, turn=turn, **options)
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
     if as_json:
-        parts: dict[str, list[Any]] = {"words": words, "pages": pages, "people": people}
+        # Words fill the CSV file where there is one.
+        parts: dict[str, list[Any]] = {"words": words} if out is None else {}
+        parts |= {"pages": pages, "people": people}
         told = {name: [asdict(entry) for entry in entries] for name, entries in parts.items()}
-        typer.echo(json.dumps({"notice": NOTICE, **told}, indent=2))
+        named = {} if out is None else {"out": str(out)}
+        typer.echo(json.dumps({"notice": NOTICE, **named, **told}, indent=2))
+    elif out is not None:
+        lost = sum(page.answer == "unreadable" for page in pages)
+        answered = sum(page.answered for page in pages)
+        typer.echo(f"{out}: {len(pages)} pages, {lost} unreadable, {answered} words with an answer")
+        typer.echo(f"{summary_path(out, 'pages')}: {len(pages)} pages")
+        if people:
+            typer.echo(f"{summary_path(out, 'people')}: {len(people)} people")
     else:
         reasons = {word.page: word.reason for word in words if word.reason}
-        if out is not None:
-            lost = sum(page.answer == "unreadable" for page in pages)
-            answered = sum(page.answered for page in pages)
-            typer.echo(
-                f"{out}: {len(pages)} pages, {lost} unreadable, {answered} words with an answer"
-            )
-        for page in pages if out is None else ():
+        for page in pages:
             if page.answer != "unreadable":
-                typer.echo(_line(page, reasons.get(page.name, "")))
+                typer.echo(gathered_line(page, "words", reason=reasons.get(page.name, "")))
         for one in people:
-            typer.echo(_line(one, "", "person "))
-        typer.echo(NOTICE, err=True)
+            typer.echo(gathered_line(one, "words", "person "))
+    typer.echo(NOTICE, err=True)
     if why := next((word.uncalibrated for word in words if word.uncalibrated), ""):
         typer.echo(f"The probabilities are not calibrated: {why}", err=True)
     if turn is None:
@@ -58,12 +64,8 @@ def predict_pages(
             typer.echo(
                 f"{name} lay sideways and was turned clockwise by {degrees} degrees", err=True
             )
-    if person is not None and (nobody := [word.page for word in words if not word.person]):
-        pages_of = len(dict.fromkeys(nobody))
-        typer.echo(
-            f"{pages_of} pages are nobody's: --person {person} is not found in {nobody[0]}",
-            err=True,
-        )
+    strangers = list(dict.fromkeys(word.page for word in words if not word.person))
+    tell_nobodys(person, strangers, "pages")
     _tell_unreadable(words)
 
 
@@ -83,14 +85,6 @@ def _tell_unreadable(words: list[WordAnswer]) -> None:
         typer.echo(f"Error: {reason}", err=True)
     if unreadable:
         raise typer.Exit(1)
-
-
-def _line(entry: Gathered, reason: str, what: str = "") -> str:
-    if entry.probability is None:
-        return f"{entry.answer:15}        {what}{entry.name}" + (f" ({reason})" if reason else "")
-    words = f"{entry.shaky} of {entry.answered} words shaky"
-    known = "" if entry.calibrated is None else f" ({entry.calibrated:.3f} calibrated)"
-    return f"{entry.answer:15} {entry.probability:.3f}{known}  {what}{entry.name} ({words})"
 
 
 def read_band(text: str | None) -> tuple[float, float] | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 from rvsm.experiments.csvfile import growing_csv, name_of
-from rvsm.experiments.gather import UNSURE, Answer, WordAnswer
+from rvsm.experiments.gather import UNSURE, Answer, WordAnswer, gather
 from rvsm.experiments.probability import model_digest
 from rvsm.experiments.scans import PageReader
+from rvsm.experiments.summaries import own_files, write_summaries
 
 COLUMNS = (
     "page",
@@ -47,8 +48,9 @@ def predict_pages_to_csv(
 ) -> list[WordAnswer]:
     """Ask the network of a run about every word of scans, a line of a CSV file for each.
 
-    Stopped at any moment, even by kill -9, the same command goes on with the file that it was at;
-    another run or other options begin anew.
+    What the words say of pages, and of people where `person` finds any, stands in files beside it
+    (see `summaries`), which are there when it is. Stopped at any moment, even by kill -9, the same
+    command goes on with the file that it was at; another run or other options begin anew.
 
     Parameters
     ----------
@@ -83,7 +85,8 @@ def predict_pages_to_csv(
         turn=turn,
         drawing=drawing,
     )
-    files = [file for file in reader.files(scans) if file.resolve() != out.resolve()]
+    own = own_files(out)
+    files = [file for file in reader.files(scans) if file.resolve() not in own]
     scaled = None if reader.calibration.platt is None else str(reader.calibration)
     told = [model_digest(run_dir), asdict(reader.how), person, scaled, band]
     with growing_csv(out, COLUMNS, [*told, evidence and str(evidence), turn]) as csv:
@@ -95,10 +98,15 @@ def predict_pages_to_csv(
             progress(done, len(files))
         asked = reader.answers(files, workers, done, drawn)
         for number, found in enumerate(asked, start=done + 1):
-            csv.write([_row(answer) for answer in found])
-            answers += found
+            rows = [_row(answer) for answer in found]
+            csv.write(rows)
+            # As they are in the file, so that a command that went on gathers the same.
+            answers += [_answer(row, reader.calibration.why) for row in rows]
             if progress is not None:
                 progress(number, len(files))
+        pages = gather(answers, lambda word: word.page, band)
+        people = gather(answers, lambda word: word.person, band)
+        write_summaries(out, "words", {"pages": pages, "people": people})
     return answers
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -13,14 +14,14 @@ from rvsm.atomic import atomic_write, make_folder
 from rvsm.errors import DataError, RunError
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.data import check_size, reduce_image, to_float
-from rvsm.experiments.gather import answer_of, band_of
+from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run, read_result
 from rvsm.handwriting.description import read_description, size_of
 from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
-from rvsm.handwriting.readers import LAYOUTS, read
+from rvsm.handwriting.readers import LAYOUTS, persons_of, read
 from rvsm.handwriting.recorded.measure import TremorMeasure
 from rvsm.handwriting.scans.pages import check_dpi
 from rvsm.handwriting.scans.reading import Reading
@@ -58,6 +59,8 @@ class Prediction:
         What was measured on strokes over time; None of images, and of strokes too short.
     evidence
         The picture that `predict` drew, None where none was asked for.
+    person
+        Who wrote it, empty where unknown.
     """
 
     file: Path
@@ -69,6 +72,7 @@ class Prediction:
     reason: str = ""
     tremor: TremorMeasure | None = None
     evidence: Path | None = None
+    person: str = ""
 
 
 def predict(
@@ -81,6 +85,7 @@ def predict(
     evidence: Path | None = None,
     band: tuple[float, float] | None = None,
     drawing: bool = False,
+    person: str | None = None,
 ) -> list[Prediction]:
     """Classify image files, or strokes over time, with the network of a finished run.
 
@@ -105,6 +110,9 @@ def predict(
     drawing
         Images are drawings, not words, which a run that learned from made figures and rows of a
         set that have a task know by themselves.
+    person
+        Regular expression with one group that finds the person in a file's path, in place of the
+        one that the reader of a layout knows.
 
     Returns
     -------
@@ -116,18 +124,20 @@ def predict(
     RunError
         If the folder holds no finished run.
     DataError
-        If there is no file to look at, no such layout, or no such band.
+        If there is no file to look at, no such layout or band, or the person is found in no path.
     """
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
     how = reading_of(run_dir, config, scan, dpi, drawing)
     predictions = []
-    for number, asked in enumerate(all_asked(images, layout), start=1):
+    for number, asked in enumerate(all_asked(images, layout, person), start=1):
         found = ready(asked, how)
         if found.image is None:
             error, reason = (found.reason, "") if found.unreadable else (None, found.reason)
-            predictions.append(Prediction(asked.file, None, None, error, reason=reason))
+            predictions.append(
+                Prediction(asked.file, None, None, error, reason=reason, person=asked.person)
+            )
             continue
         shaky = _probability(net, found.image, config.network.size)
         calibrated = calibration(shaky)
@@ -146,11 +156,36 @@ def predict(
                 found.reason,
                 found.tremor,
                 drawn,
+                asked.person,
             )
         )
-    if not predictions:
-        raise DataError("There is no image to look at; name image files or a folder of them.")
     return predictions
+
+
+def people_of(
+    predictions: Iterable[Prediction], scan: bool, band: tuple[float, float] | None
+) -> list[Gathered]:
+    """The answers for people, as far as they are known; options as for `predict`."""
+    words = [
+        WordAnswer(
+            str(found.file),
+            found.person,
+            None,
+            0,
+            0,
+            found.probability,
+            _answer(found),
+            calibrated=found.calibrated,
+        )
+        for found in predictions
+    ]
+    return gather(words, lambda word: word.person, band_of(scan, band))
+
+
+def _answer(found: Prediction) -> Answer:
+    if found.error:
+        return "unreadable"
+    return cast("Answer", found.label) if found.label else "no writing here"
 
 
 def reading_of(
@@ -192,21 +227,41 @@ def _task_of(run_dir: Path, config: TrainConfig) -> str:
     return ""
 
 
-def all_asked(images: Iterable[Path], layout: str | None) -> Iterator[Asked]:
+def all_asked(
+    images: Iterable[Path],
+    layout: str | None,
+    person: str | None = None,
+    but: Collection[Path] = (),
+) -> list[Asked]:
     """What there is to look at: files and those in folders, or the rows of sets in a layout.
+
+    Parameters
+    ----------
+    images, layout, person
+        As for `predict`.
+    but
+        Files to leave out, resolved.
 
     Raises
     ------
     DataError
-        There is no such layout, or a set is not in it.
+        There is no such layout, a set is not in it, nothing is there, or the person is found in no
+        path.
     """
     if layout is None:
-        yield from map(Asked, files_in(images))
-        return
-    if layout not in LAYOUTS:
+        listed = list(map(Asked, files_in(images)))
+    elif layout not in LAYOUTS:
         raise DataError(f"There is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
-    for root in images:
-        yield from rows_of(read(root, layout))
+    else:
+        listed = [asked for root in images for asked in rows_of(read(root, layout))]
+    if but:
+        listed = [asked for asked in listed if asked.file.resolve() not in but]
+    if not listed:
+        raise DataError("There is no image to look at; name image files or a folder of them.")
+    if person is None:
+        return listed
+    persons = persons_of([asked.file.as_posix() for asked in listed], person)
+    return [replace(asked, person=who) for asked, who in zip(listed, persons, strict=True)]
 
 
 def _probability(net: TremorNet, image: GreyImage, size: tuple[int, int]) -> float:

@@ -17,7 +17,7 @@ from rvsm.experiments.predict import draw_evidence, files_in, plain_name, readin
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.stream import Network, fastest, probabilities
-from rvsm.handwriting.readers import person_in, person_pattern
+from rvsm.handwriting.readers import person_in, person_pattern, persons_of
 from rvsm.handwriting.scans.pool import in_order
 from rvsm.handwriting.scans.sideways import check_turn
 from rvsm.handwriting.scans.words import CutPage, ScannedWord, cut_page, pages_in
@@ -124,10 +124,8 @@ class PageReader:
         files = list(dict.fromkeys(files_in(scans)))
         if not files:
             raise DataError("There is no scan to look at; name files or a folder of them.")
-        if self._pattern is not None and not any(map(self._who, files)):
-            raise DataError(
-                f"--person '{self._person}' is found in none of {len(files)} paths: correct it."
-            )
+        if self._person is not None:
+            persons_of([file.as_posix() for file in files], self._person)
         return files
 
     def _who(self, file: Path) -> str:

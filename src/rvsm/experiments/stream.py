@@ -6,18 +6,19 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
-from rvsm.errors import DataError, RvsmError
+from rvsm.errors import RvsmError
 from rvsm.experiments.csvfile import growing_csv, name_of
 from rvsm.experiments.data import reduce_image, to_float
-from rvsm.experiments.gather import answer_of, band_of
+from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
 from rvsm.experiments.runs import load_run
+from rvsm.experiments.summaries import own_files, write_summaries
 from rvsm.handwriting.scans.ready import Ready, all_ready
 from rvsm.handwriting.views import view_logits
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "file",
+    "person",
     "answer",
     "probability",
     "calibrated",
@@ -56,6 +58,10 @@ class Streamed:
         Whether machine code computed, else PyTorch.
     uncalibrated : str
         Why there are no calibrated probabilities; empty where there are.
+    people : list of Gathered
+        The answers for people, where any is known.
+    nobodys : list of str
+        Files in whose path `person` was not found.
     """
 
     out: Path
@@ -65,6 +71,8 @@ class Streamed:
     went_on: int
     compiled: bool
     uncalibrated: str
+    people: list[Gathered]
+    nobodys: list[str]
 
 
 def predict_to_csv(
@@ -79,13 +87,15 @@ def predict_to_csv(
     workers: int = 2,
     band: tuple[float, float] | None = None,
     drawing: bool = False,
+    person: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Streamed:
     """Classify many image files with the network of a run, a line of a CSV file for each.
 
     Lines are in the order of the files and go, as they come, to a hidden file beside `out`, which
-    becomes `out` when it is whole. Stopped at any moment, even by kill -9, the same command goes on
-    after the last whole line; another run or other options begin anew.
+    becomes `out` when it is whole. Where people are known, what the files say of them stands in one
+    beside it (see `summaries`), which is there when it is. Stopped at any moment, even by kill -9,
+    the same command goes on after the last whole line; another run or other options begin anew.
 
     Parameters
     ----------
@@ -94,12 +104,12 @@ def predict_to_csv(
     images : iterable of Path
         Files and folders, as `predict.files_in` takes them.
     out : Path
-        Columns `COLUMNS`: the answer (``regular``, ``shaky``, ``unsure``, ``no writing here`` or
-        ``unreadable``), the network's probability of shaky, the calibrated one where it is known,
-        of strokes over time their tremor (Hz, RMS in mm where the scale is known, and as a part of
-        the height or width of all strokes, and why no frequency is told), and why there is no
-        answer.
-    scan, dpi, layout
+        Columns `COLUMNS`: the file, who wrote it, the answer (``regular``, ``shaky``, ``unsure``,
+        ``no writing here`` or ``unreadable``), the network's probability of shaky, the calibrated
+        one where it is known, of strokes over time their tremor (Hz, RMS in mm where the scale is
+        known, and as a part of the height or width of all strokes, and why no frequency is told),
+        and why there is no answer.
+    scan, dpi, layout, person
         As for `predict.predict`.
     evidence : Path, optional
         Folder that receives a picture of each, as `predict.predict` draws them, named in a further
@@ -121,37 +131,40 @@ def predict_to_csv(
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     how = reading_of(run_dir, config, scan, dpi, drawing)
-    everything = [one for one in all_asked(images, layout) if one.file.resolve() != out.resolve()]
-    if not everything:
-        raise DataError("There is no image to look at; name image files or a folder of them.")
+    everything = all_asked(images, layout, person, own_files(out))
     calibration = calibration_of(run_dir, config, net)
     columns = COLUMNS if evidence is None else (*COLUMNS, EVIDENCE)
     scaled = None if calibration.platt is None else str(calibration)
     told = [model_digest(run_dir), asdict(how), scaled, band, evidence and str(evidence)]
+    told += [layout, person]
     counts = {"unreadable": 0, "no writing here": 0}
+    of_people: list[WordAnswer] = []
     with growing_csv(out, columns, told) as file:
         pairs = zip(file.rows, everything, strict=False)
         same = itertools.takewhile(lambda pair: pair[0][0] == name_of(pair[1].file), pairs)
         done = went_on = sum(1 for _ in same)
         file.keep(done)
         for kept in file.rows:
-            _count(kept, counts)
+            _count(kept, counts, of_people)
         network, compiled = fastest(net, config.network.size, len(everything) - done)
         if progress is not None:
             progress(done, len(everything))
         for batch in all_ready(everything[done:], how, workers):
-            rows = _rows(batch, network, config.network.size, calibration, band)
+            people = [asked.person for asked in everything[done : done + len(batch)]]
+            rows = _rows(batch, people, network, config.network.size, calibration, band)
             if evidence is not None:
                 rows = [
                     (*row, _drawn(net, entry, evidence, number))
                     for number, (row, entry) in enumerate(zip(rows, batch, strict=True), done + 1)
                 ]
             for row in rows:
-                _count(row, counts)
+                _count(row, counts, of_people)
             file.write(rows)
             done += len(batch)
             if progress is not None:
                 progress(done, len(everything))
+        gathered = gather(of_people, lambda word: word.person, band)
+        write_summaries(out, "files", {"people": gathered})
     return Streamed(
         out,
         len(everything),
@@ -160,12 +173,22 @@ def predict_to_csv(
         went_on,
         compiled,
         calibration.why,
+        gathered,
+        [] if person is None else [name_of(asked.file) for asked in everything if not asked.person],
     )
 
 
-def _count(row: Sequence[str], counts: dict[str, int]) -> None:
-    if row[1] in counts:
-        counts[row[1]] += 1
+def _count(row: Sequence[str], counts: dict[str, int], of_people: list[WordAnswer]) -> None:
+    """Count what is in a row of the file, and keep what it says of a person."""
+    file, person, answer, *numbers = row[:5]
+    if answer in counts:
+        counts[answer] += 1
+    if person:
+        probability, calibrated = (float(text) if text else None for text in numbers)
+        told = cast("Answer", answer)
+        of_people.append(
+            WordAnswer(file, person, None, 0, 0, probability, told, calibrated=calibrated)
+        )
 
 
 def _drawn(net: TremorNet, entry: Ready, folder: Path, number: int) -> str:
@@ -191,6 +214,7 @@ def fastest(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network,
 
 def _rows(
     batch: Sequence[Ready],
+    people: Sequence[str],
     network: Network,
     size: tuple[int, int],
     calibration: Calibration,
@@ -199,18 +223,18 @@ def _rows(
     images = [reduce_image(entry.image, size) for entry in batch if entry.image is not None]
     shaky = iter(probabilities(network, np.stack(images)) if images else ())
     rows: list[tuple[str, ...]] = []
-    for entry in batch:
-        name = name_of(entry.file)
+    for entry, person in zip(batch, people, strict=True):
+        who = (name_of(entry.file), person)
         if entry.image is None:
             answer = "unreadable" if entry.unreadable else "no writing here"
-            rows.append((name, answer, "", "", "", "", "", "", entry.reason))
+            rows.append((*who, answer, "", "", "", "", "", "", entry.reason))
             continue
         probability = next(shaky)
         calibrated = calibration(probability)
         numbers = (probability, calibrated, *_tremor(entry))
         told = ("" if value is None else f"{value:.6f}" for value in numbers)
         why = "" if entry.tremor is None else entry.tremor.reason
-        rows.append((name, answer_of(probability, band, calibrated), *told, why, entry.reason))
+        rows.append((*who, answer_of(probability, band, calibrated), *told, why, entry.reason))
     return rows
 
 

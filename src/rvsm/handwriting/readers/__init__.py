@@ -22,7 +22,7 @@ from rvsm.handwriting.readers.base import (
     Source,
     class_of,
 )
-from rvsm.handwriting.readers.persons import person_in, person_pattern, with_persons
+from rvsm.handwriting.readers.persons import person_in, person_pattern, persons_of, with_persons
 from rvsm.handwriting.readers.redraw import redraw
 from rvsm.handwriting.timed import TimedStrokes
 
@@ -39,6 +39,7 @@ __all__ = [
     "layout_of",
     "person_in",
     "person_pattern",
+    "persons_of",
     "read",
     "redraw",
     "with_persons",

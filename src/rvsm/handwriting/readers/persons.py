@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rvsm.errors import DataError
@@ -34,6 +34,21 @@ def person_in(pattern: re.Pattern[str], file: str) -> str:
     """The person that a path names: the group, or all that is found; empty where nothing is."""
     found = pattern.search(file)
     return (found[pattern.groups] or "") if found else ""
+
+
+def persons_of(files: Sequence[str], text: str) -> list[str]:
+    """The person in each path, empty where the pattern is not found.
+
+    Raises
+    ------
+    DataError
+        As `person_pattern`, or it is found in none.
+    """
+    pattern = person_pattern(text)
+    persons = [person_in(pattern, file) for file in files]
+    if not any(persons):
+        raise DataError(f"--person '{text}' is found in none of {len(files)} paths: correct it.")
+    return persons
 
 
 def with_persons(rows: Iterable[Row], text: str) -> tuple[Row, ...]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import GreyImage, check_fits, fit, fitted, grey_of, read_picture
-from rvsm.handwriting.manifest import Row
+from rvsm.handwriting.manifest import PERSON, Row
 from rvsm.handwriting.readers import Collection, Files, Source, redraw
 from rvsm.handwriting.recorded.measure import TremorMeasure, measure_tremor
 from rvsm.handwriting.render import PIXELS_PER_MM
@@ -57,19 +57,30 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A file to read; of a set its row, and the source that opens what is no file of its own."""
+    """A file to read; of a set its row, and the source that opens what is no file of its own.
+
+    `person` is who wrote it, empty where unknown.
+    """
 
     file: Path
     source: Source | None = None
     row: Row | None = None
+    person: str = ""
 
 
 def rows_of(collection: Collection) -> list[Asked]:
     """Every picture or recording of a set."""
     root, source = collection.root, collection.source
-    if isinstance(source, Files):
-        return [Asked(root / row.file, row=row) for row in collection.rows]
-    return [Asked(root / row.file, source, row) for row in collection.rows]
+    whole = isinstance(source, Files)
+    return [
+        Asked(
+            root / row.file,
+            None if whole else source,
+            row,
+            row.carrier if row.carrier_kind == PERSON else "",
+        )
+        for row in collection.rows
+    ]
 
 
 def ready(asked: Asked, how: Reading) -> Ready:
