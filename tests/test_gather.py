@@ -315,6 +315,7 @@ def test_command_with_a_file(run: Path, scans: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1  # one file cannot be read
     lines = result.stdout.splitlines()
     assert "words.csv: 5 pages, 1 unreadable, " in lines[0]
+    assert "Error: 1 of 5 pages could not be read: replace what" in result.stderr
     assert "words.people.csv: 2 people" in lines[2]
     assert out.is_file()
     expected = list(predict_scans(run, [scans], person="/([a-z]+)_"))

@@ -321,8 +321,12 @@ def test_the_command(
 ) -> None:
     out = tmp_path / "a.csv"
     done = run_here(capfd, "predict", run, garbage, "--out", out, "--workers", 1)
-    assert done.code == 0, done
+    assert done.code == 1, done
     assert "75 files, 4 unreadable, 1 without writing" in done.out
+    assert "Error: 4 of 75 files could not be read: replace what" in done.err
+    assert done.err.count("Error") == 1
+    done = run_here(capfd, "predict", run, garbage / "s1", garbage / "blank.png", "--out", out)
+    assert done.code == 0, done
     assert "Research use, not a diagnosis." in done.err
     assert run_here(capfd, "predict", run, garbage, "--dpi", 300).code == 2
     assert run_here(capfd, "predict", run, garbage, "--pages", "--scan").code == 2

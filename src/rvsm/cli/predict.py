@@ -61,14 +61,14 @@ def predict(
     """Tell shaky from regular writing in images of any size and colour mode.
 
     One line per file: the answer, the network's probability of shaky, the calibrated one (Platt's
-    scaling on the run's validation images), which decides, the file. A file that cannot be read is
-    named on standard error; the exit code is then 1. Strokes over time, in JSON or in a set such as
-    --layout uci-spirals, are drawn, and their tremor is measured too. Research use, not a
-    diagnosis.
+    scaling on the run's validation images), which decides, the file. Files that cannot be read
+    are named on standard error, and the exit code is then 1, in every form of this command; all
+    others are answered. Strokes over time, in JSON or in a set such as --layout uci-spirals, are
+    drawn, and their tremor is measured too. Research use, not a diagnosis.
 
     With --out lines go to a CSV file as they come, in the order of the files, at hundreds of images
-    a second; stopped at any moment, the same command goes on. The exit code is 1 only where no file
-    could be read. With --pages it holds a line for each word.
+    a second; stopped at any moment, the same command goes on. With --pages it holds a line for each
+    word.
 
     With --pages each file is a scan of one or more pages, which are turned upright and level,
     cleaned and cut into words: one line per page. Of scans, answers near a half are unsure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ def print_predictions(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Print the answers of a run's network; exit code 1 where a file could not be read."""
+    """Print the answers of a run's network; exit code as `end` has it."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.predict import people_of, predict
 
@@ -46,14 +47,11 @@ def print_predictions(
         typer.echo(f"The probabilities are not calibrated: {why}", err=True)
     if len(unreadable) < len(predictions):
         typer.echo(NOTICE, err=True)
-    for found in unreadable:
-        typer.echo(f"Error: {found.error}", err=True)
-    if unreadable:
-        raise typer.Exit(1)
+    end([str(found.error) for found in unreadable])
 
 
 def stream(run: Path, images: list[Path], out: Path, as_json: bool, **options: Any) -> None:
-    """Write a CSV file; exit code 1 where no file could be read."""
+    """Write a CSV file; exit code as `end` has it."""
     from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.stream import predict_to_csv
     from rvsm.experiments.summaries import summary_path
@@ -75,7 +73,24 @@ def stream(run: Path, images: list[Path], out: Path, as_json: bool, **options: A
     if done.uncalibrated:
         typer.echo(f"The probabilities are not calibrated: {done.uncalibrated}", err=True)
     typer.echo(NOTICE, err=True)
-    if done.unreadable == done.files:
+    end(lost_in(out, done.unreadable, done.files, "files"))
+
+
+def lost_in(out: Path, unreadable: int, files: int, of: str) -> list[str]:
+    """One sentence on what could not be read of all that a CSV file names; none where all was."""
+    if not unreadable:
+        return []
+    return [
+        f"{unreadable} of {files} {of} could not be read: replace what {out} calls unreadable, or "
+        "take it out."
+    ]
+
+
+def end(errors: Sequence[str]) -> None:
+    """Name what could not be read: exit code 1 where that is anything, whatever was answered."""
+    for error in errors:
+        typer.echo(f"Error: {error}", err=True)
+    if errors:
         raise typer.Exit(1)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rvsm.cli.guard import Bars
-from rvsm.cli.predictions import gathered_line, tell_nobodys
+from rvsm.cli.predictions import end, gathered_line, lost_in, tell_nobodys
 
 if TYPE_CHECKING:
     from rvsm.experiments.gather import WordAnswer
@@ -27,7 +27,7 @@ def predict_pages(
     turn: int | None,
     **options: Any,
 ) -> None:
-    """Print the answers of a run's network; exit code 1 where a page could not be read."""
+    """Print the answers of a run's network; exit code as `predictions.end` has it."""
     from rvsm.experiments.gather import NOTICE, UNSURE, gather
     from rvsm.experiments.summaries import summary_path
 
@@ -35,6 +35,7 @@ def predict_pages(
     words = _words(run, scans, out, band=band, person=person, turn=turn, **options)
     pages = gather(words, lambda word: word.page, band)
     people = gather(words, lambda word: word.person, band)
+    lost = sum(page.answer == "unreadable" for page in pages)
     if as_json:
         # Words fill the CSV file where there is one.
         parts: dict[str, list[Any]] = {"words": words} if out is None else {}
@@ -43,7 +44,6 @@ def predict_pages(
         named = {} if out is None else {"out": str(out)}
         typer.echo(json.dumps({"notice": NOTICE, **named, **told}, indent=2))
     elif out is not None:
-        lost = sum(page.answer == "unreadable" for page in pages)
         answered = sum(page.answered for page in pages)
         typer.echo(f"{out}: {len(pages)} pages, {lost} unreadable, {answered} words with an answer")
         typer.echo(f"{summary_path(out, 'pages')}: {len(pages)} pages")
@@ -66,7 +66,9 @@ def predict_pages(
             )
     strangers = list(dict.fromkeys(word.page for word in words if not word.person))
     tell_nobodys(person, strangers, "pages")
-    _tell_unreadable(words)
+    if out is not None:
+        end(lost_in(out, lost, len(pages), "pages"))
+    end([word.reason for word in words if word.answer == "unreadable"])
 
 
 def _words(run: Path, scans: list[Path], out: Path | None, **options: Any) -> list[WordAnswer]:
@@ -77,14 +79,6 @@ def _words(run: Path, scans: list[Path], out: Path | None, **options: Any) -> li
         return list(predict_scans(run, scans, **options))
     with Bars() as bars:
         return predict_pages_to_csv(run, scans, out, progress=bars.named("predicting"), **options)
-
-
-def _tell_unreadable(words: list[WordAnswer]) -> None:
-    unreadable = [word.reason for word in words if word.answer == "unreadable"]
-    for reason in unreadable:
-        typer.echo(f"Error: {reason}", err=True)
-    if unreadable:
-        raise typer.Exit(1)
 
 
 def read_band(text: str | None) -> tuple[float, float] | None:
