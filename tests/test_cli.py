@@ -8,6 +8,7 @@ import rvsm
 from commandline import Run, make_folder, run_apart
 from rvsm.cli.guard import Bars, explain_error
 from rvsm.cli.runs import print_bands
+from rvsm.experiments.gather import NOTICE
 from rvsm.handwriting.manifest import read_manifest
 
 
@@ -25,6 +26,8 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     assert "test" in evaluated.out
     scored = json.loads(run("evaluate", folder, data, "--split", "val", "--json").out)
     assert list(scored["scores"]) == ["val"]
+    assert scored["notice"] == NOTICE
+    assert NOTICE in evaluated.err
 
     image = data / "test" / "shaky" / "000000.png"
     predicted = run("predict", folder, image)
@@ -33,6 +36,7 @@ def test_from_images_to_answers(run: Run, tmp_path: Path) -> None:
     assert predicted.out.split()[0] in ("shaky", "regular")
     told = json.loads(run("predict", folder, data / "test", "--json").out)
     assert len(told["files"]) == 16
+    assert told["notice"] == NOTICE
 
     inspected = run("inspect", folder, "--json")
     layers = {row["name"]: row for row in json.loads(inspected.out)["layers"]}

@@ -22,6 +22,7 @@ from commandline import run_here
 from drawings import draw, drawn_run, other_calibration
 from rvsm.errors import DataError, RvsmError
 from rvsm.experiments.evaluate import evaluate_network
+from rvsm.experiments.gather import NOTICE
 from rvsm.experiments.predict import people_of, predict
 from rvsm.experiments.probability import FILE, calibration_of
 from rvsm.experiments.runs import load_run
@@ -368,6 +369,7 @@ def test_people_have_answers_of_their_own(
     given = ("predict", run, garbage / "s1", "--person", "/(s[0-9])/", "--out", again, "--json")
     told = json.loads(run_here(capfd, *given).out)
     assert (told["files"], [one["name"] for one in told["people"]]) == (23, ["s1"])
+    assert told["notice"] == NOTICE
 
     known = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
     assert len({one.person for one in known} - {""}) == 2

@@ -33,7 +33,7 @@ def print_predictions(
     unreadable = [found for found in predictions if found.error]
     if as_json:
         files = [_plain(found) for found in predictions]
-        told = {"files": files, "people": [asdict(one) for one in people]}
+        told = {"notice": NOTICE, "files": files, "people": [asdict(one) for one in people]}
         typer.echo(json.dumps(told, indent=2))
     else:
         for found in predictions:
@@ -60,7 +60,7 @@ def stream(run: Path, images: list[Path], out: Path, as_json: bool, **options: A
         done = predict_to_csv(run, images, out, progress=bars.named("predicting"), **options)
     if as_json:
         counts = {"unreadable": done.unreadable, "no_writing": done.no_writing}
-        told = {"out": str(out), "files": done.files, **counts}
+        told = {"notice": NOTICE, "out": str(out), "files": done.files, **counts}
         typer.echo(json.dumps(told | {"people": [asdict(one) for one in done.people]}, indent=2))
     else:
         typer.echo(

@@ -140,7 +140,7 @@ def evaluate(
     """Score a trained network on labelled images: accuracy, ROC AUC, and by tremor amplitude.
 
     Without --split every split but those of training is scored. Files that cannot be read are
-    counted and left out.
+    counted and left out. Research use, not a diagnosis.
 
     \b
     Examples:
@@ -149,6 +149,7 @@ def evaluate(
       rvsm evaluate runs/l0 ~/scans --json
     """
     from rvsm.experiments.evaluate import evaluate as score
+    from rvsm.experiments.gather import NOTICE
     from rvsm.experiments.runs import load_run
 
     if data is None:
@@ -156,10 +157,11 @@ def evaluate(
     with Bars() as bars:
         result = score(run, data, split, progress=bars)
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(json.dumps({"notice": NOTICE, **result}, indent=2))
     else:
         print_result(f"{run} on {data}", result)
         print_bands(result)
+        typer.echo(NOTICE, err=True)
 
 
 def reproduce(
