@@ -404,6 +404,8 @@ _DREW_ALIKE = frozenset(
         "0.1.0+c21798b72c5c",
         "0.1.0+5a46a895cbd8",
         "0.1.0+7941fdee5251",
+        "0.1.0+931821c756d9",
+        "0.1.0+1ef0ebc75a59",
     ]
 )
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
