@@ -231,6 +231,8 @@ def test_print_is_taken_away_where_asked(tmp_path: Path) -> None:
         load_ink(cases, SQUARE, isolate=how)[1].sum() for how in ("auto", "registration")
     )
     assert alone < 0.7 * plain
-    stored = read_cases(drawings(tmp_path / "own", ("regular", "shaky")), pattern=r"V\d+[HP]")
+    own = drawings(tmp_path / "own", ("regular", "shaky"))
+    (own / "dataset.json").write_text("{}")
+    stored = read_cases(own, pattern=r"V\d+[HP]")
     with pytest.raises(DataError, match="leave out --isolate"):
         load_ink(stored, SQUARE, isolate="registration")

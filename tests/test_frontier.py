@@ -30,7 +30,7 @@ from benchmarks.frontier.training import (
     train,
 )
 from benchmarks.frontier.work import Worker, listing, pending_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -79,6 +79,7 @@ def test_rates() -> None:
     assert math.isclose(cosine.total(1000), 0.05 * sum(map(cosine, range(1000))))
 
 
+@settings(deadline=None)  # the first call alone may take long
 @given(st.floats(0.1, 0.9), st.floats(1.0, 5.0))
 def test_distillation_is_its_formula(share: float, t: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -207,6 +207,6 @@ def test_from_scans_to_an_answer(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "a set in the layout folders" in wrong
     answered = run_here(capfd, "predict", run, root / "patients", "--scan", "--json")
     assert answered.code == 0, answered.err
-    assert len(json.loads(answered.out)) == 6
+    assert len(json.loads(answered.out)["files"]) == 6
     usage = run_here(capfd, "data", "import", root, out, "--share", "val")
     assert "write it like --share val=0.15" in usage.err
