@@ -74,7 +74,7 @@ def paragraph(results: Mapping[str, Any]) -> str:
     if results["mode"] == "quick":
         text += (
             " The study of more seeds, and of networks with most of all their weights zero, is "
-            "`rvsm reproduce --full`; the first three of its five seeds are in "
+            "`rvsm reproduce --full`; the first four of its five seeds are in "
             "`benchmarks/reproduce/full.json`."
         )
     return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
