@@ -108,7 +108,7 @@ def gathered_line(entry: Gathered, of: str, what: str = "", reason: str = "") ->
     if entry.probability is None:
         return f"{entry.answer:15}        {what}{entry.name}" + (f" ({reason})" if reason else "")
     counts = f"{entry.shaky} of {entry.answered} {of} shaky"
-    known = "" if entry.calibrated is None else f" ({entry.calibrated:.3f} calibrated)"
+    known = _calibrated(entry.calibrated)
     return f"{entry.answer:15} {entry.probability:.3f}{known}  {what}{entry.name} ({counts})"
 
 
@@ -120,10 +120,14 @@ def _plain(found: Prediction) -> dict[str, object]:
 def _line(found: Prediction) -> str:
     if found.probability is None:
         return f"{'no writing here':15} {found.file} ({found.reason})"
-    known = "" if found.calibrated is None else f" ({found.calibrated:.3f} calibrated)"
+    known = _calibrated(found.calibrated)
     doubt = f" ({found.reason})" if found.reason else ""
     tremor = _tremor(found.tremor)
     return f"{found.label:8} {found.probability:.3f}{known}  {found.file}{tremor}{doubt}"
+
+
+def _calibrated(probability: float | None) -> str:
+    return "" if probability is None else f" ({probability:.3f} calibrated)"
 
 
 def _tremor(found: TremorMeasure | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from rvsm.experiments.crossval.cases import SQUARE, Cases, fitting_size, read_ca
 from rvsm.experiments.predict import evidence_name
 from rvsm.handwriting.appearing import appearing
 from rvsm.handwriting.datasets import FORMAT_VERSION
-from rvsm.handwriting.description import DATASET, DRAWING, size_of
+from rvsm.handwriting.description import DATASET, DRAWING, size_of, write_description
 from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
@@ -178,8 +177,7 @@ def import_set(
             "skipped": {"files": skipped} if skipped else {},
         }
         write_manifest(made / MANIFEST, rows)
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (made / DATASET).write_text(text, encoding="utf-8")
+        write_description(made, description)
     guessed = written and task is None and not any(row.task for row in rows)
     doubt = _NOT_WIDE if guessed and fitting_size(cases) == SQUARE else ""
     return Imported(out, description, doubt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -20,7 +19,7 @@ import rvsm
 from rvsm.errors import DataError
 from rvsm.handwriting.appearing import appearing
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
-from rvsm.handwriting.description import DATASET, lacking, read_description
+from rvsm.handwriting.description import DATASET, lacking, read_description, write_description
 from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
@@ -260,8 +259,7 @@ def make(
         if shaken is not None:
             description["tremor_people"] = {s.name: list(shaken.people(s.carriers)) for s in splits}
         write_manifest(folder / MANIFEST, rows)
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (folder / DATASET).write_text(text, encoding="utf-8")
+        write_description(folder, description)
     return Made(path, description, True, time.perf_counter() - start, maker.done)
 
 

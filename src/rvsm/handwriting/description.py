@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             f"{file} cannot be read ({error}): make the data set again, or move that file away if "
             "the images are your own."
         ) from error
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write a folder's dataset.json."""
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / DATASET).write_text(text, encoding="utf-8")
 
 
 def whole_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from rvsm.atomic import make_folder
 from rvsm.errors import DataError
-from rvsm.handwriting.description import DATASET
+from rvsm.handwriting.description import write_description
 from rvsm.handwriting.images import encode_png
 from rvsm.handwriting.manifest import MANIFEST, Row, write_manifest
 from rvsm.handwriting.readers import read
@@ -75,5 +74,5 @@ def redraw(
         raise DataError(f"{folder} holds no strokes of people with a class: check the folder.")
     write_manifest(out / MANIFEST, rows)
     # By this file a set that rvsm made is told from scans, which have paper and margins.
-    (out / DATASET).write_text(json.dumps({"task": "redrawn"}) + "\n", encoding="utf-8")
+    write_description(out, {"task": "redrawn"})
     return Redrawn(tuple(rows), left_out)
