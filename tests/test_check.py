@@ -128,6 +128,22 @@ def test_a_font_that_goes_with_a_class(tmp_path: Path) -> None:
     assert level(check(tmp_path), "fonts and classes") == "fault"
 
 
+def test_letters_that_go_with_a_class(tmp_path: Path) -> None:
+    rows = read_manifest(folder(tmp_path))
+    words = {"regular": ("lamp", "clamp", "palm"), "shaky": ("river", "diver", "drive")}
+    for mixed, expected in ((True, "fine"), (False, "fault")):
+        texts = [
+            replace(row, text=words[("regular", "shaky")[i % 2] if mixed else row.label][i % 3])
+            for i, row in enumerate(rows)
+        ]
+        write_manifest(tmp_path / "manifest.csv", texts)
+        assert level(check(tmp_path), "texts and classes") == expected
+    told = next(f.text for f in check(tmp_path).findings if f.name == "texts and classes")
+    assert "100.0% balanced accuracy" in told
+    write_manifest(tmp_path / "manifest.csv", [replace(row, text="") for row in rows])
+    assert level(check(tmp_path), "texts and classes") == "fine"
+
+
 def test_equal_files_across_splits(tmp_path: Path) -> None:
     folder(tmp_path, n=30)
     copy = (tmp_path / "train/shaky/000000.png").read_bytes()

@@ -46,6 +46,13 @@ def test_pieces_join_over_diagonals_and_touch_the_edge() -> None:
     assert measured(image)["box_width"] == 256
 
 
+def test_empty_columns_are_counted_within_the_writing() -> None:
+    image = np.full((64, 256), 255, dtype=np.uint8)
+    image[10:20, 100:110] = image[10:20, 130:140] = 0
+    image[10:20, 115] = 200  # paler than ink
+    assert measured(image)["empty_columns"] == pytest.approx(20 / 40)
+
+
 def test_blank_paper_measures_zero() -> None:
     assert (global_features(np.full((64, 256), 255, dtype=np.uint8)) == 0).all()
 

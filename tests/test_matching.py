@@ -98,3 +98,21 @@ def test_all_or_too_many(candidates: tuple[np.ndarray, np.ndarray, np.ndarray]) 
 
 def test_bands_have_equal_ratios() -> None:
     np.testing.assert_allclose(log_bands(0.1, 1.6, 4), [0.1, 0.2, 0.4, 0.8, 1.6])
+
+
+def test_measures_of_the_text_are_alike_along_every_direction() -> None:
+    rng = np.random.default_rng(5)
+    groups = [rng.lognormal(0, 0.3, (4000, 2)) for _ in range(2)]
+    length = [rng.integers(3, 12, 4000).astype(float) for _ in groups]
+    # Nearly the length again; what it lacks differs by the class.
+    letters = [
+        long - (rng.random(4000) < chance) for long, chance in zip(length, (0.4, 0.6), strict=True)
+    ]
+    texts = [np.column_stack(pair) for pair in zip(length, letters, strict=True)]
+    for measured, gap in ((None, 0.15), (texts, 0.03)):
+        taken = match(groups, [1500, 1500], np.random.default_rng(0), texts=measured).taken
+        lacking = [
+            (text[chosen, 0] - text[chosen, 1]).mean()
+            for text, chosen in zip(texts, taken, strict=True)
+        ]
+        assert (abs(lacking[1] - lacking[0]) < gap) == (measured is not None)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rvsm.handwriting.features import FEATURES, INK_BELOW, global_features
-from rvsm.handwriting.images import GreyImage
+from rvsm.handwriting.features import FEATURES
 from rvsm.handwriting.intervals import Z_95
 from rvsm.handwriting.linear import LEAST_TO_FIT
 from rvsm.handwriting.manifest import LABELS, Row
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Array = npt.NDArray[np.float64]
-
-MEASURES = (*FEATURES, "empty_columns")
-"""Names of the columns of `measures`: the global features, which are matched, then one that is not.
-
-`empty_columns` is the share of the columns within the box of the writing that hold no ink.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +35,13 @@ class Alone:
     high: float
 
 
-def measures(image: GreyImage) -> Array:
-    """Measure one image: ndarray of float64, in the order of `MEASURES`."""
-    full = np.any(image < INK_BELOW, axis=0)
-    places = np.flatnonzero(full)
-    empty = 1 - full[places[0] : places[-1] + 1].mean() if places.size else 0.0
-    return np.append(global_features(image), empty)
-
-
 def each_alone(rows: Sequence[Row], measured: Array) -> list[Alone]:
     """Score every feature in every split with 20 images or more of either class.
 
     Parameters
     ----------
     rows : sequence of Row
-    measured : ndarray of float, shape (n, len(MEASURES))
+    measured : ndarray of float, shape (n, len(FEATURES))
         One line for each row.
     """
     splits = np.array([row.split for row in rows])
@@ -65,7 +50,7 @@ def each_alone(rows: Sequence[Row], measured: Array) -> list[Alone]:
     for split in dict.fromkeys(splits.tolist()):
         one, other = measured[(splits == split) & shaky], measured[(splits == split) & ~shaky]
         if min(len(one), len(other)) >= LEAST_TO_FIT:
-            for column, name in enumerate(MEASURES):
+            for column, name in enumerate(FEATURES):
                 found.append(Alone(split, name, *auc(one[:, column], other[:, column])))
     return found
 
@@ -114,7 +99,7 @@ def alone_table(found: Sequence[Alone]) -> Table:
     )
     table.columns[0].no_wrap = True
     by_place = {(each.feature, each.split): each for each in found}
-    for name in MEASURES:
+    for name in FEATURES:
         cells = (by_place[name, split] for split in splits)
         table.add_row(name, *(f"{c.auc:.2f} ({c.low:.2f} to {c.high:.2f})" for c in cells))
     return table

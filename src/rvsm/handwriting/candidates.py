@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +39,7 @@ _GOOD_GAP_OF_ONE = 0.6
 _PER_BAND, _MOST_BANDS = 150, 8
 # Within a band large tremors are taken that look like smaller ones: a wide band would be matched on
 # the whole and not at its ends.
+_LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
 _WIDEST_BAND, _LEAST_IN_BAND = 1.25, 40
 
 
@@ -227,9 +229,21 @@ class Maker:
         )
 
 
-def _measures(row: Row) -> tuple[float, float, float]:
-    """How large a text is written, and how long it is in characters and in words."""
-    return (row.x_height_mm or 0.0, len(row.text), 1 + row.text.count(" "))
+def _measures(row: Row) -> list[float]:
+    """How large and slanted a text is written, its length, and how often it has each letter."""
+    counts = Counter(row.text)
+    small = Counter(row.text.lower())
+    capitals = sum(count for letter, count in counts.items() if letter.isupper())
+    slant = row.slant_deg or 0.0
+    return [
+        row.x_height_mm or 0.0,
+        slant,
+        slant * slant,
+        len(row.text),
+        1 + row.text.count(" "),
+        capitals,
+        *(small[letter] for letter in _LETTERS),
+    ]
 
 
 def _groups(split: Split, ratio: float = _FIRST_RATIO) -> list[_Group]:

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rvsm.errors import DataError, RvsmError
-from rvsm.handwriting.alone import Alone, alone_table, each_alone, measures
+from rvsm.handwriting.alone import Alone, alone_table, each_alone
 from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.differences import Difference, difference_table, differences
 from rvsm.handwriting.duplicates import MOST
-from rvsm.handwriting.features import FEATURES
-from rvsm.handwriting.findings import Finding, persons_apart, persons_known
+from rvsm.handwriting.features import FEATURES, global_features
+from rvsm.handwriting.findings import Finding, persons_apart, persons_known, text_cue
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
@@ -87,8 +87,7 @@ class CheckReport:
     small : list of SmallBand
         What of the linear model's scores is missing for want of images.
     alone : list of Alone
-        What each global feature, and the share of empty columns, tells by itself; information
-        only.
+        What each global feature tells by itself; information only.
     differences : list of Difference
         Between the classes, in the columns of the manifest; information only.
     noted : str
@@ -207,11 +206,11 @@ def check(
       tremor amplitude. Within 5 points of chance is fine; beyond, by more than chance
       among all bands explains, a fault. Bands with too few images to decide are named.
     - Fonts, writers and words that splits share against their protocol, and people in two splits;
-      fonts or writers that go with a class; files that are equal, or nearly so.
+      fonts, writers or texts that go with a class; files that are equal, or nearly so.
     - Files that cannot be read, or that the manifest does not list; classes out of balance;
       colour modes or sizes of images that go with the class.
-    - For information, what each of the features, and the share of empty columns within the box,
-      tells by itself (see `alone`), and how the classes differ in every column of the manifest.
+    - For information, what each of the features tells by itself (see `alone`), and how the
+      classes differ in every column of the manifest.
 
     Parameters
     ----------
@@ -250,13 +249,14 @@ def check(
         by_label[image.row.label] += 1
     sound = [image.row for image in images]
     measured = np.array([image.measured for image in images])
-    linear, small = linear_scores(sound, measured[:, : len(FEATURES)])
+    linear, small = linear_scores(sound, measured)
     findings = [
         _unreadable(unreadable, len(rows)),
         _unlisted(unlisted(root)),
         _balance(counts),
         *_overlaps(sound),
         _carrier_cue(sound),
+        text_cue(sound),
         _duplicates(images),
         *_near_copies(root, images),
         cue("colour mode", [(i.mode, i.row.label) for i in images]),
@@ -298,7 +298,7 @@ def _read(
         try:
             if row.error:
                 raise DataError(row.error)
-            measured = measures(read_grey(file, whole))
+            measured = global_features(read_grey(file, whole))
             mode, (width, height) = describe(file)
             digest = hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
             size = f"{width}x{height}"

@@ -387,27 +387,9 @@ def _generator_version() -> str:
     return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
 
 
-_DREW_ALIKE = frozenset(
-    [
-        "0.1.0+12b3a485ed3f",
-        "0.1.0+5d58f0e137b1",
-        "0.1.0+c5b5bbe9a9c7",
-        "0.1.0+210f8cae7a0e",
-        "0.1.0+1697bfa9868e",
-        "0.1.0+b36e499770ce",
-        "0.1.0+34da33f688bb",
-        "0.1.0+e99bb33ba6c0",
-        "0.1.0+a7da5a71ba04",
-        "0.1.0+736735333e8b",
-        "0.1.0+c21798b72c5c",
-        "0.1.0+5a46a895cbd8",
-        "0.1.0+7941fdee5251",
-        "0.1.0+931821c756d9",
-        "0.1.0+1ef0ebc75a59",
-    ]
-)
+_DREW_ALIKE: frozenset[str] = frozenset()
 """Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
-this set. (Words, whose ink the first two left grey, are told apart by their source's identity.)"""
+this set."""
 
 _NO_PIXELS = frozenset(
     [

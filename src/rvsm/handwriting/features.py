@@ -1,8 +1,8 @@
 """Global features of an image: what a short cut could use to guess the class without seeing tremor.
 
 A network that tells shaky from regular writing by how much ink there is has learnt nothing. The
-features here measure amount, place, thickness and number of pieces; `matching` makes them alike
-in both classes and `check` proves it.
+features here measure amount, place, thickness, number of pieces and space between them; `matching`
+makes them alike in both classes and `check` proves it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ FEATURES = (
     "box_height",
     "stroke_width",
     "components",
+    "empty_columns",
 )
 """Names of the columns of `global_features`, in order."""
 
@@ -44,7 +45,8 @@ def global_features(image: GreyImage) -> Array:
       perimeter 2 L however it bends (Steiner), so a trembling line does not read as a thicker
       one; grey levels make it finer than a pixel. A skeleton is 20 times slower and grows spurs on
       rough edges;
-    - ``components``: connected pieces of ink, diagonals joined.
+    - ``components``: connected pieces of ink, diagonals joined;
+    - ``empty_columns``: share of the columns within the box that hold no ink.
 
     Roughness of the edges and blots at crossings are left out: they are the tremor itself.
 
@@ -55,7 +57,7 @@ def global_features(image: GreyImage) -> Array:
 
     Returns
     -------
-    ndarray of float64, shape (7,)
+    ndarray of float64, shape (8,)
         In the order of `FEATURES`; all zero for a blank image.
     """
     ink = image < INK_BELOW
@@ -81,6 +83,7 @@ def global_features(image: GreyImage) -> Array:
             bottom - top,
             2 * area / max(perimeter, 1e-9),
             pieces,
+            1 - columns.size / (right - left),
         ]
     )
 
@@ -104,11 +107,11 @@ def expand(features: Array) -> Array:
         Columns of mean 0 and standard deviation about 1; one that never varies is all zero. The
         products are those of the pairs of `numpy.triu_indices`, in that order.
     """
-    white = _scaled(features)
+    white = scaled(features)
     white = white @ whitening(white, 1e-3)
     i, j = np.triu_indices(white.shape[1])
     products = white[:, i] * white[:, j]
-    return np.hstack([white, products - products.mean(axis=0), _scaled(np.log1p(features))])
+    return np.hstack([white, products - products.mean(axis=0), scaled(np.log1p(features))])
 
 
 def whitening(columns: Array, ridge: float) -> Array:
@@ -118,7 +121,8 @@ def whitening(columns: Array, ridge: float) -> Array:
     return np.asarray(vectors / np.sqrt(values))
 
 
-def _scaled(columns: Array) -> Array:
+def scaled(columns: Array) -> Array:
+    """Columns of mean 0 and standard deviation 1; one that never varies is all zero."""
     spread = columns.std(axis=0)
     # A constant column has a spread of rounding error, not of zero.
     flat = spread <= 1e-9 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), 1e-12)

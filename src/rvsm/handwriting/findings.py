@@ -1,4 +1,4 @@
-"""What is found in a set, and what is found about its people."""
+"""What is found in a set, and what is found about its people and its texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rvsm.handwriting.linear import Level
+import numpy as np
+
+from rvsm.handwriting.linear import WITHIN, Level, linear_scores
 from rvsm.handwriting.manifest import PERSON, UNSPLIT, Row
 from rvsm.text import some
 
@@ -70,3 +72,26 @@ def persons_known(rows: Sequence[Row]) -> Finding:
     if both:
         text += f"; {len(both)} are in both classes: {some(both)}"
     return Finding(name, "fine", text)
+
+
+def text_cue(rows: Sequence[Row]) -> Finding:
+    """Whether the text tells the class: a linear model on how often it has each letter.
+
+    It is fitted and scored as the one on global features is, see `linear.linear_scores`; texts that
+    are not known are left out.
+    """
+    name = "texts and classes"
+    known = [row for row in rows if row.text]
+    letters = sorted({letter for row in known for letter in row.text})
+    counts = [[float(row.text.count(letter)) for letter in letters] for row in known]
+    scores = linear_scores(known, np.array(counts))[0] if known else []
+    scores = [score for score in scores if score.band_mm is None]
+    if not scores:
+        return Finding(name, "fine", "too few texts are known to try whether they tell the class")
+    worst = max(scores, key=lambda s: (s.verdict == "fault", s.accuracy))
+    text = (
+        f"the letters of the text alone tell the class with {worst.accuracy:.1%} balanced accuracy "
+        f"[{worst.low:.1%}, {worst.high:.1%}] on {worst.split}"
+    )
+    doubt: Level = "warning" if worst.accuracy > 0.5 + WITHIN else "fine"
+    return Finding(name, "fault" if worst.verdict == "fault" else doubt, text)

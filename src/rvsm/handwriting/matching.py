@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from rvsm.handwriting.features import expand, whitening
+from rvsm.handwriting.features import expand, scaled, whitening
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
@@ -23,6 +23,7 @@ Labels = npt.NDArray[np.intp]
 _MOST_EXCHANGES = 200
 _CARRIER_WEIGHT = 0.6
 _TEXT_WEIGHT = 0.6
+_TEXT_RIDGE = 0.1
 _SHAPE_WEIGHT = 0.5  # of products and logs, where not everything can be had
 
 
@@ -104,17 +105,20 @@ def match(
     """
     if any(not 1 <= share <= len(group) for group, share in zip(groups, shares, strict=True)):
         raise ValueError("match needs at least as many candidates in each group as it shall take")
-    phi = expand(np.vstack(groups))
+    features = expand(np.vstack(groups))
     width = groups[0].shape[1]
-    phi[:, width:] *= _SHAPE_WEIGHT
-    carrier = np.zeros(len(phi), dtype=np.intp)
+    features[:, width:] *= _SHAPE_WEIGHT
+    blocks = [features]
+    carrier = np.zeros(len(features), dtype=np.intp)
     if carriers is not None:
         carrier = np.concatenate(carriers)
-        phi = np.hstack([phi, _indicators(carrier)])
+        blocks.append(_indicators(carrier))
     if texts is not None:
-        measures = np.vstack(texts)
-        spread = np.maximum(measures.std(axis=0), 1e-9)
-        phi = np.hstack([phi, _TEXT_WEIGHT * (measures - measures.mean(axis=0)) / spread])
+        # Whitened, as the features are: what a linear model sees may have little spread.
+        measures = scaled(np.vstack(texts))
+        blocks.append(_TEXT_WEIGHT * measures @ whitening(measures, _TEXT_RIDGE))
+    phi = np.hstack(blocks)
+    del features, blocks  # as large again
     starts = np.cumsum([len(group) for group in groups])[:-1]
     parts = np.split(phi, starts)
     means = np.array([part.mean(axis=0) for part in parts])
