@@ -23,7 +23,9 @@ from rvsm.handwriting.description import DATASET, lacking, read_description, wri
 from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
+
 from rvsm.handwriting.splits import Parts, cut
+from rvsm.handwriting.spool import Spool
 from rvsm.text import some
 
 FORMAT_VERSION = 1
@@ -43,6 +45,7 @@ COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_0
 """Images of each split, half of each class."""
 
 _LARGEST_MM = 3.0
+_LARGE = 50_000
 _NOTED_GAP = 0.2
 _OF_ALL_SETS = frozenset(["counts", "matching", "carriers"])
 _SHOWN = 5
@@ -138,7 +141,9 @@ def make(
     """Make a data set of shaky and regular writing.
 
     The images are a function of the arguments but `path`, `workers` and `progress`. They appear
-    all at once: made in a hidden folder beside `path` that is renamed when complete.
+    all at once: made in a hidden folder beside `path` that is renamed when complete. Of 50,000
+    images or more the candidates are kept in another until then, and a call after a stop goes on
+    with them.
 
     Parameters
     ----------
@@ -234,6 +239,8 @@ def make(
         source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
     )
     with appearing(path) as folder, pool(workers) as run:
+        spool = Spool(path, head) if sum(wanted.values()) >= _LARGE else None
+        run = run if spool is None else spool.over(run)
         matched = head["task"] not in SIZES
         maker = Maker(source, seed, infos, splits, run, progress, matched, pairs)
         rows: list[Row] = []
@@ -260,6 +267,8 @@ def make(
             description["tremor_people"] = {s.name: list(shaken.people(s.carriers)) for s in splits}
         write_manifest(folder / MANIFEST, rows)
         write_description(folder, description)
+    if spool is not None:
+        spool.remove()
     return Made(path, description, True, time.perf_counter() - start, maker.done)
 
 
@@ -409,6 +418,7 @@ _NO_PIXELS = frozenset(
         "manifest.py",
         "network.py",
         "shaken.py",
+        "spool.py",
         "strokejson.py",
         "turned.py",
     ]
