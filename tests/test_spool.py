@@ -1,15 +1,15 @@
-"""rvsm.handwriting.spool: a large making that was stopped goes on, and ends with the same images."""
+"""rvsm.handwriting.spool: a large making that was stopped goes on and ends the same."""
 
 from pathlib import Path
 
 import pytest
-from test_datasets import content, make
 
 from rvsm.handwriting import candidates, datasets
+from test_datasets import content, make
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, after: int) -> list[candidates.Job]:
-    """From now on renders no more than so many jobs, then is interrupted; the jobs, as they come."""
+    """Stop rendering after so many jobs; what is returned fills with those that were rendered."""
     done: list[candidates.Job] = []
     render = candidates.render
 

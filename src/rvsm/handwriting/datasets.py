@@ -23,7 +23,6 @@ from rvsm.handwriting.description import DATASET, lacking, read_description, wri
 from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
-
 from rvsm.handwriting.splits import Parts, cut
 from rvsm.handwriting.spool import Spool
 from rvsm.text import some
