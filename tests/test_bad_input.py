@@ -1,10 +1,12 @@
 """Whatever a user gets wrong: one sentence, a nonzero exit code, no traceback, nothing lost."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -313,30 +315,81 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         assert "Traceback" in done.err
 
 
-def test_ctrl_c(data: Path, finished: Path, tmp_path: Path) -> None:
-    """The run stops with 130 and one line; what was finished is there and goes on."""
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_run_that_is_stopped(data: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    """It ends with one line; what was finished is there and goes on."""
     folder = tmp_path / "run"
-    command = ["train", str(data), "--out", str(folder), "--method", "dense", "--epochs", "300"]
+    with apart("train", data, "--out", folder, "--method", "dense", "--epochs", 300) as child:
+        wait_for_a_checkpoint(folder, child)
+        child.send_signal(sent)
+        out, err = child.communicate()
+    assert child.returncode == code, err
+    assert "Traceback" not in err + out
+    assert err.strip().splitlines()[-1].startswith("Stopped. What was finished is kept")
+    assert list(folder.glob("checkpoints/*.ckpt"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("doing", ["data", pytest.param("training", marks=pytest.mark.slow)])
+def test_a_study_that_is_stopped_leaves_no_process(tmp_path: Path, doing: str) -> None:
+    """Be it while a worker has processes of its own that draw, or while it trains."""
+    long = "from rvsm.experiments.recipes import QUICK; QUICK['dense'] |= {'epochs': 100_000}"
+    few = [word for split in COUNTS for word in ("--count", f"{split}=4")]
+    study = ("reproduce", "--out", tmp_path, "--task", "fonts", "--method", "dense", *few)
+    with apart(*study, "--workers", 2, before=long) as child:
+        if doing == "training":
+            wait_for_a_checkpoint(tmp_path / "fonts-headline-dense-s0", child)
+        while len(started := descendants(child.pid)) < (3 if doing == "data" else 1):
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate()
+    assert child.returncode == 143, err
+    assert err.strip().splitlines()[-1].startswith("Stopped."), err
+    assert "Traceback" not in err + out
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def apart(*arguments: object, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, after the Python statements `before`."""
     # A shell that started the tests in the background has them, and their children, ignore SIGINT.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}\n{before}\nfrom rvsm.cli import main; main()"
     with subprocess.Popen(
-        [sys.executable, "-c", f"{listen}; from rvsm.cli import main; main()", *command],
+        [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as child:
         try:
-            while not list(folder.glob("checkpoints/*.ckpt")):
-                assert child.poll() is None
-                time.sleep(0.1)
-            child.send_signal(signal.SIGINT)
-            out, err = child.communicate()
+            yield child
         finally:
             child.kill()
-    assert child.returncode == 130, err
-    assert "Traceback" not in err + out
-    assert "Stopped" in err
-    assert list(folder.glob("checkpoints/*.ckpt"))
+
+
+def wait_for_a_checkpoint(folder: Path, child: subprocess.Popen[str]) -> None:
+    while not list(folder.glob("checkpoints/*.ckpt")):
+        assert child.poll() is None
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and that those started, as Linux lists them."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            after_name = status.read_text().rpartition(")")[2].split()
+            parents[int(status.parent.name)] = int(after_name[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
 
 
 def test_finished_run_is_sound(finished: Path) -> None:

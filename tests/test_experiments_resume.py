@@ -77,11 +77,11 @@ from pathlib import Path
 from rvsm.experiments.config import make_config
 from rvsm.experiments.train import train
 
-config, run, after_steps, delay = json.loads(sys.argv[1])
+config, run, after_steps, delay, sent = json.loads(sys.argv[1])
 steps = 0
 
 def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), sent)
 
 def progress(what, done, total):
     global steps
@@ -93,12 +93,18 @@ train(make_config(config), Path(run), progress=progress)
 """
 
 
-def train_and_kill(config: TrainConfig, run: Path, after_steps: int, delay: float = 0) -> int:
-    """Train in a process that kills itself with signal 9, ``delay`` seconds after so many steps.
+def train_and_kill(
+    config: TrainConfig,
+    run: Path,
+    after_steps: int,
+    delay: float = 0,
+    sent: signal.Signals = signal.SIGKILL,
+) -> int:
+    """Train in a process that kills itself by a signal, ``delay`` seconds after so many steps.
 
     Returns its exit code: 0 where it came to its end before.
     """
-    order = json.dumps([config.model_dump(exclude_none=True), str(run), after_steps, delay])
+    order = json.dumps([config.model_dump(exclude_none=True), str(run), after_steps, delay, sent])
     return subprocess.run([sys.executable, "-c", KILLED, order]).returncode
 
 
@@ -109,6 +115,13 @@ def test_killed_and_called_again_it_ends_the_same(
     assert not (tmp_path / "run" / "result.json").exists()
     train(configure(folder), tmp_path / "run")
     assert_same(tmp_path / "run", whole.run_dir)
+
+
+def test_a_script_that_is_terminated_has_not_succeeded(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_and_kill(configure(folder), run, after_steps=10, sent=signal.SIGTERM) == 143
+    assert list(run.glob("checkpoints/*.ckpt"))
+    assert not (run / "result.json").exists()
 
 
 def test_killed_between_the_last_checkpoint_and_the_logs_it_ends_with_whole_logs(

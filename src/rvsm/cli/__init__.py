@@ -66,7 +66,7 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0, 1 (error), 2 (wrong usage) or 130 (ctrl-C)."""
+    """Run the command line and exit: 0, 1 (error), 2 (wrong usage), 130 (ctrl-C), 143 (SIGTERM)."""
     given = sys.argv[1:] if arguments is None else arguments
     own = given[: given.index("--")] if "--" in given else given
     if "--debug" in own:

@@ -1,10 +1,13 @@
-"""What every command shares: errors in one sentence, progress bars."""
+"""What every command shares: errors in one sentence, ends by signals, progress bars."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
@@ -37,13 +40,18 @@ _EXTRA = {
 _SERVE = {"starlette", "uvicorn"}
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: an interruption like Ctrl-C, with an exit code of its own."""
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with its errors printed as one sentence and turned into exit codes."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
-            command(*arguments, **options)
+            with _terminable():
+                command(*arguments, **options)
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.startswith(("typer", "click")):
                 raise  # wrong usage, or an exit that was meant
@@ -56,10 +64,36 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM unwind the command as Ctrl-C does, so that its processes end and it says so."""
+    before = signal.getsignal(signal.SIGTERM)
+    # Only the main thread may, and whoever has us ignore the signal shall have it so.
+    if before is not signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopping = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopping
+        # `timeout` sends it twice: what cleans up is not to be stopped in turn.
+        if not stopping:
+            stopping = True
+            raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def explain_error(error: BaseException) -> tuple[str | None, int]:
     """Return the sentence for an error, None for a fault of our own, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return "Stopped. What was finished is kept; the same command continues where it can.", 130
+        code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+        told = "Stopped. What was finished is kept; the same command continues where it can."
+        return told, code
     if isinstance(error, RvsmError):
         return f"Error: {error}", 1
     if isinstance(error, ModuleNotFoundError):

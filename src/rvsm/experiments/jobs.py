@@ -126,6 +126,7 @@ class _Worker:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
 
     def run(self, job: Job, bars: Progress) -> float:
         """Have one job done and pass its progress on; return the seconds it took."""
@@ -142,7 +143,8 @@ class _Worker:
         return time.monotonic() - started
 
     def kill(self) -> None:
-        """Stop the process, and the job in it."""
+        """Stop the process, and the job in it, be it just being started by another thread."""
+        self._stopped = True
         if self._process is not None:
             self._process.kill()
 
@@ -185,6 +187,8 @@ class _Worker:
                         "MKL_NUM_THREADS": "1",
                     },
                 )
+            if self._stopped:
+                self._process.kill()
         return self._process
 
     def end(self) -> int | None:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
@@ -335,15 +336,20 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_interrupt() -> Iterator[None]:
-    """Let Ctrl-C be Ctrl-C: Lightning ignores every further one and ends the process instead."""
+    """Let Ctrl-C be Ctrl-C: Lightning ignores every further one and ends the process instead.
+
+    SIGTERM ends the process with 143 where nobody handles it: Lightning would have it be a success.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, before)
-        raise KeyboardInterrupt from stop
+        raise type(stop.__context__) from stop
 
 
 def _part(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
