@@ -24,6 +24,7 @@ from rvsm.experiments.data import (
     seeded,
     to_float,
 )
+from rvsm.handwriting.check import check
 from rvsm.handwriting.description import read_description
 
 SIZE = (32, 128)
@@ -127,6 +128,34 @@ def test_unreadable_images_are_counted(folder: Path) -> None:
         assert folder / skipped.file == file
         assert str(file) in skipped.error
         assert all((folder / row.file) != file for row in split.rows)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_class_that_cannot_be_read_is_no_class_to_do_without(folder: Path, noted: bool) -> None:
+    files = sorted((folder / "val" / "shaky").iterdir())
+    for file in files:
+        file.write_bytes(file.read_bytes()[:50])
+    if noted:
+        check(folder, note=True)
+    told = rf'None of the 3 shaky images in the split "val" of {folder} .*{files[0].name} first'
+    for _ in range(2):  # from the cache too
+        with pytest.raises(DataError, match=told):
+            load_split(folder, "val", SIZE)
+    assert len(load_split(folder, "train", SIZE)) == 12
+
+
+def test_a_repaired_image_is_used_whatever_the_manifest_says(folder: Path) -> None:
+    first, second = sorted((folder / "train" / "shaky").iterdir())[:2]
+    whole = first.read_bytes()
+    for file in (first, second):
+        file.write_bytes(whole[:50])
+    check(folder, note=True)
+    assert len(load_split(folder, "train", SIZE)) == 10
+    first.write_bytes(whole)
+    split = load_split(folder, "train", SIZE)
+    assert first in {folder / row.file for row in split.rows}
+    assert [folder / row.file for row in split.skipped] == [second]
+    assert "cut short" in split.skipped[0].error
 
 
 def test_a_split_of_one_class(folder: Path) -> None:

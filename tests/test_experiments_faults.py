@@ -170,6 +170,42 @@ def test_the_commit_is_that_of_a_checkout_only(
     assert len(runs.environment()["git_commit"]) == 40
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_without_readable_images_is_not_done_without(tmp_path: Path, split: str) -> None:
+    data = make_folder(tmp_path / "data", {"train": 16, "val": 8})
+    for file in (data / split / "regular").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=rf'regular images in the split "{split}" of {data}'):
+        train(configure(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_test_split_that_cannot_be_read_costs_no_training(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", {"train": 16, "val": 8, "test-paper": 4})
+    kept = {file: file.read_bytes() for file in (data / "test-paper" / "shaky").iterdir()}
+    for file in kept:
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r'2 shaky .*"test-paper".* is trained and kept.* again'):
+        train(configure(data), tmp_path / "run")
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+    def no_training(what: str, *_: int) -> None:
+        assert what != "training"
+
+    result = train(configure(data), tmp_path / "run", progress=no_training).result
+    assert result["scores"]["test-paper"]["images"] == 4
+
+
+def test_a_test_split_of_one_class_is_told_before_training(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", {"train": 16, "val": 8, "test-paper": 4})
+    manifest = data / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",test-paper,shaky,", ",test-paper,regular,"))
+    with pytest.raises(DataError, match=r'"test-paper" of .* holds only regular images'):
+        train(configure(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -22,7 +22,7 @@ from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
 from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.images import SIZE, read_grey
-from rvsm.handwriting.manifest import LABELS, Row, read_manifest
+from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, list_images, require_two_classes
 from rvsm.handwriting.readers import is_own, layout_of
 
 _CACHE_FORMAT = "1"
@@ -84,12 +84,12 @@ def load_split(
     Raises
     ------
     DataError
-        If the split is missing or has images of one class only, or ``size`` does not fit.
+        If the split is missing, a class has no image in it that can be read, or ``size`` does not
+        fit.
     """
     whole = whole_size(folder)
     check_size(size, whole)
     all_rows = read_rows(folder) if rows is None else rows
-    wanted = [row for row in all_rows if row.split == name]
     usable = usable_rows(folder, all_rows, name)
     cache = folder / ".cache" / f"{name}-{size[0]}x{size[1]}.npz"
     key = _fingerprint(folder, usable, size)
@@ -106,7 +106,8 @@ def load_split(
     sound = set(readable.tolist())
     damaged = [row for index, row in enumerate(usable) if index not in sound]
     named = (replace(row, error=_why_unreadable(folder / row.file)) for row in damaged)
-    skipped = (*(row for row in wanted if row.error), *named)
+    skipped = (*(row for row in all_rows if row.split == name and row.error), *named)
+    _require_both(folder, name, kept, skipped)
     return Split(torch.from_numpy(images), labels, kept, skipped)
 
 
@@ -150,19 +151,34 @@ def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:
     DataError
         If the split is missing or has images of one class only.
     """
-    usable = [row for row in rows if row.split == name and not row.error]
+    wanted = [row for row in rows if row.split == name]
+    usable = [row for row in wanted if not row.error]
     if not usable:
         splits = ", ".join(sorted({row.split for row in rows})) or "none"
         raise DataError(
             f'{folder} has no readable images in its split "{name}" (splits found: {splits}); '
             "make a data set with `rvsm data make`, or check the folder with `rvsm data check`."
         )
-    if len({row.label for row in usable}) < 2:
+    _require_both(folder, name, usable, [row for row in wanted if row.error])
+    return usable
+
+
+def _require_both(folder: Path, name: str, sound: Sequence[Row], damaged: Sequence[Row]) -> None:
+    """Raise DataError where a class of a split has no image that can be read."""
+    found = {row.label for row in sound}
+    for label in LABELS:
+        if label in found:
+            continue
+        if lost := [row for row in damaged if row.label == label]:
+            raise DataError(
+                f'None of the {len(lost)} {label} images in the split "{name}" of {folder} can be '
+                f"read, {lost[0].file} first ({lost[0].error.rstrip('.')}); replace them: "
+                f"`rvsm data check {folder}` names them all."
+            )
         raise DataError(
-            f'The split "{name}" of {folder} holds only {usable[0].label} images; '
+            f'The split "{name}" of {folder} holds only {sound[0].label} images; '
             f"both classes, {LABELS[0]} and {LABELS[1]}, are needed."
         )
-    return usable
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -171,15 +187,22 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def listed_rows(folder: Path) -> list[Row]:
-    """Read the manifest as it is.
+    """Read the manifest; what it calls unreadable is looked at again, as it may be repaired.
 
     Raises
     ------
     DataError
-        As `read_manifest`; of a set in another layout it says how that becomes a data folder.
+        There is no such folder, it holds no images, or only one of the two classes; of a set in
+        another layout it says how that becomes a data folder.
     """
     try:
-        return read_manifest(folder)
+        rows = list_images(folder)
+        if (folder / MANIFEST).is_file():
+            rows = [
+                replace(row, error=_why_unreadable(folder / row.file)) if row.error else row
+                for row in rows
+            ]
+        require_two_classes(rows, folder)
     except DataError:
         if not (layout := _layout_of_others(folder)):
             raise
@@ -187,6 +210,7 @@ def listed_rows(folder: Path) -> list[Row]:
             f"{folder} is no data folder but a set in the layout {layout}: make one of it with "
             f"`rvsm data import {folder} DIR`, and name that."
         ) from None
+    return rows
 
 
 def _layout_of_others(folder: Path) -> str:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
-from rvsm.errors import ConfigError, RunError
+from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments.aside import note_on
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
 from rvsm.experiments.config import CONFIG_FILE, TrainConfig, dump_config
@@ -145,7 +145,7 @@ def train(
     teacher = _teacher(config)
     SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()
     rows = read_rows(data)
-    for name in TRAINING_SPLITS:
+    for name in (*TRAINING_SPLITS, *_test_splits(rows)):
         usable_rows(data, rows, name)
     more = {Path(folder): read_rows(Path(folder)) for folder in config.more}
     for folder, known in more.items():
@@ -262,14 +262,19 @@ def _score(
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Open the test splits, for the first time, and write what the network makes of them."""
-    data = Path(config.data)
-    names = sorted({row.split for row in rows} - set(TRAINING_SPLITS))
-    tests = {
-        name: load_split(
-            data, name, config.network.size, rows=rows, progress=_part(progress, f"reading {name}")
-        )
-        for name in names
-    }
+    data, size = Path(config.data), config.network.size
+    try:
+        tests = {
+            name: load_split(
+                data, name, size, rows=rows, progress=_part(progress, f"reading {name}")
+            )
+            for name in _test_splits(rows)
+        }
+    except DataError as error:
+        raise DataError(
+            f"{str(error).rstrip('.')}; the network is trained and kept, only its scores are "
+            "missing: run the same command again when the cause is gone."
+        ) from error
     scores = {name: evaluate_network(net, split) for name, split in tests.items()}
     chosen_on = evaluate_network(net, splits["val"])
     write_calibration(run_dir, chosen_on.probabilities, chosen_on.labels)
@@ -296,6 +301,10 @@ def _score(
         **count_zeros(net),
         "scores": {name: score.summary() for name, score in scores.items()},
     }
+
+
+def _test_splits(rows: list[Row]) -> list[str]:
+    return sorted({row.split for row in rows} - set(TRAINING_SPLITS))
 
 
 class _EpochProgress(Callback):
