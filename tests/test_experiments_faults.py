@@ -17,6 +17,7 @@ from rvsm.errors import ConfigError, DataError, RuleError, RunError, RvsmError
 from rvsm.experiments import runs
 from rvsm.experiments import train as train_module
 from rvsm.experiments.config import TrainConfig, dump_config, load_config, make_config
+from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.report import write_report
 from rvsm.experiments.runs import load_run, locked, read_result
 from rvsm.experiments.train import RunResult, train
@@ -63,10 +64,26 @@ def test_a_last_step_that_diverges_leaves_no_checkpoint(
     """One step an epoch: no loss is looked at between it and the checkpoint."""
     config = configure(folder, method=method, lr=1e30, batch_size=64, epochs=1)
     for _ in range(2):
-        with pytest.raises(RunError, match=r"became .* in epoch 0, step 1; .*smaller lr"):
+        with pytest.raises(RunError, match=r"became .* in epoch 0, step 1; .*smaller lr") as told:
             train(config, tmp_path / "run")
+    assert "nothing is kept" in str(told.value)
+    assert ("beta (now 0.1)" in str(told.value)) == (method == "l0")
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     assert not list((tmp_path / "run").glob("*.safetensors"))
+    train(configure(folder, method=method), tmp_path / "run")
+
+
+def test_divergence_in_a_later_epoch_keeps_the_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(self: SparseTraining) -> None:
+        if self.current_epoch == 1:
+            raise self._diverged("The loss became nan")
+
+    monkeypatch.setattr(SparseTraining, "check_finite", check)
+    with pytest.raises(RunError, match=r"in epoch 1, .* another folder; .*last checkpoint is kept"):
+        train(configure(folder, epochs=2), tmp_path / "run")
+    assert [file.name for file in tmp_path.rglob("*.ckpt")] == ["epoch-00000.ckpt"]
 
 
 def test_weights_that_are_no_numbers_are_not_used(whole: RunResult, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ class SparseTraining(LightningModule):
         Raises
         ------
         RunError
-            With the remedy; the checkpoint of the epoch before is the last one.
+            With the remedy; the checkpoint of the epoch before, if any, is the last one.
         """
         state = {**dict(self.net.named_parameters()), **self.state_at_u()}
         if (name := first_not_finite(state)) is not None:
@@ -288,9 +288,16 @@ class SparseTraining(LightningModule):
             raise self._diverged(f"The validation loss became {loss}")
 
     def _diverged(self, what: str) -> RunError:
+        beta = "" if self.splitting is None else f" or beta (now {self.config.splitting.beta:g})"
+        if self.trainer.checkpoint_callback is None:
+            kept = ""
+        elif self.current_epoch:
+            kept = " in another folder; this run's last checkpoint is kept"
+        else:
+            kept = " in the same folder: no epoch was finished, so nothing is kept"
         return RunError(
-            f"{what} in epoch {self.current_epoch}, step {self.global_step}; start a new run with "
-            f"a smaller lr (now {self.config.lr:g}) or beta; this run's last checkpoint is kept."
+            f"{what} in epoch {self.current_epoch}, step {self.global_step}; train with a smaller "
+            f"lr (now {self.config.lr:g}){beta}{kept}."
         )
 
     def weights_at_u(self) -> dict[str, Tensor]:
