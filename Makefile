@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow docs-test lint format types check \
+.PHONY: help setup demo test test-slow docs-test keys lint format types check \
 	frontier-check clean
 
 help:  ## list the targets
@@ -38,6 +38,10 @@ test-slow: $(READY)  ## the tests that take minutes each
 
 docs-test: $(READY)  ## run the Python examples of README.md and docs/
 	$(PYTEST) tests/test_docs.py
+
+keys: $(READY)  ## write the keys of the configuration into docs/config.md
+	{ sed '/<!-- keys -->/q' docs/config.md && $(BIN)/rvsm train --keys; } > docs/config.md.tmp
+	mv docs/config.md.tmp docs/config.md
 
 lint: $(READY)  ## ruff: rules and layout
 	$(BIN)/ruff check .

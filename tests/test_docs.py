@@ -162,6 +162,18 @@ def test_benchmark_of_the_relatives(relatives: Path, tmp_path: Path) -> None:
         assert again(f"{method.name} | 0.9 | {setting:g} | 0") == made  # nothing to train it with
 
 
+def test_tables_of_keys() -> None:
+    from rvsm.experiments.config import SECTIONS, TrainConfig
+
+    _, _, listed = (ROOT / "docs" / "config.md").read_text("utf-8").partition("<!-- keys -->\n")
+    assert CliRunner().invoke(app, ["train", "--keys"]).output == listed, "make keys"
+    for model in (TrainConfig, *SECTIONS.values()):
+        for name, field in model.model_fields.items():
+            assert name in SECTIONS or (field.description or "").endswith("."), name
+            assert name in SECTIONS or f"| `{name}` |" in listed, name
+    assert set(SECTIONS) <= set(TrainConfig.model_fields)
+
+
 def test_table_of_file_sizes() -> None:
     import json
 

@@ -43,6 +43,14 @@ class Method(StrEnum):
     transformed_l1 = "transformed-l1"
 
 
+def _print_keys(wanted: bool) -> None:
+    if wanted:
+        from rvsm.experiments.keys import keys_table
+
+        typer.echo(keys_table(), nl=False)
+        raise typer.Exit
+
+
 def train(
     data: Annotated[
         Path | None,
@@ -73,11 +81,20 @@ def train(
     beta: Annotated[float | None, typer.Option(help="Strength of the coupling of w to u.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key that --keys lists."),
     ] = None,
     resume: Annotated[
         bool, typer.Option(help="Continue a stopped run; otherwise refuse a used folder.")
     ] = True,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="List every key of the configuration, with values and default, and stop.",
+            callback=_print_keys,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
     """Train a network that tells shaky from regular writing, dense or sparse.
 
@@ -92,6 +109,7 @@ def train(
       rvsm train data/pen --out runs/l1 --method l1 --lam fc.weight=1e-4 --beta 0.1
       rvsm train data/words --more data/pen --out runs/both
       rvsm train --config small.toml --out runs/small --set splitting.grad_at=u
+      rvsm train --keys
       tensorboard --logdir runs
     """
     from rvsm.experiments.pages import keep_pages
