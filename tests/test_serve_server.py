@@ -186,12 +186,20 @@ def served(run: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses signals of POSIX")
-@pytest.mark.parametrize("options", [("--no-compile",), ("--compile",)], ids=["plain", "compiling"])
-def test_ctrl_c_ends_it(run: Path, options: tuple[str, ...]) -> None:
-    with served(run, *options) as (url, process):
+@pytest.mark.parametrize(
+    ("option", "sent"),
+    [
+        ("--no-compile", signal.SIGINT),
+        ("--no-compile", signal.SIGTERM),
+        ("--compile", signal.SIGINT),
+    ],
+    ids=["plain", "terminated", "compiling"],
+)
+def test_ctrl_c_ends_it(run: Path, option: str, sent: signal.Signals) -> None:
+    with served(run, option) as (url, process):
         with urllib.request.urlopen(url, timeout=60) as page:
             assert b"Shaky or regular" in page.read()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "The page is closed." in out

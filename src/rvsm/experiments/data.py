@@ -175,9 +175,10 @@ def _require_both(folder: Path, name: str, sound: Sequence[Row], damaged: Sequen
                 f"read, {lost[0].file} first ({lost[0].error.rstrip('.')}); replace them: "
                 f"`rvsm data check {folder}` names them all."
             )
+        instead = "" if name == "train" else ", or take that split away"
         raise DataError(
-            f'The split "{name}" of {folder} holds only {sound[0].label} images; '
-            f"both classes, {LABELS[0]} and {LABELS[1]}, are needed."
+            f'The split "{name}" of {folder} holds only {sound[0].label} images; add {label} ones'
+            f"{instead}: both classes are needed."
         )
 
 
