@@ -16,6 +16,7 @@ from rvsm.errors import DataError
 from rvsm.handwriting import datasets
 from rvsm.handwriting.check import check
 from rvsm.handwriting.images import read_grey
+from rvsm.handwriting.made import Made
 from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.splits import CarrierInfo
 
@@ -78,7 +79,7 @@ class FakeSource:
         return {"task": "fake"}
 
 
-def make(path: Path, **options: object) -> datasets.Made:
+def make(path: Path, **options: object) -> Made:
     settings: dict[str, object] = {
         "source": FakeSource(),
         "counts": COUNTS,
@@ -167,6 +168,20 @@ def test_the_same_data_are_not_made_twice(made: Path) -> None:
         make(made, seed=9)
     with pytest.raises(DataError, match="another options"):
         make(made, counts=COUNTS | {"curve": 0})
+
+
+def test_what_would_be_made_is_told_beforehand(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.loads((made / "dataset.json").read_text())
+    asked = datasets.origin(source=FakeSource(), counts=COUNTS, seed=3, workers=5)
+    assert asked == {name: told[name] for name in asked}
+    assert {"task", "set", "seed", "options", "generator"} <= set(asked)
+    now = told["generator"]
+    assert datasets.alike(now, now)
+    monkeypatch.setattr(datasets, "_DREW_ALIKE", frozenset(["0.0.1+earlier"]))
+    assert datasets.alike("0.0.1+earlier", now)
+    assert not datasets.alike("0.0.1+other", now)
 
 
 def test_a_folder_with_other_files_is_refused_and_an_empty_one_used(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_the_run_folder_holds_everything(whole: RunResult, folder: Path) -> None
         environment["packages"]["torch"] == torch.__version__
     )
     assert {"python", "cpu", "threads", "git_commit"} <= set(environment)
+    assert environment["data"] == {"seed": 0}, "what the images are a function of"
     assert len(metrics(run)) == EPOCHS
     assert [row["step"] for row in metrics(run)] == ["4", "8", "12", "16"]
     assert list((run / "tensorboard").glob("events.*"))

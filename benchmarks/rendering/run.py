@@ -26,8 +26,9 @@ import numpy as np
 
 from rvsm.atomic import atomic_write
 from rvsm.handwriting import texts
-from rvsm.handwriting.datasets import Made, make
+from rvsm.handwriting.datasets import make
 from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.made import Made
 from rvsm.handwriting.sources import Rendered, Sampler, Source
 from rvsm.handwriting.strokes import carriers
 from rvsm.handwriting.synthesis import Generator

@@ -14,7 +14,7 @@ from rvsm.experiments.config import TrainConfig
 PLACES = {"data": 2, "more": 2, "start": 1, "teacher": 1}
 """Options that name a folder or several, and how much of the end of a path names it in a study."""
 
-_ENVIRONMENT = "environment.json"
+ENVIRONMENT_FILE = "environment.json"
 _RUN_DIR = "run_dir"
 
 
@@ -34,7 +34,7 @@ def _from_root(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
 def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:
     """Write a run's ``environment.json``, and into it where the run is, to tell a move later."""
     noted = {**environment, _RUN_DIR: str(run_dir.resolve())}
-    atomic_text(run_dir / _ENVIRONMENT, json.dumps(noted, indent=2))
+    atomic_text(run_dir / ENVIRONMENT_FILE, json.dumps(noted, indent=2))
 
 
 def found_data(named: str, run_dir: Path) -> Path:
@@ -66,7 +66,7 @@ def _candidates(named: str, run_dir: Path) -> Iterator[Path]:
 def _noted(run_dir: Path) -> str:
     """Return where the run was trained; empty where nothing tells."""
     try:
-        noted = json.loads((run_dir / _ENVIRONMENT).read_text("utf-8"))
+        noted = json.loads((run_dir / ENVIRONMENT_FILE).read_text("utf-8"))
         return str(noted.get(_RUN_DIR, ""))
     except (OSError, ValueError, AttributeError):
         return ""

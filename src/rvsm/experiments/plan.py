@@ -18,7 +18,8 @@ from rvsm.experiments.config import (
     load_config,
 )
 from rvsm.experiments.jobs import Job
-from rvsm.experiments.runs import check_same
+from rvsm.experiments.origin import counted, difference, read_origin
+from rvsm.experiments.runs import check_same, read_result
 from rvsm.handwriting.description import read_description
 
 CHECK_FILE = "check.json"
@@ -47,6 +48,11 @@ class Plan:
         Images of each split, in place of those of the recipes.
     accelerator
         What trains.
+
+    Attributes
+    ----------
+    untold
+        Finished runs, of an earlier version, that do not say what images they learned from.
     """
 
     def __init__(
@@ -58,11 +64,13 @@ class Plan:
     ) -> None:
         self.out = out
         self.full = full
-        self.counts = counts
+        self.counts = counts or recipes.counts(full=full)
         self.accelerator = accelerator
         self.runs: list[str] = []
         self.grid: dict[str, TrainConfig] = {}
         self.pairs: list[tuple[str, str]] = []
+        self.untold: list[str] = []
+        self._asked: dict[str, dict[str, Any]] = {}
         self._jobs: list[Job] = []
         self._configs: dict[str, TrainConfig] = {}
 
@@ -72,35 +80,51 @@ class Plan:
 
     def add_data(self, task: str, set_name: str, options: dict[str, Any]) -> None:
         """Plan a data set and its check."""
+        from rvsm.handwriting import datasets
+
         self._know(task, set_name)
-        path = str(self.data(task, set_name))
-        counts = self.counts or recipes.counts(full=self.full)
-        self._check_made(self.data(task, set_name), options.get("seed"), counts)
-        options = {**options, "task": task, "set": set_name, "counts": counts}
-        name = f"data/{task}-{set_name}"
+        place, name = self.data(task, set_name), f"data/{task}-{set_name}"
+        options = {**options, "task": task, "set": set_name, "counts": self.counts}
+        self._asked[place.name] = datasets.origin(**options)
+        if (made := read_description(place)) is not None:
+            self._refuse(place, difference(made, self._asked[place.name]))
+        path = str(place)
         self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}))
         order = {"kind": "check", "path": path, "most": CHECKED_IMAGES}
-        self._jobs.append(Job(f"check/{task}-{set_name}", order, (name,)))
+        self._jobs.append(Job(f"check/{place.name}", order, (name,)))
 
     @staticmethod
-    def _check_made(path: Path, seed: Any, counts: dict[str, int]) -> None:
-        """Raise RunError where data are there that another command made.
+    def _refuse(path: Path, other: str) -> None:
+        """Raise RunError where a data folder or a run is of other images than are asked for.
 
         Finished runs ask for no data: they would answer for a seed that they never saw.
         """
-        made = read_description(path)
-        if made is None:
-            return
-        images = made.get("options", {}).get("images", {})
-        other = [f"{images.get(split, 0)} images of {split}, not {count}"
-                 for split, count in counts.items() if images.get(split, 0) != count]  # fmt: skip
-        if made.get("seed") != seed:
-            other.insert(0, f"data seed {made.get('seed')}, not {seed}")
         if other:
             raise RunError(
-                f"{path} was made with {other[0]}; ask for what it was made with, or name another "
+                f"{path} was made with {other}; ask for what it was made with, or name another "
                 "folder with --out."
             )
+
+    def _check_origin(self, name: str, config: TrainConfig) -> None:
+        """Raise RunError where a run, finished or not, is of other images than are asked for."""
+        path, data = self.out / name, Path(config.data).name
+        if not self._asked:
+            return
+        asked = self._asked.get(data)
+        if asked is None:  # another task or set: any fonts or strokes, the rest alike
+            first = next(iter(self._asked.values()))
+            asked = {**first, "options": {"images": first["options"]["images"]}}
+        if (found := read_origin(path)) is not None:
+            self._refuse(path, difference(found, asked))
+            self._asked.setdefault(data, found)
+        elif (result := read_result(path)) is not None:
+            self.untold.append(name)
+            images = dict(asked["options"]["images"])
+            if config.images:
+                images["train"] = min(images.get("train", 0), config.images)
+            skipped = result.get("skipped_images", {})
+            there = {name: n + skipped.get(name, 0) for name, n in result["split_sizes"].items()}
+            self._refuse(path, counted(there, images))
 
     def add_runs(self, task: str, set_name: str, seed: int, methods: Sequence[Method]) -> None:
         """Plan the networks of one seed; without the dense one the others have no start."""
@@ -129,6 +153,11 @@ class Plan:
         -------
         list of str
             Runs that do not belong to this study: their configuration is another.
+
+        Raises
+        ------
+        RunError
+            A run of the study's configuration is of other images.
         """
         strangers = []
         for path in sorted(self.out.glob("*/result.json")):
@@ -138,11 +167,13 @@ class Plan:
                 continue
             task, set_name, seed = found["task"], found["set"], int(found["seed"])
             method = next(method for method in METHODS if method == found["method"])
+            config = self._recipe(task, set_name, seed, method)
             try:
-                check_same(self._recipe(task, set_name, seed, method), path.parent, moved=True)
+                check_same(config, path.parent, moved=True)
             except RunError:
                 strangers.append(name)
                 continue
+            self._check_origin(name, config)
             self._know(task, set_name)
             self.runs.append(name)
         return strangers + self._adopt_grid()
@@ -162,12 +193,13 @@ class Plan:
             except (ConfigError, RunError, KeyError):
                 strangers.append(name)
                 continue
+            self._check_origin(name, config)
             self._know(found["task"], found["set"])
             self.grid[name] = config
         return strangers
 
     def open_jobs(self) -> list[Job]:
-        """Return what is left to do; a finished run with another configuration is an error."""
+        """Return what is left to do; a run with another configuration or data is an error."""
         runs = [
             job for job in self._jobs if job.order["kind"] == "train" and not self._finished(job)
         ]
@@ -185,6 +217,7 @@ class Plan:
         ]
 
     def _finished(self, job: Job) -> bool:
+        self._check_origin(job.name, self._configs[job.name])
         if not (self.out / job.name / "result.json").exists():
             return False
         check_same(self._configs[job.name], self.out / job.name, moved=True)

@@ -53,12 +53,29 @@ class ResultFile(_Network):
     note: str = ""
 
 
+class _Options(BaseModel):
+    images: dict[str, int] = {}
+
+
+class _Origin(BaseModel):
+    seed: int | None = None
+    generator: str | None = None
+    options: _Options = _Options()
+
+
+class EnvironmentFile(BaseModel):
+    """A run's ``environment.json``."""
+
+    data: _Origin | None = None
+
+
 class _Row(_Network):
     protocol: str | None = None
     run: str | None = None
     accuracy: _Number = None
     accuracy_one_view: _Number = None
     auc: _Number = None
+    data: _Origin | None = None
 
 
 class _Finding(BaseModel):

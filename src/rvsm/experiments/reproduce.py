@@ -17,10 +17,12 @@ from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import recipes
 from rvsm.experiments.config import METHODS, Accelerator, Method
 from rvsm.experiments.jobs import Job, raise_failures, run_jobs
+from rvsm.experiments.origin import read_origin
 from rvsm.experiments.plan import CHECK_FILE, Plan
 from rvsm.experiments.records import CheckFile
 from rvsm.experiments.runs import environment, read_result, result_rows
 from rvsm.jsonfiles import read_object
+from rvsm.text import some
 
 PROTOCOL_NOTE = "\n".join(
     (
@@ -93,7 +95,8 @@ def reproduce(
     Raises
     ------
     RunError
-        If a step failed; all that could be finished is, and is written.
+        If the folder holds data or runs of other data, or a step failed: then all that could be
+        finished is, and is written.
     """
     console = console or Console()
     out = Path(out)
@@ -137,8 +140,16 @@ def reproduce(
         result = read_result(Path(job.order["run_dir"]))
         return f"validation accuracy {100 * result['val_accuracy']:.2f} %" if result else ""
 
+    jobs = plan.open_jobs()
+    if plan.untold:
+        console.print(
+            f"Taken to be of data seed {data_seed}, being of a version that did not note it: "
+            f"{some(plan.untold)}.",
+            highlight=False,
+            markup=False,
+        )
     failures = run_jobs(
-        plan.open_jobs(),
+        jobs,
         workers=workers,
         logs=out / "logs",
         console=console,
@@ -215,7 +226,7 @@ def _write_results(plan: Plan) -> dict[str, Any]:
     curves = []
     for name in plan.runs:
         if (result := read_result(plan.out / name)) is not None:
-            rows += result_rows(result, name)
+            rows += result_rows(result, name, read_origin(plan.out / name))
             if "curve" in result["scores"]:
                 kept = {key: result[key] for key in ("task", "set", "method", "seed")}
                 curves.append({**kept, "bands": result["scores"]["curve"]["bands"]})
@@ -223,7 +234,7 @@ def _write_results(plan: Plan) -> dict[str, Any]:
     for name, config in plan.grid.items():
         if (result := read_result(plan.out / name)) is not None:
             target = {rule.pattern: rule.sparsity for rule in config.rules}
-            for row in result_rows(result, name):
+            for row in result_rows(result, name, read_origin(plan.out / name)):
                 sweep.append({**row, "targets": target, "beta": config.splitting.beta})
     results = {
         "protocol_note": PROTOCOL_NOTE,

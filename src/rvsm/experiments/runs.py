@@ -103,7 +103,9 @@ SCORES = ("accuracy", "accuracy_one_view", "auc")
 """What of a split's scores is in the rows."""
 
 
-def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
+def result_rows(
+    result: dict[str, Any], run: str, origin: dict[str, Any] | None
+) -> list[dict[str, Any]]:
     """Return the rows a run adds to ``results.json``: one per protocol its data can measure.
 
     Parameters
@@ -112,6 +114,8 @@ def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
         The contents of the run's ``result.json``.
     run
         The run folder, relative to that of ``results.json``.
+    origin
+        What its images were made with; None where that is not known.
     """
     sizes = result["split_sizes"]
     kept = ("task", "set", "method", "seed", "start", "epochs", "best_epoch", "seconds")
@@ -123,6 +127,7 @@ def result_rows(result: dict[str, Any], run: str) -> list[dict[str, Any]]:
             **{name: result[name] for name in ("fc_zeros", "zeros", "nonzeros", "weights")},
             "val_accuracy": result["val_accuracy"],
             "split_sizes": {"train": sizes["train"], "val": sizes["val"], "test": sizes[split]},
+            "data": origin,
             "run": run,
         }
         for split, protocol in PROTOCOLS.items()

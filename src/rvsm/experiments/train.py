@@ -44,6 +44,7 @@ from rvsm.experiments.evaluate import (
     write_skipped,
 )
 from rvsm.experiments.module import SparseTraining
+from rvsm.experiments.origin import noted
 from rvsm.experiments.places import rooted, write_environment
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
@@ -173,7 +174,7 @@ def train(
             }
             splits["train"] = first_of(joined(splits["train"], others), config.images)
             if not holds_run(run_dir):
-                write_environment(run_dir, environment())
+                write_environment(run_dir, environment() | noted(data))
                 atomic_text(run_dir / CONFIG_FILE, dump_config(rooted(config)))
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], teacher, progress)
             save(net, run_dir / TRAINING_FILE)

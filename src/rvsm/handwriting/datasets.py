@@ -7,11 +7,11 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,11 +21,15 @@ from rvsm.handwriting.appearing import appearing
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
 from rvsm.handwriting.description import DATASET, lacking, read_description, write_description
 from rvsm.handwriting.figures.sampler import SIZES
+from rvsm.handwriting.made import SHOWN, Made
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
 from rvsm.handwriting.splits import Parts, cut
 from rvsm.handwriting.spool import Spool
 from rvsm.text import some
+
+if TYPE_CHECKING:
+    from rvsm.handwriting.recorded.sources import Shaken
 
 FORMAT_VERSION = 1
 
@@ -45,77 +49,7 @@ COUNTS = {"train": 20_000, "val": 2_000, "test-paper": 4_000, "test-unseen": 4_0
 
 _LARGEST_MM = 3.0
 _LARGE = 50_000
-_NOTED_GAP = 0.2
 _OF_ALL_SETS = frozenset(["counts", "matching", "carriers"])
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Made:
-    """What `make` did.
-
-    Attributes
-    ----------
-    path : Path
-        The data folder.
-    description : dict
-        The content of its dataset.json.
-    fresh : bool
-        False where the same data were already there.
-    seconds : float
-        Time taken.
-    rendered : int
-        Candidates rendered, of which the images are a part.
-    """
-
-    path: Path
-    description: dict[str, Any]
-    fresh: bool
-    seconds: float
-    rendered: int
-
-    def summary(self) -> list[str]:
-        """A few lines a person reads: counts, carriers, acceptance and warnings."""
-        told = self.description
-        state = "made" if self.fresh else "already there, nothing to do"
-        lines = [
-            f"{self.path}: task {told['task']}, set {told['set']}, seed {told['seed']} ({state})"
-        ]
-        for split, counts in told["counts"].items():
-            matched = told["matching"].get(split)
-            if matched is None:
-                how = "in pairs" if told["options"].get("pairs") else "nothing is matched"
-            else:
-                how = (
-                    f"{matched['acceptance']:.0%} of the candidates accepted, "
-                    f"features alike within {matched['gap']:.2f} sd"
-                )
-            lines.append(
-                f"{split}: {counts['regular']} regular + {counts['shaky']} shaky images, "
-                f"{len(told['carriers'][split])} fonts or writers; {how}"
-            )
-            if matched is not None and matched["gap"] > _NOTED_GAP:
-                lines.append(
-                    f"warning: {split} is not fully matched; run `rvsm data check {self.path}`"
-                )
-        for split, idle in told.get("idle", {}).items():
-            lines.append(
-                f"warning: {split} is without {some(idle, _SHOWN)}, which draw none of its texts"
-            )
-        for kind, names in told.get("skipped", {}).items():
-            if not names:
-                continue
-            reason = next(iter(names.values()))
-            lines.append(
-                f"warning: {len(names)} {kind} skipped: {some(names, _SHOWN)} (the first: "
-                f"{reason}); {self.path / DATASET} lists them all"
-            )
-        if self.fresh:
-            speed = self.rendered / max(self.seconds, 1e-9)
-            lines.append(
-                f"{self.rendered} candidates in {self.seconds:.0f} s, {speed:.0f} a second"
-            )
-        return lines
 
 
 def make(
@@ -195,38 +129,21 @@ def make(
     """
     start = time.perf_counter()
     path = Path(path)
-    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir, person, pairs)
-    shaken = None
-    if tremor_hz is not None:
-        from rvsm.handwriting.shaken import Paced
-        from rvsm.handwriting.tremor import Modelled
-
-        if tremor is not None:
-            raise DataError(
-                f"The tremor of {tremor} has frequencies of its own: leave out the library or the "
-                "frequencies."
-            )
-        source = Paced(source, Modelled((float(tremor_hz[0]), float(tremor_hz[1]))))
-    if tremor is not None:
-        from rvsm.handwriting.recorded.sources import Shaken
-
-        source = shaken = Shaken(source, Path(tremor))
-    wanted = _wanted(counts)
-    amplitude = amplitudes(set)
-    if seed < 0:
-        raise DataError(f"The seed is {seed}: give 0 or a positive whole number.")
-    head: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "task": source.identity()["task"],
-        "set": set,
-        "seed": seed,
-        "options": {
-            "images": wanted,
-            "source": source.identity(),
-            **({"pairs": True} if pairs else {}),
-        },
-        "generator": _generator_version(),
-    }
+    source, shaken, head = _asked(
+        task=task,
+        set=set,
+        seed=seed,
+        counts=counts,
+        font_dirs=font_dirs,
+        stroke_files=stroke_files,
+        omniglot=omniglot,
+        words_dir=words_dir,
+        person=person,
+        tremor=tremor,
+        tremor_hz=tremor_hz,
+        pairs=pairs,
+        source=source,
+    )
     if (found := _existing(path, head)) is not None:
         return Made(path, found, False, time.perf_counter() - start, 0)
 
@@ -234,6 +151,7 @@ def make(
     parts = cut(infos, source.texts(), np.random.default_rng([seed, 0x5917]))
     if shaken is not None:
         source = shaken = shaken.shared_out(parts, np.random.default_rng([seed, 0x7E30]))
+    amplitude, wanted = amplitudes(set), head["options"]["images"]
     splits, idle = _without_idle(
         source, _splits(parts, amplitude, wanted, CURVE_MM if set in SETS else amplitude)
     )
@@ -269,6 +187,87 @@ def make(
     if spool is not None:
         spool.remove()
     return Made(path, description, True, time.perf_counter() - start, maker.done)
+
+
+def origin(**arguments: Any) -> dict[str, Any]:
+    """What the images that `make` would make with these arguments are a function of.
+
+    Parameters
+    ----------
+    **arguments
+        Of `make`, but `path`; `workers` and `progress` make no difference.
+
+    Returns
+    -------
+    dict
+        ``task``, ``set``, ``seed``, ``options`` and ``generator``, as in dataset.json.
+
+    Raises
+    ------
+    DataError
+        As `make` does before it draws.
+    """
+    given = {**(make.__kwdefaults__ or {}), **arguments}
+    del given["workers"], given["progress"]
+    return _asked(**given)[2]
+
+
+def alike(generator: str, other: str) -> bool:
+    """Whether two generators, as dataset.json names them, draw the same images."""
+    same = _DREW_ALIKE | {_generator_version()}
+    return generator == other or {generator, other} <= same
+
+
+def _asked(
+    *,
+    task: str,
+    set: str,
+    seed: int,
+    counts: Mapping[str, int] | None,
+    font_dirs: Sequence[str | os.PathLike[str]],
+    stroke_files: Sequence[str | os.PathLike[str]],
+    omniglot: str | os.PathLike[str] | None,
+    words_dir: str | os.PathLike[str] | None,
+    person: str | None,
+    tremor: str | os.PathLike[str] | None,
+    tremor_hz: tuple[float, float] | None,
+    pairs: bool,
+    source: Source | None,
+) -> tuple[Source, Shaken | None, dict[str, Any]]:
+    """The source of the images, where it is shaken by recorded tremor, and dataset.json's head."""
+    source = source or _source(task, font_dirs, stroke_files, omniglot, words_dir, person, pairs)
+    shaken = None
+    if tremor_hz is not None:
+        from rvsm.handwriting.shaken import Paced
+        from rvsm.handwriting.tremor import Modelled
+
+        if tremor is not None:
+            raise DataError(
+                f"The tremor of {tremor} has frequencies of its own: leave out the library or the "
+                "frequencies."
+            )
+        source = Paced(source, Modelled((float(tremor_hz[0]), float(tremor_hz[1]))))
+    if tremor is not None:
+        from rvsm.handwriting.recorded.sources import Shaken
+
+        source = shaken = Shaken(source, Path(tremor))
+    wanted = _wanted(counts)
+    amplitudes(set)
+    if seed < 0:
+        raise DataError(f"The seed is {seed}: give 0 or a positive whole number.")
+    head: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "task": source.identity()["task"],
+        "set": set,
+        "seed": seed,
+        "options": {
+            "images": wanted,
+            "source": source.identity(),
+            **({"pairs": True} if pairs else {}),
+        },
+        "generator": _generator_version(),
+    }
+    return source, shaken, head
 
 
 def two_ends(text: str) -> tuple[float, float] | None:
@@ -414,6 +413,7 @@ _NO_PIXELS = frozenset(
         "intervals.py",
         "leaks.py",
         "linear.py",
+        "made.py",
         "manifest.py",
         "network.py",
         "shaken.py",
@@ -448,7 +448,7 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
         )
     if gone := lacking(path, found["counts"]):
         raise DataError(
-            f"{path} lacks {some(gone, _SHOWN)}, which its {DATASET} names: delete the folder and "
+            f"{path} lacks {some(gone, SHOWN)}, which its {DATASET} names: delete the folder and "
             "run the same command again, or name another folder."
         )
     return found
