@@ -125,7 +125,7 @@ def make_reproduction(
     seeds: Sequence[int] = (0, 1),
     methods: Sequence[str] = METHODS,
 ) -> dict[str, Any]:
-    """A folder as rvsm reproduce leaves it; returns the contents of its results.json."""
+    """A folder as rvsm reproduce leaves it; returns the contents of its study.json."""
     listed: list[dict[str, Any]] = []
     for task, kind in views:
         data = folder / "data" / f"{task}-{kind}"
@@ -148,14 +148,13 @@ def make_reproduction(
         }
         for zeros, right in ((0.5, 0.991), (0.9, 0.99), (0.97, 0.984), (0.99, 0.96))
     ]
-    results = {
+    study: dict[str, Any] = {
         "protocol_note": "A note on the protocol.\nAnother note.",
-        "rows": listed,
         "sweep": sweep,
     }
     score = {"split": "curve", "regular": 30, "shaky": 31, "accuracy": 0.527}
     score |= {"low": 0.481, "high": 0.573, "verdict": "fine"}
-    results["checks"] = [
+    study["checks"] = [
         {
             "task": task,
             "set": kind,
@@ -165,8 +164,9 @@ def make_reproduction(
         }
         for task, kind in views
     ]
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    return results
+    (folder / "results.json").write_text(json.dumps(listed), encoding="utf-8")
+    (folder / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    return study
 
 
 def _write_metrics(

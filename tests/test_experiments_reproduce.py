@@ -17,8 +17,10 @@ from rvsm.experiments import reproduce as reproduce_module
 from rvsm.experiments.config import Method
 from rvsm.experiments.jobs import Job, raise_failures, run_jobs
 from rvsm.experiments.plan import CHECK_FILE, Plan
-from rvsm.experiments.reproduce import reproduce, results_table
+from rvsm.experiments.reproduce import protocol_note, reproduce, results_table
+from rvsm.handwriting import datasets
 
+COMMITTED = Path(__file__).parents[1] / "benchmarks" / "reproduce" / "full"
 TINY: dict[str, Any] = {"epochs": 2, "batch_size": 16, "network": {"channels": [2, 3, 4]}}
 
 
@@ -48,9 +50,16 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         )
 
     monkeypatch.setattr(reproduce_module, "run_jobs", skip_data)
-    monkeypatch.setattr(Plan, "_check_made", lambda *_: None)
+    monkeypatch.setattr("rvsm.experiments.plan.difference", lambda *_: "")
     monkeypatch.setattr("rvsm.experiments.report.write_report", lambda out: out / "report.html")
     return tmp_path / "out"
+
+
+def written(out: Path) -> dict[str, Any]:
+    """Return what `reproduce` returned, from the files it left."""
+    rows = json.loads((out / "results.json").read_text())
+    assert isinstance(rows, list)
+    return {"rows": rows, **json.loads((out / "study.json").read_text())}
 
 
 def test_every_method_on_every_task_and_again_at_once(
@@ -73,7 +82,8 @@ def test_every_method_on_every_task_and_again_at_once(
         assert set(row["split_sizes"]) == {"train", "val", "test"}
         assert (tiny / row["run"] / "model.safetensors").exists()
         assert row["start"] == ("scratch" if row["method"] == "dense" else "dense")
-    assert json.loads((tiny / "results.json").read_text()) == results
+        assert row["data"] == {"seed": len(row["run"].partition("-")[0])}
+    assert written(tiny) == results
     assert len(results["curves"]) == 4
     assert [(check["task"], check["set"]) for check in results["checks"]] == [
         ("fonts", "headline"),
@@ -97,7 +107,7 @@ def test_every_method_on_every_task_and_again_at_once(
         "pen-headline-dense-s4",
     }
     assert len(more["checks"]) == 2
-    assert json.loads((tiny / "results.json").read_text()) == more
+    assert written(tiny) == more
     assert times == {p: p.stat().st_mtime_ns for p in sorted(tiny.glob("*-s0/model.safetensors"))}
     recipes.QUICK["dense"] = {**recipes.QUICK["dense"], "lr": 0.5}
     with pytest.raises(RunError, match=r"different: lr"):
@@ -169,11 +179,108 @@ def test_workers_share_the_data_sets_and_every_run_is_told_what_trains(
     assert trained == {"gpu"}
 
 
+@pytest.fixture
+def stretch(tmp_path: Path) -> Path:
+    """Two runs of the study that are committed: they do not say what images they learned from."""
+    for task in ("fonts", "pen"):
+        shutil.copytree(
+            COMMITTED / f"{task}-headline-dense-s0", tmp_path / f"{task}-headline-dense-s0"
+        )
+    return tmp_path
+
+
+def going_on(out: Path, *, counts: dict[str, int] | None = None, **options: Any) -> Plan:
+    """Plan the next stretch, of pen."""
+    plan = Plan(out, True, counts)
+    plan.add_data("pen", "headline", {"seed": 7, **options})
+    plan.add_runs("pen", "headline", 0, ["dense"])
+    assert plan.adopt() == []
+    assert plan.open_jobs() == []
+    return plan
+
+
+def note(run: Path, **changes: Any) -> None:
+    """Write into a run's environment.json what images it learned from, as training does."""
+    images = recipes.counts(full=True)
+    told = datasets.origin(task=run.name.partition("-")[0], seed=7, counts=images) | changes
+    file = run / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data": told}))
+
+
+@pytest.mark.parametrize("name", ["pen-headline-dense-s0", "fonts-headline-dense-s0"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_study_goes_on_beside_runs_of_the_same_images_only(
+    stretch: Path, name: str, finished: bool
+) -> None:
+    note(stretch / name)
+    assert name not in going_on(stretch).untold
+    if not finished and name.startswith("pen"):
+        (stretch / name / "result.json").unlink()
+    with pytest.raises(RunError, match=rf"{name} was made with data seed 7, not 2; .*--out"):
+        going_on(stretch, seed=2)
+    few = recipes.counts(full=True) | {"val": 20}
+    with pytest.raises(RunError, match="dense-s0 was made with 2000 images of val, not 20;"):
+        going_on(stretch, counts=few)
+    note(stretch / name, generator="0.0.1+unknown")
+    with pytest.raises(RunError, match=r"another generator of images \(0.0.1\+unknown, not "):
+        going_on(stretch)
+
+
+def test_other_fonts_are_other_images(stretch: Path, tmp_path: Path) -> None:
+    note(stretch / "pen-headline-dense-s0")
+    note(stretch / "fonts-headline-dense-s0")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.ttf").write_bytes(b"any")
+    with pytest.raises(RunError, match="pen-headline-dense-s0 was made with other fonts, strokes"):
+        going_on(stretch, font_dirs=[str(tmp_path / "own")])
+    # One set may have carriers of its own.
+    source = {"task": "fonts", "files": ["elsewhere:0"]}
+    options = {"images": recipes.counts(full=True), "source": source}
+    note(stretch / "fonts-headline-dense-s0", options=options)
+    going_on(stretch)
+
+
+def test_data_left_by_another_command_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "pen-headline"
+    folder.mkdir(parents=True)
+    told = datasets.origin(task="pen", seed=7, counts=recipes.counts(full=True))
+    (folder / "dataset.json").write_text(json.dumps(told))
+    plan = Plan(tmp_path, True)
+    plan.add_data("pen", "headline", {"seed": 7})
+    with pytest.raises(RunError, match="pen-headline was made with data seed 7, not 2"):
+        plan.add_data("pen", "headline", {"seed": 2})
+    with pytest.raises(RunError, match="was made with other fonts"):
+        plan.add_data("pen", "headline", {"seed": 7, "tremor_hz": (3.0, 8.0)})
+
+
+def test_runs_that_do_not_say_what_they_learned_from(
+    stretch: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError, match="was made with 480000 images of train, not 64"):
+        going_on(stretch, counts=recipes.counts(full=True) | {"train": 64})
+    monkeypatch.setattr(reproduce_module, "run_jobs", lambda *_, **__: [])
+    monkeypatch.setattr("rvsm.experiments.report.write_report", lambda out: out / "report.html")
+    results = reproduce(
+        stretch,
+        full=True,
+        seeds=[0],
+        sets=["headline"],
+        methods=["dense"],
+        data_seed=7,
+        grid=False,
+        console=console,
+    )
+    told = "Taken to be of data seed 7, being of a version that did not note it: "
+    names = "fonts-headline-dense-s0, pen-headline-dense-s0."
+    assert told + names in console.export_text().replace("\n", " ")
+    assert [row["data"] for row in results["rows"]] == [None] * 4
+
+
 def test_a_failed_step_leaves_the_others_whole(tiny: Path, console: Console) -> None:
     shutil.rmtree(tiny / "data" / "pen-headline" / "val")
     with pytest.raises(RunError, match=r"first pen-headline-dense-s0.*same command"):
         reproduce(tiny, methods=["dense"], workers=1, console=console)
-    rows = json.loads((tiny / "results.json").read_text())["rows"]
+    rows = written(tiny)["rows"]
     assert {row["run"] for row in rows} == {"fonts-headline-dense-s0"}
 
 
@@ -223,8 +330,7 @@ def test_the_table_shows_mean_and_spread() -> None:
 
 
 def test_the_table_is_whole_on_80_columns() -> None:
-    committed = Path(__file__).parents[1] / "benchmarks" / "reproduce" / "full.json"
-    rows = json.loads(committed.read_text("utf-8"))["rows"]
+    rows = json.loads((COMMITTED / "results.json").read_text("utf-8"))
     for seeds in (rows, [*rows, *({**row, "accuracy": 0.98} for row in rows)]):
         console = Console(record=True, width=80)
         console.print(results_table(seeds))

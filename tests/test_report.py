@@ -120,7 +120,7 @@ def test_asks_the_network_for_nothing(html: str) -> None:
 
 
 def test_tables_hold_the_means_of_results_json(reproduction: Path, html: str) -> None:
-    rows = json.loads((reproduction / "results.json").read_text())["rows"]
+    rows = json.loads((reproduction / "results.json").read_text())
     page = Page(html)
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for row in rows:
@@ -216,23 +216,27 @@ def test_lives_with_damaged_parts(reproduction: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("file", "content", "said"),
     [
-        ("rows", {}, "rows: .* array"),
-        ("rows", [1], "rows.0: .* object"),
-        ("rows", [{"accuracy": "high"}], "rows.0.accuracy: .* number"),
-        ("rows", [{"split_sizes": [3]}], "rows.0.split_sizes: .* object"),
-        ("sweep", 3, "sweep: .* array"),
-        ("checks", [{"findings": "none"}], "checks.0.findings: .* array"),
-        ("protocol_note", ["a"], "protocol_note: .* string"),
+        ("results.json", {"rows": []}, "it is no JSON list"),
+        ("results.json", [1], "0: .* object"),
+        ("results.json", [{"accuracy": "high"}], "0.accuracy: .* number"),
+        ("results.json", [{"split_sizes": [3]}], "0.split_sizes: .* object"),
+        ("results.json", [{"data": {"seed": "7"}}], "0.data.seed: .* integer"),
+        ("study.json", [1], "it is no JSON object"),
+        ("study.json", {"sweep": 3}, "sweep: .* array"),
+        ("study.json", {"checks": [{"findings": "none"}]}, "checks.0.findings: .* array"),
+        ("study.json", {"protocol_note": ["a"]}, "protocol_note: .* string"),
     ],
 )
 def test_results_of_wrong_types_are_told(
-    reproduction: Path, tmp_path: Path, key: str, value: object, said: str
+    reproduction: Path, tmp_path: Path, file: str, content: object, said: str
 ) -> None:
-    results = json.loads((reproduction / "results.json").read_text())
-    (tmp_path / "results.json").write_text(json.dumps(results | {key: value}))
-    with pytest.raises(RunError, match=rf"results.json is damaged \({said}\): run rvsm reproduce"):
+    for name in ("results.json", "study.json"):
+        shutil.copy(reproduction / name, tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    told = rf"{file} is damaged or of an earlier version \({said}.*\): run the same rvsm reproduce"
+    with pytest.raises(RunError, match=told):
         write_report(tmp_path)
 
 
@@ -242,8 +246,9 @@ def test_lives_without_images_runs_or_rows(reproduction: Path, tmp_path: Path) -
     shutil.copy(reproduction / "results.json", folder)
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     assert "run folder fonts-headline-l0-s0 is missing" in page.words
+    assert "study.json is missing" in page.words
     assert len(page.values("accuracy")) == 16
-    (folder / "results.json").write_text('{"rows": []}')
+    (folder / "results.json").write_text("[]")
     assert "nothing to show yet" in Page(write_report(folder).read_text(encoding="utf-8")).words
 
 
@@ -252,9 +257,6 @@ def test_refuses_what_is_no_run(tmp_path: Path) -> None:
         write_report(tmp_path)
     with pytest.raises(RunError, match="not a folder"):
         write_report(tmp_path / "nowhere")
-    (tmp_path / "results.json").write_text("[1, 2]")
-    with pytest.raises(RunError, match="no JSON object"):
-        write_report(tmp_path)
 
 
 def test_escapes_words_from_files(reproduction: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""Rewrite the results in README.md from a results.json of `rvsm reproduce`.
+"""Rewrite the results in README.md from a folder of `rvsm reproduce`.
 
-python benchmarks/reproduce/readme.py [RESULTS.JSON]
+python benchmarks/reproduce/readme.py [FOLDER]
+
+Reads its results.json and study.json; of benchmarks/reproduce/quick where no folder is named.
 """
 
 import json
@@ -11,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rvsm.experiments.records import RESULTS_FILE, STUDY_FILE
 from rvsm.experiments.reproduce import grouped, mean_and_sd
 
 ROOT = Path(__file__).parents[2]
@@ -60,40 +63,39 @@ def full_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paragraph(results: Mapping[str, Any]) -> str:
+def paragraph(rows: Sequence[Mapping[str, Any]], mode: str) -> str:
     """What was run: how many seeds and images, and where the sparse networks started."""
-    rows = results["rows"]
-    command = {"quick": "make demo", "full": "rvsm reproduce --full"}[results["mode"]]
+    command = {"quick": "make demo", "full": "rvsm reproduce --full"}[mode]
     seeds = len({row["seed"] for row in rows})
     images = sorted({row["split_sizes"]["train"] for row in rows})
     counts = " or ".join(f"{n:,}" for n in images)
     text = f"What `{command}` wrote: {seeds} seed{'s' * (seeds > 1)}, {counts} training images"
     if all(row["start"] != "scratch" for row in rows if row["method"] != "dense"):
         text += ", the sparse networks started from the dense one"
-    text += "; the test images chose nothing."
-    if results["mode"] == "quick":
+    text += "."
+    if mode == "quick":
         text += (
             " The study of more seeds, and of networks with most of all their weights zero, is "
             "`rvsm reproduce --full`; the first four of its five seeds are in "
-            "`benchmarks/reproduce/full.json`."
+            "`benchmarks/reproduce/full`."
         )
     return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
 
-def rewrite(readme: str, results: Mapping[str, Any], source: str) -> str:
+def rewrite(readme: str, folder: Path) -> str:
     """The README with the block between the marks replaced."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
-    note = f"Written by `benchmarks/reproduce/readme.py` from `{source}`."
+    rows = json.loads((folder / RESULTS_FILE).read_text("utf-8"))
+    mode = json.loads((folder / STUDY_FILE).read_text("utf-8"))["mode"]
+    here = folder.resolve()
+    shown = here.relative_to(ROOT) if here.is_relative_to(ROOT) else folder
+    note = f"Written by `benchmarks/reproduce/readme.py` from `{shown}`."
     note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
-    return (
-        f"{before}{START}{paragraph(results)}\n\n{table(results['rows'])}\n\n{note}\n{END}{after}"
-    )
+    return f"{before}{START}{paragraph(rows, mode)}\n\n{table(rows)}\n\n{note}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results.json"
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("quick")
     target = ROOT / "README.md"
-    shown = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-    results = json.loads(path.read_text("utf-8"))
-    target.write_text(rewrite(target.read_text("utf-8"), results, str(shown)), "utf-8")
+    target.write_text(rewrite(target.read_text("utf-8"), source), "utf-8")

@@ -21,12 +21,23 @@ def read_object(path: Path, schema: type[BaseModel]) -> dict[str, Any]:
         It is no JSON, no object, or an entry is of another type: the cause, for a sentence of
         the caller's.
     """
+    content: dict[str, Any] = _read(path, schema, dict)
+    return content
+
+
+def read_list(path: Path, schema: type[BaseModel]) -> list[Any]:
+    """Return the JSON list in a file, under the same conditions and errors."""
+    content: list[Any] = _read(path, schema, list)
+    return content
+
+
+def _read(path: Path, schema: type[BaseModel], kind: type) -> Any:
     from pydantic import ValidationError
 
     text = path.read_text(encoding="utf-8")
     content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+    if not isinstance(content, kind):
+        raise ValueError(f"it is no JSON {'object' if kind is dict else 'list'}")
     try:
         schema.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -5,7 +5,12 @@ Any entry may lack, as in files of earlier versions; one of another type is dama
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Any
+
+from pydantic import BaseModel, RootModel
+
+RESULTS_FILE, STUDY_FILE = "results.json", "study.json"
+"""What a study leaves: the rows of its table, and all else."""
 
 _Number = float | None
 
@@ -104,10 +109,13 @@ class CheckFile(BaseModel):
     linear: list[_Linear] = []
 
 
-class ResultsFile(BaseModel):
+class ResultsFile(RootModel[list[_Row]]):
     """A study's ``results.json``."""
 
+
+class StudyFile(BaseModel):
+    """A study's ``study.json``."""
+
     protocol_note: str | None = None
-    rows: list[_Row]
     sweep: list[_Row] | None = None
     checks: list[CheckFile] | None = None

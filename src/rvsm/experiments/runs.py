@@ -99,6 +99,13 @@ def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
+CHOSEN_BY = {
+    "val-accuracy": "the epoch with the best validation accuracy",
+    "val-loss": "the epoch with the lowest validation loss",
+    "last": "the last epoch",
+}
+"""Which epoch's weights are the model, by the configuration's ``select``."""
+
 SCORES = ("accuracy", "accuracy_one_view", "auc")
 """What of a split's scores is in the rows."""
 

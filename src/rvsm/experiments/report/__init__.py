@@ -17,7 +17,7 @@ def write_report(folder: Path) -> Path:
     Parameters
     ----------
     folder
-        Holds ``results.json`` (rows and run folders below it), or is one run.
+        Holds ``results.json`` and ``study.json`` (run folders below it), or is one run.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,14 @@ import numpy.typing as npt
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.config import CONFIG_FILE, METHODS
 from rvsm.experiments.places import found_data
-from rvsm.experiments.records import ResultFile, ResultsFile
-from rvsm.jsonfiles import read_object
+from rvsm.experiments.records import (
+    RESULTS_FILE,
+    STUDY_FILE,
+    ResultFile,
+    ResultsFile,
+    StudyFile,
+)
+from rvsm.jsonfiles import read_list, read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -280,30 +286,41 @@ def read_study(folder: Path) -> Study:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder: name a run folder or a folder of rvsm reproduce")
-    file = folder / "results.json"
+    file = folder / RESULTS_FILE
     try:
-        results = read_object(file, ResultsFile)
+        rows = read_list(file, ResultsFile)
     except FileNotFoundError:
-        results = None
+        rows = None
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{file} is damaged ({error}): run rvsm reproduce again to write it."
-        ) from error
-    if results is not None:
-        return _read_reproduction(folder, results)
+        raise _unreadable(file, error) from error
+    if rows is not None:
+        return _read_reproduction(folder, rows)
     if any((folder / name).is_file() for name in ("result.json", CONFIG_FILE, "metrics.csv")):
         return _read_single(folder)
     raise RunError(
-        f"{folder} holds neither results.json nor a run's {CONFIG_FILE}: "
+        f"{folder} holds neither {RESULTS_FILE} nor a run's {CONFIG_FILE}: "
         "name a folder written by rvsm train or rvsm reproduce"
     )
 
 
-def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
-    rows = _rows(results, "rows")
-    sweep = _rows(results, "sweep")
+def _unreadable(file: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{file} is damaged or of an earlier version ({error}): run the same rvsm reproduce again "
+        "to write it."
+    )
+
+
+def _read_reproduction(folder: Path, listed: Sequence[Mapping[str, Any]]) -> Study:
     missing: list[str] = []
     views = []
+    study: dict[str, Any] = {}
+    try:
+        study = read_object(folder / STUDY_FILE, StudyFile)
+    except FileNotFoundError:
+        missing.append(f"{STUDY_FILE} is missing")
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder / STUDY_FILE, error) from error
+    rows, sweep = _rows(listed), _rows(study.get("sweep") or ())
     for task, kind in dict.fromkeys((row.task, row.set) for row in rows):
         mine = [row for row in rows if (row.task, row.set) == (task, kind)]
         runs: dict[Path, Run] = {}
@@ -332,23 +349,23 @@ def _read_reproduction(folder: Path, results: Mapping[str, Any]) -> Study:
                 list(runs.values()),
                 [row for row in sweep if (row.task, row.set) == (task, kind)],
                 data,
-                _check_of(results, task, kind),
+                _check_of(study, task, kind),
             )
         )
     if not rows:
-        missing.append("results.json has no rows yet")
-    return Study(folder, False, views, str(results.get("protocol_note") or ""), missing)
+        missing.append(f"{RESULTS_FILE} has no rows yet")
+    return Study(folder, False, views, str(study.get("protocol_note") or ""), missing)
 
 
-def _check_of(results: Mapping[str, Any], task: str, kind: str) -> Mapping[str, Any]:
+def _check_of(study: Mapping[str, Any], task: str, kind: str) -> Mapping[str, Any]:
     """What the short-cut check found of a data set; empty where it has not been made."""
-    checks = results.get("checks") or []
+    checks = study.get("checks") or []
     mine = (check for check in checks if (check.get("task"), check.get("set")) == (task, kind))
     return next(mine, {})
 
 
-def _rows(results: Mapping[str, Any], name: str) -> list[Row]:
-    return [Row.from_mapping(raw) for raw in results.get(name) or []]
+def _rows(listed: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [Row.from_mapping(raw) for raw in listed]
 
 
 def _read_single(folder: Path) -> Study:
