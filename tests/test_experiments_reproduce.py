@@ -337,3 +337,31 @@ def test_the_table_is_whole_on_80_columns() -> None:
         text = console.export_text()
         assert "weights" in text
         assert "…" not in text
+
+
+def told_of(**check: Any) -> str:
+    data = "data/pen-headline"
+    return reproduce_module._told_check([{"data": data, **check}], f"somewhere/{data}")
+
+
+def test_what_a_check_left_open_is_told() -> None:
+    def finding(level: str, name: str) -> dict[str, str]:
+        return {"level": level, "name": name, "text": f"of {name}"}
+
+    fine, bad = finding("fine", "size"), finding("fault", "colour")
+    doubts = [finding("warning", "words"), finding("warning", "fonts")]
+    sure, unsure = {"decided": True}, {"decided": False}
+    assert told_of(findings=[fine], linear=[sure]) == "no short cut, no leak found"
+    assert told_of(findings=[fine, *doubts]) == "no fault; 2 warnings: words, fonts"
+    assert told_of(findings=[fine], linear=[sure, unsure, unsure], small=[{}]) == (
+        "no fault; too few images to decide in 3 of 4 bands of amplitude"
+    )
+    assert told_of(findings=[*doubts, bad], linear=[unsure]) == "fault: of colour"
+
+
+def test_the_note_says_which_epoch_was_taken() -> None:
+    quick, full = protocol_note(full=False), protocol_note(full=True)
+    assert "The model of a run is the epoch with the best validation accuracy." in quick
+    assert "The model of a run is the last epoch." in full
+    assert "whole maps" in full
+    assert "whole maps" not in quick

@@ -97,6 +97,7 @@ class _Linear(BaseModel):
     low: float
     high: float
     verdict: str
+    decided: bool = True
 
 
 class CheckFile(BaseModel):
@@ -107,6 +108,7 @@ class CheckFile(BaseModel):
     most_per_split: int = 0
     findings: list[_Finding] = []
     linear: list[_Linear] = []
+    small: list[dict[str, Any]] = []
 
 
 class ResultsFile(RootModel[list[_Row]]):

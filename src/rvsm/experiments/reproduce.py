@@ -270,5 +270,20 @@ def _check(plan: Plan, task: str, set_name: str) -> dict[str, Any] | None:
 
 def _told_check(checks: Sequence[Mapping[str, Any]], path: str) -> str:
     check = next(check for check in checks if path.endswith(check["data"]))
-    faults = [f["text"] for f in check.get("findings", ()) if f["level"] == "fault"]
-    return f"fault: {'; '.join(faults)}" if faults else "no short cut, no leak found"
+    findings = check.get("findings", ())
+    if faults := [f["text"] for f in findings if f["level"] == "fault"]:
+        return f"fault: {'; '.join(faults)}"
+    warnings = [f["name"] for f in findings if f["level"] == "warning"]
+    scores, small = check.get("linear", ()), check.get("small", ())
+    undecided = len(small) + sum(not score.get("decided", True) for score in scores)
+    if not warnings and not undecided:
+        return "no short cut, no leak found"
+    told = ["no fault"]
+    if warnings:
+        told.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {', '.join(warnings)}")
+    if undecided:
+        told.append(
+            f"too few images to decide in {undecided} of {len(scores) + len(small)} bands of "
+            "amplitude"
+        )
+    return "; ".join(told)
