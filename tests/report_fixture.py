@@ -60,6 +60,8 @@ def make_data(folder: Path, task: str, kind: str, seed: int = 0) -> list[Row]:
     write_manifest(folder / "manifest.csv", rows)
     sizes = {split: {"regular": n // 2, "shaky": n // 2} for split, n in COUNTS.items()}
     info = {"format_version": 1, "task": task, "set": kind, "seed": seed, "counts": sizes}
+    options = {"images": COUNTS, "source": {"task": task, "files": []}}
+    info |= {"generator": "0.1.0+000000000000", "options": options}
     (folder / "dataset.json").write_text(json.dumps(info), encoding="utf-8")
     return rows
 

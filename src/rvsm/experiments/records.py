@@ -60,6 +60,7 @@ class ResultFile(_Network):
 
 class _Options(BaseModel):
     images: dict[str, int] = {}
+    source: dict[str, Any] = {}
 
 
 class _Origin(BaseModel):

@@ -13,8 +13,8 @@ import numpy as np
 from markupsafe import Markup
 
 from rvsm import __version__
-from rvsm.experiments.config import CONFIG_FILE
-from rvsm.experiments.report import gallery, plots, sheets
+from rvsm.experiments.config import CONFIG_FILE, TrainConfig
+from rvsm.experiments.report import gallery, making, plots, sheets
 from rvsm.experiments.report.amplitude import Detection, detection
 from rvsm.experiments.report.gallery import Example, Examples
 from rvsm.experiments.report.sheets import Layer, Sheet
@@ -28,11 +28,8 @@ from rvsm.experiments.report.tables import (
     percent,
     short_cuts,
 )
+from rvsm.experiments.runs import CHOSEN_BY
 
-PROTOCOLS = {
-    "paper": "fonts shared with training, texts unseen",
-    "unseen": "no font, text or writer of the test was seen in training",
-}
 KINDS = {"right": "Right", "wrong": "Wrong", "uncertain": "Uncertain"}
 KIND_WORDS = {
     "right": "Drawn at random from what was classified rightly by",
@@ -83,6 +80,9 @@ class Block:
     examples: Examples = field(default_factory=lambda: Examples({}, ""))
     contact: dict[str, list[Example]] = field(default_factory=dict)
     contact_where: str = ""
+    making: str = ""
+    shift: str = ""
+    chosen: str = ""
     facts: list[dict[str, str]] = field(default_factory=list)
     short_cuts: list[dict[str, str]] = field(default_factory=list)
     findings: list[dict[str, str]] = field(default_factory=list)
@@ -102,7 +102,8 @@ def context(study: Study) -> dict[str, Any]:
         "notes": study.note.splitlines(),
         "starts": _starts([row for view in study.views for row in view.rows]),
         "blocks": blocks,
-        "protocols": PROTOCOLS,
+        "protocols": making.protocols(study.views),
+        "caveats": _caveats(study),
         "labels": LABELS,
         "methods": method_order(m for b in blocks for m in b.methods),
         "kinds": KINDS,
@@ -131,6 +132,10 @@ def _block(view: View) -> Block:
         methods=method_order([*(r.method for r in view.rows), *(r.method for r in view.runs)]),
         featured=run.name if run else "",
         shown_method=run.method if run else "",
+        making=making.told(view),
+        # Of other images nobody knows how large a pixel is.
+        shift="up to 0.8 mm" if making.kind(view) in ("texts", "words") else "a few pixels",
+        chosen=_chosen(view.runs),
         starts=_starts(view.rows),
     )
     images = gallery.images_of(view)
@@ -165,6 +170,8 @@ def _heading(view: View) -> str:
         "fonts": "Texts in different fonts",
         "pen": "Words written with a pen",
         "words": "Real handwritten words",
+        "spiral": "Spirals",
+        "wave": "Waves",
     }
     words = task.get(view.task, view.task or "This run")
     return f"{words}, {view.set} set" if view.set else words
@@ -174,6 +181,8 @@ def _measured_on(view: View) -> str:
     seeds = sorted({row.seed for row in view.rows})
     sizes = next((row.split_sizes for row in view.rows if row.split_sizes), {})
     parts = [view.title]
+    if "seed" in view.origin:
+        parts.append(f"data seed {view.origin['seed']}")
     if seeds:
         parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
     if sizes:
@@ -196,16 +205,12 @@ def _lead(view: View, run: Run | None) -> str:
         return "No test results have been written for this run yet."
     accuracy = Figure.of([r.accuracy for r in rows]).mean
     zeros = Figure.of([r.zeros for r in rows]).mean
-    where = {
-        "paper": "texts it never saw, in fonts it knows",
-        "unseen": "fonts and texts it never saw",
-    }.get(protocol, "the test images")
     verb = (
         "keeps every weight" if zeros == 0 else f"has zeros for {percent(zeros, 1)} of its weights"
     )
     return (
-        f"On {where}, the {method} network is right for {percent(accuracy, 1)} of the images "
-        f"and {verb}."
+        f"On {making.where(view, protocol)}, the {method} network is right for "
+        f"{percent(accuracy, 1)} of the images and {verb}."
     )
 
 
@@ -244,6 +249,40 @@ def _starts(rows: Sequence[Row]) -> list[str]:
         + ", whose epochs come on top"
         for start, methods in found.items()
     ]
+
+
+def _chosen(runs: Sequence[Run]) -> str:
+    """Which epoch of a run is its model."""
+    default = TrainConfig.model_fields["select"].default
+    told = [CHOSEN_BY.get(str(run.config.get("select", default)), "") for run in runs]
+    return " or ".join(dict.fromkeys(words for words in told if words))
+
+
+def _caveats(study: Study) -> list[tuple[str, str]]:
+    """What a reader must not make of the numbers: a heading and a sentence each."""
+    views = study.views
+    made = "Nothing here was measured on patients, and no" if making.simulated(views) else "No"
+    ours = [making.kind(view) for view in views]
+    paper = "whose full text could not be obtained: "
+    if all(kind == "texts" for kind in ours):
+        paper += "image sizes, fonts, strengths and tables are ours, and "
+    caveats = [
+        (
+            "Research use, not a diagnosis.",
+            ("The networks were trained on simulated tremor. " if made != "No" else "")
+            + f"{made} verdict says anything about a person's health.",
+        ),
+        (
+            "Our own protocol.",
+            f"This follows Xue & Xin 2019 (arXiv 1902.07419), {paper}no number here is theirs.",
+        ),
+    ]
+    if study.single and (chosen := _chosen(views[0].runs)):
+        sentence = f"It is {chosen}; the test images were read after training."
+        caveats.append(("What chose the model.", sentence))
+    if all(kind in ("texts", "words") for kind in ours):
+        caveats.append(("Splits.", "Fonts, writers and texts are split, never single images."))
+    return caveats
 
 
 def calming_line() -> str:

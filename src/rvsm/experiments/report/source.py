@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.config import CONFIG_FILE, METHODS
+from rvsm.experiments.origin import noted, read_origin
 from rvsm.experiments.places import found_data
 from rvsm.experiments.records import (
     RESULTS_FILE,
@@ -60,6 +61,7 @@ class Row:
     start: str = ""
     run: str = ""
     split_sizes: Mapping[str, int] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Row:
@@ -86,6 +88,7 @@ class Row:
             start=word("start"),
             run=word("run"),
             split_sizes=raw.get("split_sizes", {}),
+            data=raw.get("data") or {},
         )
 
 
@@ -221,6 +224,24 @@ class View:
     sweep: list[Row]
     data: Path | None
     check: Mapping[str, Any] = field(default_factory=dict)
+    of_study: bool = False
+
+    @cached_property
+    def origin(self) -> Mapping[str, Any]:
+        """What the images were made with; empty where nothing tells."""
+        for row in self.rows:
+            if row.data:
+                return row.data
+        for run in self.runs:
+            if found := read_origin(run.path):
+                return found
+        if self.data is None:
+            return {}
+        try:
+            found = noted(self.data).get("data")
+        except RvsmError:
+            return {}
+        return found or {}
 
     @property
     def title(self) -> str:
@@ -350,6 +371,7 @@ def _read_reproduction(folder: Path, listed: Sequence[Mapping[str, Any]]) -> Stu
                 [row for row in sweep if (row.task, row.set) == (task, kind)],
                 data,
                 _check_of(study, task, kind),
+                of_study=True,
             )
         )
     if not rows:
@@ -390,7 +412,7 @@ def _read_single(folder: Path) -> Study:
     data = _configured_data(run)
     if data is None:
         missing.append("the folder of images named in config.toml is missing")
-    note = str(result.get("protocol_note") or "")
+    note = str(result.get("note") or "")
     return Study(folder, True, [View(run.task, run.set, rows, [run], [], data)], note, missing)
 
 
