@@ -170,9 +170,7 @@ def test_the_same_data_are_not_made_twice(made: Path) -> None:
         make(made, counts=COUNTS | {"curve": 0})
 
 
-def test_what_would_be_made_is_told_beforehand(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_would_be_made_is_told_beforehand(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads((made / "dataset.json").read_text())
     asked = datasets.origin(source=FakeSource(), counts=COUNTS, seed=3, workers=5)
     assert asked == {name: told[name] for name in asked}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,16 +33,35 @@ class Example:
     called: str = ""
 
 
-def images_of(view: View) -> dict[str, ImageRow]:
-    """The readable images of the data folder by file name; none where there is no folder."""
-    from rvsm.handwriting.manifest import read_manifest
+@dataclass
+class Images:
+    """The images of the data folder that were read, by file name, and how many were not, by split.
 
+    None of either where there is no folder.
+    """
+
+    read: dict[str, ImageRow] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def images_of(view: View) -> Images:
+    """The images of the data folder, in the splits that the networks were trained with."""
+    from rvsm.experiments.data import read_rows
+
+    found = Images()
     if view.data is None:
-        return {}
+        return found
     try:
-        return {row.file: row for row in read_manifest(view.data) if not row.error}
+        rows = read_rows(view.data)
     except RvsmError:
-        return {}
+        return found
+    unreadable = {file: split for run in view.runs for file, split in run.skipped.items()}
+    for row in rows:
+        if row.error or row.file in unreadable:
+            found.skipped[unreadable.get(row.file, row.split)] += 1
+        else:
+            found.read[row.file] = row
+    return found
 
 
 @dataclass
@@ -177,11 +197,11 @@ def amplitude_strip(view: View, run: Run, images: Mapping[str, ImageRow]) -> lis
     return shown
 
 
-def split_facts(images: Mapping[str, ImageRow]) -> list[dict[str, str]]:
+def split_facts(images: Images) -> list[dict[str, str]]:
     """One line per split of the data folder: images, carriers, texts and amplitudes."""
     lines = []
-    for split in dict.fromkeys(row.split for row in images.values()):
-        rows = [row for row in images.values() if row.split == split]
+    for split in dict.fromkeys((*(row.split for row in images.read.values()), *images.skipped)):
+        rows = [row for row in images.read.values() if row.split == split]
         carriers = {row.carrier for row in rows if row.carrier}
         texts = {row.text for row in rows if row.text}
         amplitudes = [row.tremor_amplitude_mm for row in rows if row.tremor_amplitude_mm]
@@ -190,6 +210,7 @@ def split_facts(images: Mapping[str, ImageRow]) -> list[dict[str, str]]:
                 "split": split,
                 "regular": f"{sum(row.label == 'regular' for row in rows):,}",
                 "shaky": f"{sum(row.label == 'shaky' for row in rows):,}",
+                "skipped": f"{images.skipped[split]:,}" if images.skipped else "",
                 "carriers": f"{len(carriers):,}" if carriers else "unknown",
                 "texts": f"{len(texts):,}" if texts else "unknown",
                 "amplitude": f"{min(amplitudes):.2f}–{max(amplitudes):.2f} mm"

@@ -150,13 +150,13 @@ def _block(view: View) -> Block:
     block.swept = bool(view.sweep)
     block.training = plots.training_charts(view.runs)
     block.maps, block.filters = sheets.maps(view), sheets.filters(view)
-    block.contact, block.contact_where = gallery.contact_sheet(view, images)
+    block.contact, block.contact_where = gallery.contact_sheet(view, images.read)
     if run:
-        block.strip = gallery.amplitude_strip(view, run, images)
+        block.strip = gallery.amplitude_strip(view, run, images.read)
         block.layer_growth = plots.zeros_chart(run)
         block.layer_names = plots.layer_names(run)
         block.kernels, block.layers = sheets.kernels(run), sheets.layers(run)
-        block.examples = gallery.examples(view, run, images)
+        block.examples = gallery.examples(view, run, images.read)
         path = run.path / CONFIG_FILE
         block.config = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return block

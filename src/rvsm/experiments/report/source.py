@@ -6,6 +6,7 @@ section it belongs to prints that sentence in its place.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import tomllib
@@ -206,6 +207,15 @@ class Run:
         except (OSError, RvsmError) as error:
             self._lacks("model.safetensors", f"cannot be shown ({error})")
             return None
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """The split of every file that could not be read when the network was trained."""
+        try:
+            with (self.path / "skipped.csv").open(encoding="utf-8", newline="") as stream:
+                return {row["file"]: row["split"] for row in csv.DictReader(stream)}
+        except (OSError, ValueError, KeyError, csv.Error):
+            return {}
 
     @property
     def weights(self) -> dict[str, Tensor]:
