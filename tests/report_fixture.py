@@ -162,7 +162,12 @@ def make_reproduction(
             "set": kind,
             "most_per_split": 4000,
             "findings": [{"name": "equal files", "level": "fine", "text": "no two are equal"}],
-            "linear": [{**score, "band_mm": None}, {**score, "band_mm": [0.2, 0.4]}],
+            "linear": [
+                {**score, "band_mm": None},
+                {**score, "band_mm": [0.2, 0.4]},
+                {**score, "band_mm": [0.4, 0.6], "decided": False},
+            ],
+            "small": [{"split": "curve", "band_mm": [0.6, 0.8], "shaky": 9}],
         }
         for task, kind in views
     ]

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rvsm.errors import RunError
 from rvsm.experiments.report import write_report
 from rvsm.experiments.report.amplitude import detection
 from rvsm.experiments.report.evidence import choose, log_odds, occlusion
+from rvsm.experiments.report.gallery import amplitude_strip
 from rvsm.experiments.report.pictures import evidence, near_square, paper, weights
 from rvsm.experiments.report.source import Predictions, read_study
 from rvsm.experiments.report.svg import Axis, Chart, linear_axis, log_axis
@@ -160,7 +162,9 @@ def test_shows_what_a_short_cut_can_tell(html: str) -> None:
     page = Page(html)
     for part in (
         "Can a short cut tell them apart?",
-        "0.2–0.4 31 52.7 % 48.1 % – 57.3 % fine",
+        "0.2–0.4 31 52.7 % 48.1 % – 57.3 % fine curve 0.4–0.6",
+        "0.4–0.6 31 52.7 % 48.1 % – 57.3 % fine, too few images to decide",
+        "0.6–0.8 9 too few images to decide",
         "at most 4,000 images of a split",
         "equal files: fine, no two are equal.",
     ):
@@ -211,6 +215,7 @@ def test_tells_of_texts_of_our_making_how_they_were_made(html: str) -> None:
     for part in (*OF_TEXTS, SIMULATED, MODELLED, "data seed 0"):
         assert part in words
     assert "The test set chose nothing" not in words
+    assert "Not all of these runs noted" in words
 
 
 @pytest.mark.parametrize(
@@ -252,6 +257,15 @@ def test_the_model_may_be_that_of_the_last_epoch(reproduction: Path, tmp_path: P
     words = Page(write_report(folder).read_text(encoding="utf-8")).words
     assert "The model is the last epoch." in words
     assert "best validation accuracy" not in words
+
+
+def test_shows_no_image_for_two_amplitudes(reproduction: Path, tmp_path: Path) -> None:
+    view = read_study(lone(reproduction, tmp_path, None)).views[0]
+    run = view.runs[0]
+    assert run.predictions is not None
+    alike = np.full(len(run.predictions), 0.31)  # near to two that are asked for
+    run.predictions = replace(run.predictions, amplitude_mm=alike)
+    assert len(amplitude_strip(view, run, {})) == 1
 
 
 def test_counts_the_images_that_were_read(reproduction: Path, tmp_path: Path) -> None:

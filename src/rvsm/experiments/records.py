@@ -90,10 +90,13 @@ class _Finding(BaseModel):
     text: str
 
 
-class _Linear(BaseModel):
+class _Small(BaseModel):
     split: str
     band_mm: tuple[float, float] | None
     shaky: int
+
+
+class _Linear(_Small):
     accuracy: float
     low: float
     high: float
@@ -109,7 +112,7 @@ class CheckFile(BaseModel):
     most_per_split: int = 0
     findings: list[_Finding] = []
     linear: list[_Linear] = []
-    small: list[dict[str, Any]] = []
+    small: list[_Small] = []
 
 
 class ResultsFile(RootModel[list[_Row]]):

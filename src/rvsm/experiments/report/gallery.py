@@ -187,10 +187,11 @@ def amplitude_strip(view: View, run: Run, images: Mapping[str, ImageRow]) -> lis
     if not len(table):
         return []
     logs = np.log(table.amplitude_mm)
-    shown = []
+    shown, taken = [], set[int]()
     for wanted in STRIP:
         index = int(np.argmin(np.abs(logs - math.log(wanted))))
-        if abs(logs[index] - math.log(wanted)) < 0.3:
+        if abs(logs[index] - math.log(wanted)) < 0.3 and index not in taken:
+            taken.add(index)
             example = _example(view, table, index, images)
             if example:
                 shown.append(example)

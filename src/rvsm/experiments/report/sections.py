@@ -280,6 +280,9 @@ def _caveats(study: Study) -> list[tuple[str, str]]:
     if study.single and (chosen := _chosen(views[0].runs)):
         sentence = f"It is {chosen}; the test images were read after training."
         caveats.append(("What chose the model.", sentence))
+    if not study.single and not all(row.data for view in views for row in view.rows):
+        sentence = "Not all of these runs noted of which data seed and generator their images are."
+        caveats.append(("Data partly unknown.", sentence))
     if all(kind in ("texts", "words") for kind in ours):
         caveats.append(("Splits.", "Fonts, writers and texts are split, never single images."))
     return caveats

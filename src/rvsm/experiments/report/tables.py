@@ -11,6 +11,7 @@ from typing import Any
 from rvsm.experiments.config import METHODS
 from rvsm.experiments.report.source import Row
 
+_UNDECIDED = "too few images to decide"
 COLUMNS = ("accuracy", "accuracy_one_view", "auc", "fc_zeros", "zeros", "nonzeros")
 
 
@@ -88,17 +89,29 @@ def cell(name: str, figure: Figure) -> Cell:
 
 def short_cuts(check: Mapping[str, Any]) -> list[dict[str, str]]:
     """Lines of the table of the linear model on global features, a line per split and band."""
-    return [
+    scored = [
         {
-            "split": str(score["split"]),
-            "band": "all" if score["band_mm"] is None else "–".join(map(str, score["band_mm"])),
-            "shaky": f"{score['shaky']:,}",
+            **_band(score),
             "accuracy": percent(score["accuracy"], 1),
             "interval": f"{percent(score['low'], 1)} – {percent(score['high'], 1)}",
-            "verdict": str(score["verdict"]),
+            "verdict": str(score["verdict"])
+            + ("" if score.get("decided", True) else f", {_UNDECIDED}"),
         }
         for score in check.get("linear", ())
     ]
+    small = [
+        {**_band(band), "accuracy": "", "interval": "", "verdict": _UNDECIDED}
+        for band in check.get("small", ())
+    ]
+    return scored + small
+
+
+def _band(score: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "split": str(score["split"]),
+        "band": "all" if score["band_mm"] is None else "–".join(map(str, score["band_mm"])),
+        "shaky": f"{score['shaky']:,}",
+    }
 
 
 def percent(fraction: float, places: int = 2) -> str:
