@@ -265,8 +265,9 @@ def test_every_method_learns_the_drawings(folder: Path, tmp_path: Path, method: 
     ).result
     assert result["scores"]["test-paper"]["accuracy"] >= 0.8
     assert result["fc_zeros"] == pytest.approx(0 if method == "dense" else 0.7, abs=1e-3)
-    paper, unseen = result_rows(result, "run")
+    paper, unseen = result_rows(result, "run", {"seed": 0})
     assert (paper["protocol"], unseen["protocol"]) == ("paper", "unseen")
+    assert paper["data"] == unseen["data"] == {"seed": 0}
     assert paper["split_sizes"] == {"train": 64, "val": 32, "test": 16}
     assert (paper["task"], paper["set"], paper["method"]) == ("pen", "headline", method)
 

@@ -331,7 +331,7 @@ def test_results_of_wrong_types_are_told(
     for name in ("results.json", "study.json"):
         shutil.copy(reproduction / name, tmp_path)
     (tmp_path / file).write_text(json.dumps(content))
-    told = rf"{file} is damaged or of an earlier version \({said}.*\): run the same rvsm reproduce"
+    told = rf"{file} is damaged, of an earlier version or of another command \({said}.*\): run"
     with pytest.raises(RunError, match=told):
         write_report(tmp_path)
 

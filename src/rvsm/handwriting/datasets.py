@@ -434,7 +434,7 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     if found is None:
         raise DataError(f"{path} already holds other files: name a new or empty folder.")
     differing = [key for key, value in head.items() if found.get(key) != value]
-    if found.get("generator") in _DREW_ALIKE:
+    if alike(str(found.get("generator")), head["generator"]):
         differing = [key for key in differing if key != "generator"]
     if differing:
         raise DataError(

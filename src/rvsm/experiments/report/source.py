@@ -336,8 +336,8 @@ def read_study(folder: Path) -> Study:
 
 def _unreadable(file: Path, error: Exception) -> RunError:
     return RunError(
-        f"{file} is damaged or of an earlier version ({error}): run the same rvsm reproduce again "
-        "to write it."
+        f"{file} is damaged, of an earlier version or of another command ({error}): run the same "
+        "rvsm reproduce again to write it."
     )
 
 
