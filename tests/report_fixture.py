@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,53 @@ from rvsm.handwriting.network import TremorNet
 METHODS = ("dense", "l1", "l0", "transformed-l1")
 WORDS = ("harbour", "seven", "light", "winter", "paper")
 COUNTS = {"train": 8, "val": 4, "test-paper": 10, "test-unseen": 16, "curve": 60}
+
+
+VOID = {"meta", "input", "img", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers what the tests look at."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    def values(self, column: str) -> list[float]:
+        """Raw numbers of one column of the result tables."""
+        return [
+            float(attrs["data-value"] or "nan")
+            for tag, attrs in self.tags
+            if tag == "td" and attrs.get("class") == f"k-{column}" and attrs.get("data-value")
+        ]
 
 
 def make_data(folder: Path, task: str, kind: str, seed: int = 0) -> list[Row]:
