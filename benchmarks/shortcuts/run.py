@@ -2,10 +2,11 @@
 
 python benchmarks/shortcuts/run.py [--task fonts] [--set headline] [--share 1] [--workers 2]
 
-Makes a data set of each task and set (data seed 2) in a temporary folder and writes results.json
-beside this file: what `rvsm data check` finds over all amplitudes and in every band; the same for a
-linear model on the columns of the manifest (x-height, pen, speed, slant, letters, words), which no
-network sees; and how the classes differ in every column. Exits with 1 where a check failed.
+Makes a data set of each task and set, of the data seed of `rvsm reproduce`, in a temporary folder
+and writes results.json beside this file: what `rvsm data check` finds over all amplitudes and in
+every band; the same for a linear model on the columns of the manifest (x-height, pen, speed, slant,
+letters, words), which no network sees; and how the classes differ in every column. Exits with 1
+where a check failed.
 """
 
 import argparse

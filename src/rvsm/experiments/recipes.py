@@ -4,7 +4,8 @@ They were chosen on data seeds 1 to 3: on validation splits (training fonts, wri
 out from training) and on a set of training fonts with texts held out; the width of the network of
 ``--full`` on training images of data seed 4 with texts held out; how many maps and weights it has,
 after seed 0 of data seed 6 had fallen short in test, on 12,000 validation images of that seed. The
-generator and matching were settled on data seeds 0 to 3 with test scores in sight.
+generator was settled on data seeds 0 to 3 with test scores in sight, what is matched on made images
+of data seed 11, by linear models and no network.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from rvsm.experiments.config import Method, TrainConfig, make_config
 
 TASKS = ("fonts", "pen")
 SETS = ("headline", "mild")
-DATA_SEED = 2
-"""Of data seeds 0 to 3 test scores were looked at: a proof wants another."""
+DATA_SEED = 10
+"""One of which nothing had been seen when generator and recipes were fixed."""
 
 SPARSE_METHODS: tuple[Method, ...] = ("l1", "l0", "transformed-l1")
 
@@ -32,8 +33,7 @@ QUICK_COUNTS = {
 # 4). That asks for more images, not more epochs; and five seeds share a data set. With 240,000
 # images the dense networks have 98.7 % (fonts) and 99.15 % (pen, where 120,000 gave 98.15) in
 # validation; in test that was 99.1 to 99.4 % (fonts, data seeds 5 and 6) and 99.0 to 99.3 % (pen,
-# data seed 5). Twice the images made it 99.3 % (pen, data seed 6): fonts have as many since, to be
-# measured on data seed 7.
+# data seed 5). Twice the images made it 99.3 % (pen, data seed 6): fonts have as many since.
 _FULL_COUNTS = {
     "train": 480_000,
     "val": 2_000,

@@ -35,7 +35,8 @@ def protocol_note(*, full: bool) -> str:
             f"The model of a run is {model}. Validation images are of fonts or writers and texts "
             "held out from training; the test splits are read after training.",
             "The generator was settled on data seeds 0 to 3 with test scores in sight, the "
-            "recipes on validation. Seeds vary the training; the data set is one.",
+            "recipes on validation. Seeds vary the training; the data set is one, by default of "
+            f"data seed {recipes.DATA_SEED}.",
             "An image's answer is the mean of the network's logits over five views of it, shifted "
             "by up to 0.8 mm (rvsm.handwriting.views); the accuracy of one view stands beside.",
             "Accuracy is that of u, zeros are counted by (w == 0) over all weights, biases not "
