@@ -149,10 +149,10 @@ class PageReader:
         """
         pages = {file: pages_in(file) for file in files}
         count = _WORDS * sum(map(len, pages.values()))
-        network, _ = fastest(self._net, self._net.size, count)
         cut = partial(cut_page, how=self.how, whole=self.whole, turn=self.turn)
         left = [page for file in files[done:] for page in pages[file]]
-        read = in_order(cut, left, workers)
+        read = in_order(cut, left, workers)  # pages are read while the compiler is at work
+        network, _ = fastest(self._net, self._net.size, count)
         for _, group in itertools.groupby(read, key=lambda page: page.asked.file):
             found: list[WordAnswer] = []
             for page in group:

@@ -146,10 +146,11 @@ def predict_to_csv(
         file.keep(done)
         for kept in file.rows:
             _count(kept, counts, of_people)
+        batches = all_ready(everything[done:], how, workers)  # read while the compiler is at work
         network, compiled = fastest(net, config.network.size, len(everything) - done)
         if progress is not None:
             progress(done, len(everything))
-        for batch in all_ready(everything[done:], how, workers):
+        for batch in batches:
             people = [asked.person for asked in everything[done : done + len(batch)]]
             rows = _rows(batch, people, network, config.network.size, calibration, band)
             if evidence is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from rvsm.errors import DataError
 from rvsm.parent import end_with_parent
@@ -20,6 +20,8 @@ _WAITING = 3  # tasks in work or done for each process: what bounds the memory
 
 def in_order(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
     """What a function makes of each task, in the order of the tasks.
+
+    The processes begin at once, not only when the first result is asked for.
 
     Parameters
     ----------
@@ -35,18 +37,27 @@ def in_order(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> It
         A process was killed.
     """
     if workers == 1 or len(tasks) <= 1:
-        yield from map(function, tasks)
-        return
+        return map(function, tasks)
+    found = _in_order(function, tasks, workers)
+    next(found)
+    return cast("Iterator[R]", found)
+
+
+def _in_order(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | None]:
+    """None once the processes are at work, then the results."""
     waiting: deque[Future[R]] = deque()
     # Not forked: a process with the threads of torch in it may hang.
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), get_context("spawn"), initializer=end_with_parent
     )
+    at_once = _WAITING * workers
     try:
-        for task in tasks:
+        waiting.extend(pool.submit(function, task) for task in tasks[:at_once])
+        yield None
+        for task in tasks[at_once:]:
+            result = waiting.popleft().result()
             waiting.append(pool.submit(function, task))
-            if len(waiting) == _WAITING * workers:
-                yield waiting.popleft().result()
+            yield result
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:

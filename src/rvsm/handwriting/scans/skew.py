@@ -44,11 +44,12 @@ def skew_deg(ink: Mask, most: float = _MOST_DEG) -> float:
     step = 0.5 if max(ink.shape) > _WIDE else 1.0
     tried = np.arange(-most, most + step / 2, step)
     scores = crowding(x, y, tried, bin_size)
+    level = scores[len(tried) // 2]
     for finer in (step / 4, 0.05):
         best = tried[int(np.argmax(scores))]
         tried = best + finer * np.arange(-4, 5)
         scores = crowding(x, y, tried, bin_size)
-    if scores.max() < 1.05 * crowding(x, y, np.zeros(1), bin_size)[0]:
+    if scores.max() < 1.05 * level:
         return 0.0
     return float(tried[int(np.argmax(scores))])
 
