@@ -13,7 +13,9 @@ import pytest
 
 from report_fixture import Page, make_reproduction
 from rvsm.experiments.report import write_report
+from rvsm.experiments.report.amplitude import Detection, Rate
 from rvsm.experiments.report.gallery import amplitude_strip
+from rvsm.experiments.report.plots import detection_chart
 from rvsm.experiments.report.source import read_study
 
 
@@ -114,3 +116,9 @@ def test_counts_the_images_that_were_read(reproduction: Path, tmp_path: Path) ->
     assert "train 2 4 2 " in words
     assert "val 2 2 0 " in words
     assert "curve 30 29 1 " in words
+
+
+def test_a_curve_of_one_bin_is_drawn() -> None:
+    rate = Rate(*(np.array([value]) for value in (0.5, 0.9, 0.7, 1.0)))
+    chart = detection_chart({"l0": Detection(rate, rate, 0.1, 9, 9)})
+    assert "at 0.50 mm" in chart

@@ -61,6 +61,8 @@ def detection_chart(curves: Mapping[str, Detection]) -> Markup:
 def _amplitude_chart(rates: Mapping[str, Rate], floor: float, summary: str) -> Chart:
     low = min(float(rate.mm.min()) for rate in rates.values())
     high = max(float(rate.mm.max()) for rate in rates.values())
+    if low == high:  # few images make one bin
+        low, high = low / 1.2, high * 1.2
     ticks = tuple((t, f"{t:g}") for t in _AMPLITUDE_TICKS if low * 0.95 <= t <= high * 1.05)
     x = Axis(low, high, "RMS tremor amplitude, mm (log scale)", ticks, log=True)
     lowest = min(floor, *(float(rate.low.min()) for rate in rates.values()))
