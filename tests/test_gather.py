@@ -17,6 +17,7 @@ from scipy.special import logit
 from typer.testing import CliRunner
 
 import rvsm.experiments.scans as asking
+import rvsm.experiments.stream as streaming
 from drawings import drawn_run, other_calibration
 from rvsm.cli import app
 from rvsm.errors import DataError
@@ -270,6 +271,7 @@ def test_processes_and_machine_code_say_the_same(
         return found
 
     monkeypatch.setattr(asking, "fastest", noted)
+    monkeypatch.setattr(streaming, "_WORTH_COMPILING", 200)
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     words = predict_pages_to_csv(run, [scans], one, workers=1)
     predict_pages_to_csv(run, [scans], two, workers=2)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, TiffImagePlugin
 from scipy.special import expit, logit
 
+import rvsm
 import rvsm.experiments.probability as probabilities
 import rvsm.experiments.stream as streaming
 from commandline import run_here
@@ -229,6 +231,25 @@ def test_machine_code_says_the_same(
             assert float(a["probability"]) == pytest.approx(float(b["probability"]), abs=2e-6)
     monkeypatch.setenv("CC", "no-such-compiler")
     assert not predict_to_csv(run, [garbage], tmp_path / "c.csv", workers=1).compiled
+
+
+def test_a_run_tells_its_layers(run: Path) -> None:
+    """To load them takes none of what tracing imports, which is two seconds of a command."""
+    code = (
+        "import sys, rvsm; net = rvsm.load_network(sys.argv[1]); print(len(net.graph.nodes)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(run / "model.safetensors")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert told == ["12", "False"]
+    described = rvsm.load_network(run / "model.safetensors")
+    config, net = load_run(run)
+    images = torch.rand(3, 1, *config.network.size)
+    assert torch.allclose(described(images), net(images), atol=1e-5)
 
 
 class Stop(Exception):

@@ -17,6 +17,7 @@ from rvsm.errors import RvsmError
 from rvsm.experiments.calibration import Platt, fit_platt, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.data import load_split
+from rvsm.experiments.runs import MODEL_FILE
 from rvsm.handwriting.network import TremorNet
 
 FILE = "calibration.json"
@@ -112,4 +113,4 @@ def _kept(run_dir: Path) -> Platt | None:
 
 def model_digest(run_dir: Path) -> str:
     """Digest of a run's model file."""
-    return hashlib.sha256((run_dir / "model.safetensors").read_bytes()).hexdigest()[:16]
+    return hashlib.sha256((run_dir / MODEL_FILE).read_bytes()).hexdigest()[:16]

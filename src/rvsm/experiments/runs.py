@@ -33,6 +33,9 @@ _RESULT = {
 }  # fmt: skip
 _SCORE = {"images", "accuracy", "accuracy_one_view", "auc", "bands"}
 
+MODEL_FILE = "model.safetensors"
+"""The network as it is asked, with a description of its layers for `rvsm.load_network`."""
+
 TRAINING_FILE = "training.safetensors"
 """The chosen weights as they were trained, with the normalisation: where another run starts."""
 
@@ -58,7 +61,7 @@ def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
         If the folder holds no finished run.
     """
     run_dir = Path(run_dir)
-    for name in (CONFIG_FILE, "model.safetensors"):
+    for name in (CONFIG_FILE, MODEL_FILE):
         if not (run_dir / name).is_file():
             raise RunError(
                 f"{run_dir} holds no finished run ({name} is missing); name the folder of a run, "
@@ -66,7 +69,7 @@ def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
             )
     config = load_config(run_dir / CONFIG_FILE)
     net = make_network(config).folded()
-    load_into(net, run_dir / "model.safetensors")
+    load_into(net, run_dir / MODEL_FILE)
     data = str(found_data(config.data, run_dir))
     return config.model_copy(update={"data": data}), net.eval()
 
@@ -180,7 +183,7 @@ def holds_run(run_dir: Path) -> bool:
 
 _WRITTEN = (
     "checkpoints", "tensorboard", CONFIG_FILE, "environment.json", "metrics.csv",
-    "model.safetensors", TRAINING_FILE, "calibration.json", "result.json", "skipped.csv",
+    MODEL_FILE, TRAINING_FILE, "calibration.json", "result.json", "skipped.csv",
     "test_predictions.csv",
 )  # fmt: skip
 

@@ -109,6 +109,7 @@ class PageReader:
         self.turn = turn
         self._person = person
         self._pattern = None if person is None else person_pattern(person)
+        self._run_dir = run_dir
         config, self._net = load_run(run_dir)
         self.how = reading_of(run_dir, config, True, dpi, drawing)
         self.calibration = calibration_of(run_dir, config, self._net)
@@ -152,7 +153,7 @@ class PageReader:
         cut = partial(cut_page, how=self.how, whole=self.whole, turn=self.turn)
         left = [page for file in files[done:] for page in pages[file]]
         read = in_order(cut, left, workers)  # pages are read while the compiler is at work
-        network, _ = fastest(self._net, self._net.size, count)
+        network, _ = fastest(self._run_dir, self._net, count)
         for _, group in itertools.groupby(read, key=lambda page: page.asked.file):
             found: list[WordAnswer] = []
             for page in group:

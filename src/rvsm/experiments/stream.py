@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import nn
 
-from rvsm.errors import RvsmError
+from rvsm.errors import FileFormatError, RvsmError
 from rvsm.experiments.csvfile import growing_csv, name_of
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
-from rvsm.experiments.runs import load_run
+from rvsm.experiments.runs import MODEL_FILE, load_run
 from rvsm.experiments.summaries import own_files, write_summaries
 from rvsm.handwriting.scans.ready import Ready, all_ready
 from rvsm.handwriting.views import view_logits
@@ -38,7 +39,7 @@ COLUMNS = (
     "reason",
 )
 EVIDENCE = "evidence"
-_WORTH_COMPILING = 200
+_WORTH_COMPILING = 1000
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -147,7 +148,7 @@ def predict_to_csv(
         for kept in file.rows:
             _count(kept, counts, of_people)
         batches = all_ready(everything[done:], how, workers)  # read while the compiler is at work
-        network, compiled = fastest(net, config.network.size, len(everything) - done)
+        network, compiled = fastest(run_dir, net, len(everything) - done)
         if progress is not None:
             progress(done, len(everything))
         for batch in batches:
@@ -200,15 +201,21 @@ def _drawn(net: TremorNet, entry: Ready, folder: Path, number: int) -> str:
     return name_of(path)
 
 
-def fastest(net: TremorNet, size: tuple[int, int], count: int) -> tuple[Network, bool]:
-    """The network in machine code where there is a compiler and enough to compute."""
+def fastest(run_dir: Path, net: TremorNet, count: int) -> tuple[Network, bool]:
+    """The network of a run in machine code where there is a compiler and enough to compute."""
     from rvsm import compile as to_machine_code
+    from rvsm import load_network
     from rvsm.native import find_compiler
 
     if count < _WORTH_COMPILING or find_compiler() is None:
         return net, False
     try:
-        return to_machine_code(net, torch.zeros(1, 1, *size), tune=False), True
+        # Tracing the module, as for runs of earlier versions, takes two seconds to import alone.
+        described: nn.Module = load_network(run_dir / MODEL_FILE)
+    except FileFormatError:
+        described = net
+    try:
+        return to_machine_code(described, torch.zeros(1, 1, *net.size), tune=False), True
     except RvsmError:
         return net, False
 

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rvsm import save
 from rvsm.atomic import atomic_text, make_folder
+from rvsm.deploy.tracing import trace
 from rvsm.errors import ConfigError, DataError, RunError
 from rvsm.experiments.aside import note_on
 from rvsm.experiments.callbacks import Recorder, WholeFileIO, last_checkpoint
@@ -48,6 +49,7 @@ from rvsm.experiments.origin import noted
 from rvsm.experiments.places import rooted, write_environment
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
+    MODEL_FILE,
     TRAINING_FILE,
     check_free,
     check_same,
@@ -179,7 +181,8 @@ def train(
             recorder, net = _fit(config, run_dir, splits["train"], splits["val"], teacher, progress)
             save(net, run_dir / TRAINING_FILE)
             net = net.folded()
-            save(net, run_dir / "model.safetensors")
+            layers = trace(net, torch.zeros(1, 1, *net.size)).describe()
+            save(net, run_dir / MODEL_FILE, architecture=layers)
             net.to(_device(config))
             result = _score(config, run_dir, net, recorder, splits, rows, progress)
             atomic_text(run_dir / "result.json", json.dumps(result, indent=2))
