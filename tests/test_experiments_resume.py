@@ -172,6 +172,19 @@ def test_the_event_file_of_a_resumed_run_holds_every_epoch_once(
     assert logged_steps(tmp_path / "run") == list(range(EPOCHS))
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    data, run = make_folder(tmp_path / "data"), tmp_path / "run"
+    told = {"seed": 1, "options": {"images": {"train": 32}}, "generator": "0.1.0+a"}
+    (data / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(Stopped):
+        train(configure(data), run, progress=stop_after(7))
+    (data / "dataset.json").write_text(json.dumps(told | {"seed": 2, "generator": "0.1.0+b"}))
+    with pytest.raises(RunError, match="was made anew with another seed, generator since"):
+        train(configure(data), run)
+    (data / "dataset.json").write_text(json.dumps(told))
+    train(configure(data), run)
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     whole: RunResult, folder: Path, tmp_path: Path
 ) -> None:

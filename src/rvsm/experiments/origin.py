@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rvsm.errors import RunError
 from rvsm.experiments.places import ENVIRONMENT_FILE
 from rvsm.experiments.records import EnvironmentFile
 from rvsm.handwriting.description import read_description
@@ -38,6 +39,23 @@ def read_origin(run_dir: Path) -> dict[str, Any] | None:
         return read_object(run_dir / ENVIRONMENT_FILE, EnvironmentFile).get("data")
     except (OSError, ValueError):
         return None
+
+
+def check_unchanged(run_dir: Path, data: Path) -> None:
+    """Raise RunError where a run that goes on would learn from other images than it began with."""
+    from rvsm.handwriting.datasets import alike
+
+    found, now = read_origin(run_dir), noted(data).get("data")
+    if found is None or now is None:
+        return
+    differing = [name for name in ("seed", "options") if found.get(name) != now.get(name)]
+    if not alike(str(found.get("generator")), str(now.get("generator"))):
+        differing.append("generator")
+    if differing:
+        raise RunError(
+            f"{data} was made anew with another {', '.join(differing)} since {run_dir} began to "
+            "learn from it: make it again as it was, or train in a new folder."
+        )
 
 
 def difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

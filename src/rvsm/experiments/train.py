@@ -45,7 +45,7 @@ from rvsm.experiments.evaluate import (
     write_skipped,
 )
 from rvsm.experiments.module import SparseTraining
-from rvsm.experiments.origin import noted
+from rvsm.experiments.origin import check_unchanged, noted
 from rvsm.experiments.places import rooted, write_environment
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
@@ -138,6 +138,7 @@ def train(
         config = check_same(config, run_dir)
         if (result := read_result(run_dir)) is not None:
             return RunResult(run_dir, result)
+        check_unchanged(run_dir, Path(config.data))
     # What can be refused is refused before an hour of reading, and before anything is written.
     data, size = Path(config.data), config.network.size
     if config.accelerator == "gpu" and not torch.cuda.is_available():
