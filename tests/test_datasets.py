@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rvsm.errors import DataError
-from rvsm.handwriting import datasets
+from rvsm.handwriting import datasets, generator
 from rvsm.handwriting.check import check
 from rvsm.handwriting.images import read_grey
 from rvsm.handwriting.made import Made
@@ -176,10 +176,10 @@ def test_what_would_be_made_is_told_beforehand(made: Path, monkeypatch: pytest.M
     assert asked == {name: told[name] for name in asked}
     assert {"task", "set", "seed", "options", "generator"} <= set(asked)
     now = told["generator"]
-    assert datasets.alike(now, now)
-    monkeypatch.setattr(datasets, "_DREW_ALIKE", frozenset(["0.0.1+earlier"]))
-    assert datasets.alike("0.0.1+earlier", now)
-    assert not datasets.alike("0.0.1+other", now)
+    assert generator.alike(now, now)
+    monkeypatch.setattr(generator, "_DREW_ALIKE", frozenset(["0.0.1+earlier"]))
+    assert generator.alike("0.0.1+earlier", now)
+    assert not generator.alike("0.0.1+other", now)
 
 
 def test_a_folder_with_other_files_is_refused_and_an_empty_one_used(tmp_path: Path) -> None:

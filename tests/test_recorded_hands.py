@@ -12,7 +12,7 @@ from scipy import signal
 
 from commandline import run_here
 from rvsm.errors import DataError
-from rvsm.handwriting import datasets, tremor
+from rvsm.handwriting import datasets, generator, tremor
 from rvsm.handwriting.manifest import MANIFEST
 from rvsm.handwriting.recorded.hands import RecordedHand, crossfaded, in_step, strung
 from rvsm.handwriting.recorded.library import (
@@ -303,11 +303,11 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_sets_of_earlier_generators_that_drew_alike_are_the_same(tmp_path: Path) -> None:
     """A study that began before stays one study; a set that looks otherwise is another."""
-    head = {"task": "pen", "generator": datasets._generator_version()}
+    head = {"task": "pen", "generator": generator.generator_version()}
     head |= {"counts": {}, "matching": {}, "carriers": {}}
     (tmp_path / MANIFEST).touch()
     told = tmp_path / datasets.DATASET
-    for old in datasets._DREW_ALIKE:
+    for old in generator._DREW_ALIKE:
         told.write_text(json.dumps({**head, "generator": old}))
         assert datasets._existing(tmp_path, head) is not None
     told.write_text(json.dumps({**head, "generator": "0.0.1+000000000000"}))

@@ -1,10 +1,11 @@
 """rvsm.handwriting.spool: a large making that was stopped goes on and ends the same."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from rvsm.handwriting import candidates, datasets
+from rvsm.handwriting import candidates, datasets, generator
 from test_datasets import content, make
 
 
@@ -69,6 +70,27 @@ def test_candidates_of_another_set_are_not_taken(
         make(tmp_path / "again", seed=6)
         assert len(jobs) == 2 * first
     assert content(tmp_path / "set") == content(tmp_path / "again")
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("drew_alike", [True, False])
+def test_candidates_of_a_generator_that_drew_alike_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drew_alike: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "set")
+    told = tmp_path / ".set.candidates" / "dataset.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"generator": "0.0.1+earlier"}))
+    if drew_alike:
+        monkeypatch.setattr(generator, "_DREW_ALIKE", frozenset(["0.0.1+earlier"]))
+    with monkeypatch.context() as patch:
+        jobs = stopped(patch, 10_000)
+        make(tmp_path / "whole")
+        count = len(jobs)
+        make(tmp_path / "set")
+        assert len(jobs) == 2 * count - 3 * drew_alike
 
 
 def test_small_sets_keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

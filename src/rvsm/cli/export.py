@@ -130,11 +130,12 @@ def _safetensors(request: Request) -> None:
 
     path, values, zstd = request.model, request.values, request.zstd
     if path.is_dir():
+        from rvsm.experiments.places import MODEL_FILE
         from rvsm.experiments.runs import load_run
 
         config, net = load_run(path)
         measure = None if values is None else _accuracy(config)
-        metadata = read_metadata(path / "model.safetensors")
+        metadata = read_metadata(path / MODEL_FILE)
         saved = save(net, request.out, metadata, values=values, zstd=zstd, evaluate=measure)
     else:
         saved = save(

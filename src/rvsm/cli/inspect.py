@@ -92,9 +92,10 @@ def _block(text: str) -> tuple[int, int]:
 def _check_one_run(folder: Path) -> None:
     """Raise RunError for a folder of several runs, which it names."""
     from rvsm.errors import RunError
+    from rvsm.experiments.places import MODEL_FILE
 
-    runs = sorted(str(found.parent) for found in folder.glob("*/model.safetensors"))
-    if runs and not (folder / "model.safetensors").exists():
+    runs = sorted(str(found.parent) for found in folder.glob(f"*/{MODEL_FILE}"))
+    if runs and not (folder / MODEL_FILE).exists():
         raise RunError(f"{folder} holds several runs; name one of them: {', '.join(runs)}.")
 
 

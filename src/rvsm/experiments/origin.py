@@ -10,6 +10,7 @@ from rvsm.errors import RunError
 from rvsm.experiments.places import ENVIRONMENT_FILE
 from rvsm.experiments.records import EnvironmentFile
 from rvsm.handwriting.description import read_description
+from rvsm.handwriting.generator import alike, differing
 from rvsm.jsonfiles import read_object
 
 _DECISIVE = ("seed", "options", "generator")
@@ -43,17 +44,12 @@ def read_origin(run_dir: Path) -> dict[str, Any] | None:
 
 def check_unchanged(run_dir: Path, data: Path) -> None:
     """Raise RunError where a run that goes on would learn from other images than it began with."""
-    from rvsm.handwriting.datasets import alike
-
     found, now = read_origin(run_dir), noted(data).get("data")
     if found is None or now is None:
         return
-    differing = [name for name in ("seed", "options") if found.get(name) != now.get(name)]
-    if not alike(str(found.get("generator")), str(now.get("generator"))):
-        differing.append("generator")
-    if differing:
+    if other := differing(found, now):
         raise RunError(
-            f"{data} was made anew with another {', '.join(differing)} since {run_dir} began to "
+            f"{data} was made anew with another {', '.join(other)} since {run_dir} began to "
             "learn from it: make it again as it was, or train in a new folder."
         )
 
@@ -66,8 +62,6 @@ def difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     found, asked
         Of either; where `asked` names no source, any will do.
     """
-    from rvsm.handwriting.datasets import alike
-
     if found.get("seed") != asked["seed"]:
         return f"data seed {found.get('seed')}, not {asked['seed']}"
     options, wanted = dict(found.get("options", {})), dict(asked["options"])

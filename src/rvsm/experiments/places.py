@@ -15,6 +15,10 @@ PLACES = {"data": 2, "more": 2, "start": 1, "teacher": 1}
 """Options that name a folder or several, and how much of the end of a path names it in a study."""
 
 ENVIRONMENT_FILE = "environment.json"
+
+MODEL_FILE = "model.safetensors"
+"""The network as it is asked, with a description of its layers for `rvsm.load_network`."""
+
 _RUN_DIR = "run_dir"
 
 

@@ -17,7 +17,7 @@ from rvsm.errors import RvsmError
 from rvsm.experiments.calibration import Platt, fit_platt, log_loss
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.data import load_split
-from rvsm.experiments.runs import MODEL_FILE
+from rvsm.experiments.places import MODEL_FILE
 from rvsm.handwriting.network import TremorNet
 
 FILE = "calibration.json"

@@ -21,6 +21,7 @@ from rvsm.experiments.origin import read_origin
 from rvsm.experiments.plan import CHECK_FILE, Plan
 from rvsm.experiments.records import RESULTS_FILE, STUDY_FILE, CheckFile
 from rvsm.experiments.runs import CHOSEN_BY, environment, read_result, result_rows
+from rvsm.handwriting.linear import UNDECIDED
 from rvsm.jsonfiles import read_object
 from rvsm.text import some
 
@@ -283,8 +284,5 @@ def _told_check(checks: Sequence[Mapping[str, Any]], path: str) -> str:
     if warnings:
         told.append(f"{len(warnings)} warning{'s' * (len(warnings) > 1)}: {', '.join(warnings)}")
     if undecided:
-        told.append(
-            f"too few images to decide in {undecided} of {len(scores) + len(small)} bands of "
-            "amplitude"
-        )
+        told.append(f"{UNDECIDED} in {undecided} of {len(scores) + len(small)} bands of amplitude")
     return "; ".join(told)

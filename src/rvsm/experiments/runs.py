@@ -18,7 +18,7 @@ from rvsm import load
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.config import CONFIG_FILE, TrainConfig, load_config
 from rvsm.experiments.data import seed_of
-from rvsm.experiments.places import PLACES, found_data
+from rvsm.experiments.places import ENVIRONMENT_FILE, MODEL_FILE, PLACES, found_data
 from rvsm.experiments.records import ResultFile
 from rvsm.handwriting.network import TremorNet
 from rvsm.jsonfiles import read_object
@@ -32,9 +32,6 @@ _RESULT = {
     "scores", "split_sizes", "zeros", "fc_zeros", "nonzeros", "weights",
 }  # fmt: skip
 _SCORE = {"images", "accuracy", "accuracy_one_view", "auc", "bands"}
-
-MODEL_FILE = "model.safetensors"
-"""The network as it is asked, with a description of its layers for `rvsm.load_network`."""
 
 TRAINING_FILE = "training.safetensors"
 """The chosen weights as they were trained, with the normalisation: where another run starts."""
@@ -182,7 +179,7 @@ def holds_run(run_dir: Path) -> bool:
 
 
 _WRITTEN = (
-    "checkpoints", "tensorboard", CONFIG_FILE, "environment.json", "metrics.csv",
+    "checkpoints", "tensorboard", CONFIG_FILE, ENVIRONMENT_FILE, "metrics.csv",
     MODEL_FILE, TRAINING_FILE, "calibration.json", "result.json", "skipped.csv",
     "test_predictions.csv",
 )  # fmt: skip

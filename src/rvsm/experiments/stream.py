@@ -16,9 +16,10 @@ from rvsm.errors import FileFormatError, RvsmError
 from rvsm.experiments.csvfile import growing_csv, name_of
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
+from rvsm.experiments.places import MODEL_FILE
 from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
-from rvsm.experiments.runs import MODEL_FILE, load_run
+from rvsm.experiments.runs import load_run
 from rvsm.experiments.summaries import own_files, write_summaries
 from rvsm.handwriting.scans.ready import Ready, all_ready
 from rvsm.handwriting.views import view_logits

@@ -46,10 +46,9 @@ from rvsm.experiments.evaluate import (
 )
 from rvsm.experiments.module import SparseTraining
 from rvsm.experiments.origin import check_unchanged, noted
-from rvsm.experiments.places import rooted, write_environment
+from rvsm.experiments.places import MODEL_FILE, rooted, write_environment
 from rvsm.experiments.probability import write_calibration
 from rvsm.experiments.runs import (
-    MODEL_FILE,
     TRAINING_FILE,
     check_free,
     check_same,

@@ -39,8 +39,8 @@ _GOOD_GAP_OF_ONE = 0.6
 _PER_BAND, _MOST_BANDS = 150, 8
 # Within a band large tremors are taken that look like smaller ones: a wide band would be matched on
 # the whole and not at its ends.
-_LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
 _WIDEST_BAND, _LEAST_IN_BAND = 1.25, 40
+_LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
 
 
 @dataclass(frozen=True, slots=True)

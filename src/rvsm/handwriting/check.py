@@ -24,6 +24,7 @@ from rvsm.handwriting.findings import Finding, persons_apart, persons_known, tex
 from rvsm.handwriting.images import describe, grey_of, read_grey, read_picture
 from rvsm.handwriting.linear import (
     LEAST_TO_FIT,
+    UNDECIDED,
     WITHIN,
     Level,
     LinearScore,
@@ -66,7 +67,6 @@ _UNTOLD = {
     "text": f"no text is known; {MANIFEST} may have a column text",
 }
 _CROSSING = "in different splits, classes or people"
-_UNDECIDED = "too few images to decide"
 _FIGURE_WIDTH = {"split": 11, "tremor, mm": 8, "95 % interval": 12}
 
 
@@ -164,7 +164,7 @@ class CheckReport:
         for column in table.columns:  # on a narrow terminal headings wrap, figures stay whole
             column.min_width = _FIGURE_WIDTH.get(str(column.header))
         for s in self.linear:
-            verdict = s.verdict if s.decided else f"{s.verdict}, {_UNDECIDED}"
+            verdict = s.verdict if s.decided else f"{s.verdict}, {UNDECIDED}"
             table.add_row(
                 s.split,
                 "all" if s.band_mm is None else band_name(s.band_mm),
@@ -174,7 +174,7 @@ class CheckReport:
                 _coloured(s.verdict, verdict),
             )
         for band in self.small:
-            table.add_row(band.split, band_name(band.band_mm), str(band.shaky), "", "", _UNDECIDED)
+            table.add_row(band.split, band_name(band.band_mm), str(band.shaky), "", "", UNDECIDED)
         return table
 
 
@@ -495,5 +495,5 @@ def _linear_finding(scores: Sequence[LinearScore], small: Sequence[SmallBand]) -
     undecided = [s.place for s in scores if not s.decided]
     undecided += [f"{s.split} at {band_name(s.band_mm)} mm ({s.shaky} images)" for s in small]
     if undecided:
-        text += f"; {_UNDECIDED}: {some(undecided)}"
+        text += f"; {UNDECIDED}: {some(undecided)}"
     return Finding(name, worst.verdict, text)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import rvsm
 from rvsm.errors import DataError
 from rvsm.handwriting.appearing import appearing
 from rvsm.handwriting.candidates import Candidate, Maker, Progress, Split, pool
 from rvsm.handwriting.description import DATASET, lacking, read_description, write_description
 from rvsm.handwriting.figures.sampler import SIZES
+from rvsm.handwriting.generator import differing, generator_version
 from rvsm.handwriting.made import SHOWN, Made
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.sources import Rendered, Source
@@ -212,12 +209,6 @@ def origin(**arguments: Any) -> dict[str, Any]:
     return _asked(**given)[2]
 
 
-def alike(generator: str, other: str) -> bool:
-    """Whether two generators, as dataset.json names them, draw the same images."""
-    same = _DREW_ALIKE | {_generator_version()}
-    return generator == other or {generator, other} <= same
-
-
 def _asked(
     *,
     task: str,
@@ -265,7 +256,7 @@ def _asked(
             "source": source.identity(),
             **({"pairs": True} if pairs else {}),
         },
-        "generator": _generator_version(),
+        "generator": generator_version(),
     }
     return source, shaken, head
 
@@ -384,46 +375,6 @@ def _without_idle(
     return kept, {name: carriers for name, carriers in idle.items() if carriers}
 
 
-@lru_cache(maxsize=1)
-def _generator_version() -> str:
-    """Version of the package and digest of the sources that decide on the images."""
-    digest = hashlib.sha256()
-    for file in sorted(files("rvsm.handwriting").iterdir(), key=lambda f: f.name):
-        if file.name.endswith((".py", ".txt")) and file.name not in _NO_PIXELS:
-            digest.update(file.read_bytes())
-    return f"{rvsm.__version__}+{digest.hexdigest()[:12]}"
-
-
-_DREW_ALIKE: frozenset[str] = frozenset()
-"""Earlier generators whose images are those of this one, bit for bit; any change of pixels empties
-this set."""
-
-_NO_PIXELS = frozenset(
-    [
-        "__init__.py",
-        "alone.py",
-        "appearing.py",
-        "block.py",
-        "check.py",
-        "datasets.py",
-        "description.py",
-        "differences.py",
-        "duplicates.py",
-        "findings.py",
-        "intervals.py",
-        "leaks.py",
-        "linear.py",
-        "made.py",
-        "manifest.py",
-        "network.py",
-        "shaken.py",
-        "spool.py",
-        "strokejson.py",
-        "turned.py",
-    ]
-)
-
-
 def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     """The description of the same data at `path`, None where nothing is there yet."""
     if path.exists() and not path.is_dir():
@@ -433,12 +384,9 @@ def _existing(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     found = read_description(path)
     if found is None:
         raise DataError(f"{path} already holds other files: name a new or empty folder.")
-    differing = [key for key, value in head.items() if found.get(key) != value]
-    if alike(str(found.get("generator")), head["generator"]):
-        differing = [key for key in differing if key != "generator"]
-    if differing:
+    if other := differing(found, head):
         raise DataError(
-            f"{path} already holds a data set with another {', '.join(differing)}: delete it or "
+            f"{path} already holds a data set with another {', '.join(other)}: delete it or "
             "name another folder."
         )
     if absent := _OF_ALL_SETS - found.keys():

@@ -19,6 +19,9 @@ Level = Literal["fine", "warning", "fault"]
 WITHIN = 0.05
 """How far from chance the linear model may be."""
 
+UNDECIDED = "too few images to decide"
+"""How a score that is not `LinearScore.decided`, or a `SmallBand`, is told."""
+
 BANDS_MM = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 LEAST_TO_FIT = 20
 """Images of a class that a model is fitted to at least."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from rvsm.handwriting.candidates import Candidate, Job, Run
 from rvsm.handwriting.description import read_description, write_description
+from rvsm.handwriting.generator import differing
 from rvsm.handwriting.manifest import Row
 
 
@@ -26,14 +27,15 @@ class Spool:
     path : Path
         The data folder to be made.
     head : mapping
-        What decides the candidates; those of another head are thrown away.
+        What decides the candidates; those of others are thrown away.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         place = Path(os.path.realpath(path))
         self.folder = place.with_name(f".{place.name}.candidates")
         plain = json.loads(json.dumps(head))
-        if read_description(self.folder) != plain:
+        found = read_description(self.folder)
+        if found is None or differing(found, plain):
             self.remove()
             self.folder.mkdir()
             write_description(self.folder, plain)
@@ -66,6 +68,7 @@ class Spool:
 
 def _write(file: Path, candidates: Sequence[Candidate]) -> None:
     file.parent.mkdir(exist_ok=True)
+    # Not forced to the disk one by one: what a power cut damages is rendered again.
     partial = file.with_suffix(f".{os.getpid()}")
     with partial.open("wb") as stream:
         np.savez(

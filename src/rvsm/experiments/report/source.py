@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rvsm.errors import RunError, RvsmError
 from rvsm.experiments.config import CONFIG_FILE, METHODS
 from rvsm.experiments.origin import noted, read_origin
-from rvsm.experiments.places import found_data
+from rvsm.experiments.places import ENVIRONMENT_FILE, MODEL_FILE, found_data
 from rvsm.experiments.records import (
     RESULTS_FILE,
     STUDY_FILE,
@@ -156,7 +156,7 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        found = read_json(self.path / "environment.json")
+        found = read_json(self.path / ENVIRONMENT_FILE)
         return found if isinstance(found, dict) else {}
 
     @cached_property
@@ -205,7 +205,7 @@ class Run:
         try:
             return load_run(self.path)[1]
         except (OSError, RvsmError) as error:
-            self._lacks("model.safetensors", f"cannot be shown ({error})")
+            self._lacks(MODEL_FILE, f"cannot be shown ({error})")
             return None
 
     @cached_property
@@ -271,7 +271,7 @@ class View:
             if runs and method not in chosen:
                 chosen[method] = min(
                     runs,
-                    key=lambda run: (not (run.path / "model.safetensors").is_file(), run.seed),
+                    key=lambda run: (not (run.path / MODEL_FILE).is_file(), run.seed),
                 )
         return chosen
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from rvsm.experiments.config import METHODS
 from rvsm.experiments.report.source import Row
+from rvsm.handwriting.linear import UNDECIDED
 
-_UNDECIDED = "too few images to decide"
 COLUMNS = ("accuracy", "accuracy_one_view", "auc", "fc_zeros", "zeros", "nonzeros")
 
 
@@ -95,12 +95,12 @@ def short_cuts(check: Mapping[str, Any]) -> list[dict[str, str]]:
             "accuracy": percent(score["accuracy"], 1),
             "interval": f"{percent(score['low'], 1)} – {percent(score['high'], 1)}",
             "verdict": str(score["verdict"])
-            + ("" if score.get("decided", True) else f", {_UNDECIDED}"),
+            + ("" if score.get("decided", True) else f", {UNDECIDED}"),
         }
         for score in check.get("linear", ())
     ]
     small = [
-        {**_band(band), "accuracy": "", "interval": "", "verdict": _UNDECIDED}
+        {**_band(band), "accuracy": "", "interval": "", "verdict": UNDECIDED}
         for band in check.get("small", ())
     ]
     return scored + small
