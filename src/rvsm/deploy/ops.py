@@ -128,10 +128,6 @@ _RUN: dict[str, Callable[[Node, Maps, Mapping[str, Tensor]], Tensor]] = {
 }
 
 
-_OF_EACH = frozenset(["relu", "leaky_relu", "clamp", "sigmoid", "tanh", "silu", "gelu"])
-"""Layers that compute every element for itself."""
-
-
 def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     """Return the shape of every node's value, without the batch axis.
 
@@ -140,29 +136,22 @@ def shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     RuntimeError
         If layers do not fit together, as torch says it.
     """
-    tensors = {name: torch.empty(info.shape, device="meta") for name, info in graph.tensors.items()}
-    values: dict[str, Tensor] = {
-        graph.input.name: torch.empty(1, *graph.input.ints("shape"), device="meta")
-    }
+    # Batches of none on the CPU: torch takes a second to import what its meta device asks for.
+    # Weights are one number seen everywhere, which takes no memory however large they claim to be.
+    none = torch.zeros(())
+    tensors = {name: none.expand(info.shape) for name, info in graph.tensors.items()}
+    values: dict[str, Tensor] = {graph.input.name: torch.empty(0, *graph.input.ints("shape"))}
     for node in graph.nodes[1:]:
-        values[node.name] = _without_data(node, [values[name] for name in node.inputs], tensors)
+        maps = [values[name] for name in node.inputs]
+        if node.op == "select":  # of channels that are not there `check` tells more
+            taken = len(node.ints("channels"))
+            values[node.name] = maps[0].new_empty(0, taken, *maps[0].shape[2:])
+            continue
+        try:
+            values[node.name] = run(node, maps, tensors)
+        except RuntimeError as error:
+            raise RuntimeError(f"layer {node.name!r}: {error}") from error
     return {name: tuple(value.shape[1:]) for name, value in values.items()}
-
-
-def _without_data(node: Node, maps: Maps, tensors: Mapping[str, Tensor]) -> Tensor:
-    """As `run`; what torch takes two seconds to import for, on the meta device, is told here."""
-    if node.op in _OF_EACH:
-        return maps[0]
-    if node.op != "linear":
-        return run(node, maps, tensors)
-    weight = tensors[node.tensors["weight"]]
-    if weight.dim() != 2 or maps[0].shape[-1] != weight.shape[1]:
-        raise RuntimeError(
-            f"weights {tuple(weight.shape)} do not fit values {tuple(maps[0].shape[1:])}"
-        )
-    if "bias" in node.tensors and tensors[node.tensors["bias"]].shape != weight.shape[:1]:
-        raise RuntimeError(f"the bias does not fit weights {tuple(weight.shape)}")
-    return maps[0].new_empty(*maps[0].shape[:-1], weight.shape[0])
 
 
 def check(graph: Graph, found: Mapping[str, tuple[int, ...]]) -> None:
