@@ -15,7 +15,7 @@ from rvsm.errors import ConfigError, RunError
 from rvsm.experiments.calibration import fit_shrunk, log_loss
 from rvsm.experiments.config import AugmentationConfig, TrainConfig, dump_config, make_config
 from rvsm.experiments.crossval import Settings, crossval, settings
-from rvsm.experiments.crossval.candidates import Candidate, last_layers
+from rvsm.experiments.crossval.candidates import Candidate, last_layers, spread, weighed
 from rvsm.experiments.crossval.lastlayer import Looks, Seen, fit_last, look
 from rvsm.experiments.crossval.networks import Begin
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH
@@ -241,6 +241,49 @@ def test_inner_folds_choose_the_start(folder: Path, tmp_path: Path, ridges: Ridg
     assert "Started from (times)" in (out / "report.html").read_text("utf-8")
 
 
+def test_what_is_averaged_and_by_how_much() -> None:
+    """The best of each start and look, by the likelihood of one observation a person."""
+    tried = spread(last_layers(("dense",), (0.1, 1.0), (), (4, 16)), ("a", "none"), (True,))
+    losses = [0.6, 0.5, 0.4, 0.8, 0.7, 0.9, 0.45, 0.1]
+    weights = weighed(tried, losses, range(7), people=20)
+    assert sorted(weights) == [1, 2, 4, 6]  # the last is not among them
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights[2] / weights[1] == pytest.approx(np.exp(20 * 0.1))
+    assert weights[6] / weights[4] == pytest.approx(np.exp(20 * 0.25))
+
+
+def test_last_layers_are_averaged(folder: Path, tmp_path: Path, ridges: Ridges) -> None:
+    """Of one start that is to choose; of two the answers are the weighted mean of theirs."""
+    first, second = run_of(tmp_path / "first"), run_of(tmp_path / "second", seed=3)
+    told = {**TINY, "network": {}, "last_layer": True, "arms": ("dense", "sparse"), "views": 1}
+    studies = {
+        "chosen": {"start": (str(first),)},
+        "alone": {"start": (str(first),), "average": True},
+        "other": {"start": (str(second),)},
+        "both": {"start": (str(first), str(second)), "average": True},
+    }
+    found: dict[str, Any] = {}
+    for name, asked in studies.items():
+        crossval(folder, tmp_path / name, Settings(**told, **asked))
+        file = tmp_path / name / "folds" / "r0-f0.json"
+        found[name] = json.loads(file.read_text("utf-8"))["answers"]
+    for arm in ("dense", "sparse"):
+        alone, both = found["alone"][arm], found["both"][arm]
+        assert alone["log_odds"] == found["chosen"][arm]["log_odds"]
+        assert list(alone["averaged"].values()) == [1.0]
+        one, two = (
+            both["averaged"][f"{found[k][arm]['chosen']}, from {start}"]
+            for k, start in (("chosen", first), ("other", second))
+        )
+        assert one + two == pytest.approx(1)
+        mean = one * np.array(found["chosen"][arm]["log_odds"])
+        mean += two * np.array(found["other"][arm]["log_odds"])
+        np.testing.assert_allclose(both["log_odds"], mean, rtol=1e-6)
+        assert both["weights"] == 2 * alone["weights"]
+        assert both["nonzeros"] == sum(found[k][arm]["nonzeros"] for k in ("chosen", "other"))
+        assert both["zeros"] == pytest.approx(1 - both["nonzeros"] / both["weights"])
+
+
 def test_only_networks_with_zeros_enough_are_chosen(
     folder: Path, tmp_path: Path, ridges: Ridges
 ) -> None:
@@ -295,6 +338,7 @@ def test_settings_of_last_layers() -> None:
         ({"least_zeros": 1.0}, "--least-zeros 1 is no share"),
         ({"choose_augment": True, "augment": False}, "exclude each other"),
         ({"pools": (4, 0)}, "pools of 1 pixel"),
+        ({"average": True}, "add --last-layer"),
     ):
         with pytest.raises(ConfigError, match=told):
             Settings(**{**TINY, **changes})

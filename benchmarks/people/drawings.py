@@ -3,9 +3,9 @@
 python -m benchmarks.people.drawings --drawings DIR --uci DIR --work DIR
 
 Makes the spirals to start from, trains on them, dense and sparse, puts random filters beside those
-learned, and runs the three studies, each resumable; three quarters of an hour of one core. Which
-start, how coarse a pool and whether images are changed is for the inner folds to choose. What the
-docs hold is in drawings.json beside this file; the table of the docs is `table` of it.
+learned, and runs the three studies, each resumable; three quarters of an hour of one core. Last
+layers from every start, pool and way of changing images are averaged, by what the inner folds say
+of them. What the docs hold is in drawings.json beside this file; the table of the docs is `table` of it.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def commands(drawings: Path, uci: Path, work: Path) -> list[list[str]]:
     starts = f"--start {runs}/spiral-wide --start {runs}/spiral --start none"
     starts += "".join(f" --sparse-start {runs}/{name}" for name in SPARSE)
     how = f"{starts} --last-layer --choose-augment --ablate --method l0"
-    how += " --sparsity 0.5 --sparsity 0.9 --pool 4 --pool 16 --least-zeros 0.9"
+    how += " --sparsity 0.5 --sparsity 0.9 --pool 4 --pool 16 --least-zeros 0.9 --average"
     arms = "--arm majority --arm hog --arm amplitude --arm dense --arm sparse"
     sparse = f"train {made} --config {HERE}/pretrain/sparse.toml --start {runs}/spiral"
     lines = [

@@ -95,6 +95,9 @@ def crossval(
     choose_augment: Annotated[
         bool, typer.Option("--choose-augment", help="Let inner folds choose whether to.")
     ] = False,
+    average: Annotated[
+        bool, typer.Option("--average", help="Average last layers instead of choosing one.")
+    ] = False,
     ablate: Annotated[
         bool, typer.Option(help="Measure also without --start, and without augmentation.")
     ] = False,
@@ -157,6 +160,7 @@ def crossval(
         pools=tuple(pool or ()),
         augment=augment,
         choose_augment=choose_augment,
+        average=average,
         ablate=ablate,
         arms=tuple(name for name in ARMS if name in arm) if arm else DEFAULT_ARMS,
         network=read_assignments(set_),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from rvsm.experiments.config import Method, RuleConfig, TrainConfig
 
 NO_START = "none"
@@ -143,3 +145,29 @@ def spread(
         for how in changed
         for one in tried
     ]
+
+
+def weighed(
+    tried: Sequence[Candidate], losses: Sequence[float], among: Sequence[int], people: int
+) -> dict[int, float]:
+    r"""Weights of what is averaged: the best of every start and every look at the images.
+
+    Each has the likelihood of the inner answers, every person counted as one observation, so that
+    what is as good as the best for so few people has a say,
+
+    .. math:: w_k \propto e^{-P \ell_k},
+
+    with :math:`P` people and mean log losses :math:`\ell` (Bayesian model averaging with equal
+    prior weights).
+
+    Returns
+    -------
+    dict of int to float
+        By place in `tried`; sum 1.
+    """
+    best: dict[Any, int] = {}
+    for place in sorted(among, key=losses.__getitem__):
+        best.setdefault((tried[place].start, tried[place].look), place)
+    least = min(losses[place] for place in best.values())
+    weights = {place: float(np.exp(-people * (losses[place] - least))) for place in best.values()}
+    return {place: weight / sum(weights.values()) for place, weight in weights.items()}

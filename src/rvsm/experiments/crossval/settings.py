@@ -54,6 +54,7 @@ _BEFORE = {
     "views": 8,
     "pools": [],
     "choose_augment": False,
+    "average": False,
     "least_zeros": 0.0,
     "strength of the sparse layer": "the dense layer's",
 }
@@ -97,6 +98,9 @@ class Settings:
         Change training images anew each time; measure also without, and without `start`.
     choose_augment : bool
         Let the inner folds choose whether they are changed.
+    average : bool
+        Average last layers, the best from each start, pool and way of changing images, by what
+        the inner folds say of them (see `candidates.weighed`), in place of choosing one.
     arms : tuple of str
         Of `ARMS`.
     network : dict
@@ -125,6 +129,7 @@ class Settings:
     pools: tuple[int, ...] = ()
     augment: bool = True
     choose_augment: bool = False
+    average: bool = False
     ablate: bool = False
     arms: tuple[str, ...] = DEFAULT_ARMS
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -168,6 +173,8 @@ class Settings:
                 "--sparse-start is for --last-layer with --start: elsewhere sparse networks start "
                 "from the dense ones."
             )
+        if self.average and not self.last_layer:
+            raise ConfigError("--average is of last layers: add --last-layer.")
         if self.last_layer and self.lams:
             raise ConfigError("--last-layer asks for shares of zeros: give --sparsity, not --lam.")
         if unknown := [name for name in self.methods if name not in METHODS or name == "dense"]:

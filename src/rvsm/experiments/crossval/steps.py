@@ -19,7 +19,7 @@ from rvsm.atomic import atomic_text, atomic_write, make_folder
 from rvsm.errors import RunError
 from rvsm.experiments.calibration import Platt, fit_platt, fit_shrunk, log_loss
 from rvsm.experiments.crossval.baselines import STRENGTHS, fit_line, fit_lines
-from rvsm.experiments.crossval.candidates import NO_START, Candidate
+from rvsm.experiments.crossval.candidates import NO_START, Candidate, weighed
 from rvsm.experiments.crossval.folds import Index, check_apart, people_folds
 from rvsm.experiments.crossval.metrics import Ints, Reals
 from rvsm.experiments.crossval.settings import PLAIN, SCRATCH, Settings
@@ -115,29 +115,41 @@ def answers_of(
     return answers
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What the inner folds say of all that was tried.
+
+    Attributes
+    ----------
+    which : int
+        Place of the choice with the least log loss, once scaled, over all inner folds together.
+    scales : tuple of Platt
+        Of each, fitted to its inner answers.
+    losses : tuple of float
+    """
+
+    which: int
+    scales: tuple[Platt, ...]
+    losses: tuple[float, ...]
+
+
 def choose(
-    tried: Sequence[str],
     scores: Sequence[Reals],
     labels: Ints,
     scaling: Callable[[Reals, Ints], Platt] = fit_platt,
     among: Sequence[int] | None = None,
-) -> tuple[int, Platt, Any]:
-    """The choice with the least log loss, once scaled, over all inner folds together.
+) -> Choice:
+    """Choose by log loss.
 
     Of logistic regressions, whose scores are log-odds already, the scaling is `fit_shrunk`. Only
     the choices at the places `among` can win, by default all.
-
-    Returns
-    -------
-    which : int
-    calibration : Platt
-        Fitted to its inner answers.
-    losses : dict of str to float
     """
-    scales = [scaling(found, labels) for found in scores]
-    losses = [log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)]
-    which = min(range(len(tried)) if among is None else among, key=losses.__getitem__)
-    return which, scales[which], dict(zip(tried, losses, strict=True))
+    scales = tuple(scaling(found, labels) for found in scores)
+    losses = tuple(
+        log_loss(scale(found), labels) for scale, found in zip(scales, scores, strict=True)
+    )
+    which = min(range(len(scores)) if among is None else among, key=losses.__getitem__)
+    return Choice(which, scales, losses)
 
 
 def _line(material: Material, arm: str, part: Part, tell: Tell) -> Answer:
@@ -152,13 +164,14 @@ def _line(material: Material, arm: str, part: Part, tell: Tell) -> Answer:
         tell()
     truth = np.concatenate([material.labels[held] for _, held in part.inner])
     tried = [f"C {strength:g}" for strength in STRENGTHS]
-    which, platt, losses = choose(tried, [np.concatenate(s) for s in found], truth, fit_shrunk)
+    choice = choose([np.concatenate(s) for s in found], truth, fit_shrunk)
+    which, platt = choice.which, choice.scales[choice.which]
     line = fit_line(features[part.train], material.labels[part.train], STRENGTHS[which])
     tell()
     return {
         "log_odds": platt(line(features[part.test])).tolist(),
         "chosen": tried[which],
-        "tried": losses,
+        "tried": dict(zip(tried, choice.losses, strict=True)),
         "platt": [platt.slope, platt.offset],
         "zeros": None,
         "seconds": time.perf_counter() - begun,
@@ -198,23 +211,32 @@ class _Networks:
             states.append(kept)
             shares.append(least)
         scaling = fit_platt if self.material.looks is None else fit_shrunk
-        names, among = [c.name for c in tried], self._with_zeros(shares)
-        which, platt, losses = choose(names, scores, truth, scaling, among)
+        among = self._with_zeros(shares)
+        choice = choose(scores, truth, scaling, among)
+        which, platt = choice.which, choice.scales[choice.which]
+        weights = {which: 1.0}
+        if self.settings.average:
+            people = len(np.unique(self.material.people[self.part.train]))
+            weights = weighed(tried, choice.losses, among, people)
         last = len(self.part.inner)
-        test, state, zeros = self._fit(
-            tried[which], f"{which}-all", last, self.part.train, self.part.test
-        )
+        fits = {
+            place: self._fit(tried[place], f"{place}-all", last, self.part.train, self.part.test)
+            for place in weights
+        }
         tell()
+        said = [w * choice.scales[place](fits[place][0]) for place, w in weights.items()]
         answer = {
-            "log_odds": platt(test).tolist(),
+            "log_odds": np.sum(said, axis=0).tolist(),
             "chosen": tried[which].name,
             "start": tried[which].start,
-            "tried": losses,
+            "tried": {c.name: loss for c, loss in zip(tried, choice.losses, strict=True)},
             "platt": [platt.slope, platt.offset],
-            **zeros,
+            **_together([fit[2] for fit in fits.values()]),
             "seconds": time.perf_counter() - begun,
         }
-        return answer, [*states[which], state]
+        if self.settings.average:
+            answer["averaged"] = {tried[place].name: weight for place, weight in weights.items()}
+        return answer, [*states[which], fits[which][1]]
 
     def _with_zeros(self, shares: Sequence[float]) -> list[int]:
         """Places of the candidates with zeros enough, by the fewest of their inner fits."""
@@ -270,6 +292,18 @@ class _Networks:
         simplify = candidate.method != "dense" and start is not None
         result = fit(config, material.ink[fitted], labels, start, simplify=simplify)
         return result, result.scores(material.ink[held])
+
+
+def _together(counted: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Weights of all networks that are averaged, and how many of them are zero."""
+    weights = sum(one["weights"] for one in counted)
+    nonzeros = sum(one["nonzeros"] for one in counted)
+    return {
+        "zeros": 1 - nonzeros / weights,
+        "fc_zeros": float(np.mean([one["fc_zeros"] for one in counted])),
+        "nonzeros": nonzeros,
+        "weights": weights,
+    }
 
 
 def _known(told: Path, weights: Path, count: int) -> tuple[Reals, State, dict[str, Any]] | None:
