@@ -5,7 +5,8 @@ python -m benchmarks.people.drawings --drawings DIR --uci DIR --work DIR
 Makes the spirals to start from, trains on them, dense and sparse, puts random filters beside those
 learned, and runs the three studies, each resumable; three quarters of an hour of one core. Last
 layers from every start, pool and way of changing images are averaged, by what the inner folds say
-of them. What the docs hold is in drawings.json beside this file; the table of the docs is `table` of it.
+of them. What the docs hold is in drawings.json beside this file; the table of the docs is `table`
+of it.
 """
 
 import argparse
