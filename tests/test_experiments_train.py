@@ -47,7 +47,8 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 def test_the_run_folder_holds_everything(whole: RunResult, folder: Path) -> None:
     run = whole.run_dir
-    assert load_config(run / "config.toml") == configure(folder)
+    network = {**configure(folder).network.model_dump(), "size": (32, 128)}
+    assert load_config(run / "config.toml") == configure(folder, network=network)
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or (
         environment["packages"]["torch"] == torch.__version__

@@ -172,6 +172,7 @@ def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
     from rvsm.errors import DataError
     from rvsm.experiments.data import load_split, read_rows
     from rvsm.experiments.evaluate import evaluate_network
+    from rvsm.experiments.runs import network_size
 
     data = Path(config.data)
     try:
@@ -179,7 +180,7 @@ def _accuracy(config: TrainConfig) -> Callable[[nn.Module], float] | None:
             split = load_split(
                 data,
                 "val",
-                config.network.size,
+                network_size(config),
                 rows=read_rows(data),
                 progress=bars.named("reading val"),
             )

@@ -37,8 +37,9 @@ class NetworkConfig(_Strict):
     """Rows and columns of their kernels; an odd number."""
     pools: tuple[_Pool, _Pool, _Pool] = ((2, 2), (2, 2), (1, 2))
     """Rows and columns of which the largest value is taken, after each convolution."""
-    size: tuple[_Positive, _Positive] = (32, 128)
-    """Rows and columns of the images it reads: a whole fraction of those of the data folder."""
+    size: tuple[_Positive, _Positive] | None = None
+    """Rows and columns of the images it reads, a whole fraction of those of the data folder. Not
+    given, it is half of each, such as 32 and 128, or what the run of ``start`` reads."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of what the last layer reads that is left out at random in each step."""
     norm: bool = True

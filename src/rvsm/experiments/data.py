@@ -225,7 +225,7 @@ def check_size(size: tuple[int, int], whole: tuple[int, int] = SIZE) -> None:
     if min(size) < 1 or whole[0] % size[0] or whole[1] % size[1]:
         raise DataError(
             f"Images of {whole[0]}x{whole[1]} pixels cannot be reduced to {size[0]}x{size[1]}; "
-            "set network.size to a whole fraction, such as [32, 128]."
+            f"set network.size to a whole fraction, such as [{whole[0] // 2}, {whole[1] // 2}]."
         )
 
 

@@ -151,7 +151,7 @@ def evaluate(
     scores, loaded = {}, {}
     for name in chosen:
         told = None if progress is None else functools.partial(progress, f"reading {name}")
-        split = load_split(data, name, config.network.size, rows=rows, progress=told)
+        split = load_split(data, name, net.size, rows=rows, progress=told)
         scores[name] = evaluate_network(net, split).summary()
         loaded[name] = split
     return {"scores": scores, **describe_skipped(loaded), **count_zeros(net)}

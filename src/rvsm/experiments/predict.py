@@ -16,7 +16,7 @@ from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.data import check_size, reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.probability import calibration_of
-from rvsm.experiments.runs import load_run, read_result
+from rvsm.experiments.runs import load_run, network_size, read_result
 from rvsm.handwriting.description import read_description, size_of
 from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below
@@ -139,7 +139,7 @@ def predict(
                 Prediction(asked.file, None, None, error, reason=reason, person=asked.person)
             )
             continue
-        shaky = _probability(net, found.image, config.network.size)
+        shaky = _probability(net, found.image)
         calibrated = calibration(shaky)
         drawn = None
         if evidence is not None:
@@ -205,7 +205,7 @@ def reading_of(
     """
     check_dpi(dpi)
     task = _task_of(run_dir, config)
-    size, reads = size_of(task), config.network.size
+    size, reads = size_of(task), network_size(config)
     try:
         check_size(reads, size)
     except DataError:
@@ -264,9 +264,9 @@ def all_asked(
     return [replace(asked, person=who) for asked, who in zip(listed, persons, strict=True)]
 
 
-def _probability(net: TremorNet, image: GreyImage, size: tuple[int, int]) -> float:
+def _probability(net: TremorNet, image: GreyImage) -> float:
     with torch.inference_mode():
-        batch = to_float(torch.from_numpy(reduce_image(image, size)).unsqueeze(0))
+        batch = to_float(torch.from_numpy(reduce_image(image, net.size)).unsqueeze(0))
         return float(view_logits(net, batch).double().mean(0).softmax(1)[0, 1])
 
 

@@ -88,7 +88,7 @@ def calibration_of(run_dir: Path, config: TrainConfig, net: TremorNet) -> Calibr
     from rvsm.experiments.evaluate import evaluate_network
 
     try:
-        split = load_split(Path(config.data), _SPLIT, config.network.size)
+        split = load_split(Path(config.data), _SPLIT, net.size)
     except (RvsmError, OSError) as error:
         return Calibration(None, f"the run's validation images cannot be read ({error})")
     with torch.inference_mode():

@@ -20,6 +20,7 @@ from rvsm.experiments.config import CONFIG_FILE, TrainConfig, load_config
 from rvsm.experiments.data import seed_of
 from rvsm.experiments.places import ENVIRONMENT_FILE, MODEL_FILE, PLACES, found_data
 from rvsm.experiments.records import ResultFile
+from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.network import TremorNet
 from rvsm.jsonfiles import read_object
 from rvsm.processor import processor_name
@@ -41,10 +42,27 @@ def make_network(config: TrainConfig) -> TremorNet:
     """Build the network a configuration trains, its weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
-        shape = config.network
-        return TremorNet(
-            shape.channels, shape.kernel, shape.pools, shape.size, shape.dropout, shape.norm
-        )
+        shape, size = config.network, network_size(config)
+        return TremorNet(shape.channels, shape.kernel, shape.pools, size, shape.dropout, shape.norm)
+
+
+def network_size(config: TrainConfig) -> tuple[int, int]:
+    """Return the rows and columns of the images that the network of a configuration reads.
+
+    Not given, they are those of the run it starts from, whose weights fit no other, or else half
+    those of the images of its data folder.
+    """
+    if config.network.size is not None:
+        return config.network.size
+    if config.start:
+        return network_size(load_config(start_file(config.start).with_name(CONFIG_FILE)))
+    height, width = whole_size(config.data)
+    return height // 2, width // 2
+
+
+def sized(config: TrainConfig, size: tuple[int, int]) -> TrainConfig:
+    """Put a size in the configuration of the network."""
+    return config.model_copy(update={"network": config.network.model_copy(update={"size": size})})
 
 
 def load_run(run_dir: Path) -> tuple[TrainConfig, TremorNet]:
@@ -254,8 +272,11 @@ def check_same(config: TrainConfig, run_dir: Path, *, moved: bool = False) -> Tr
             f"{run_dir} holds a run whose config.toml cannot be read ({error}); name a new folder."
         ) from error
     wanted = config
-    if config.precision == "auto":  # what it became when the run began
-        wanted = config.model_copy(update={"precision": there.precision})
+    # What was left open is what it became when the run began.
+    if wanted.precision == "auto":
+        wanted = wanted.model_copy(update={"precision": there.precision})
+    if wanted.network.size is None:
+        wanted = sized(wanted, network_size(there))
     found, asked = there.model_dump(), wanted.model_dump()
     different = [
         name

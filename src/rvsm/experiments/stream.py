@@ -154,7 +154,7 @@ def predict_to_csv(
             progress(done, len(everything))
         for batch in batches:
             people = [asked.person for asked in everything[done : done + len(batch)]]
-            rows = _rows(batch, people, network, config.network.size, calibration, band)
+            rows = _rows(batch, people, network, net.size, calibration, band)
             if evidence is not None:
                 rows = [
                     (*row, _drawn(net, entry, evidence, number))

@@ -58,8 +58,10 @@ from rvsm.experiments.runs import (
     load_run,
     locked,
     make_network,
+    network_size,
     read_result,
     resolve,
+    sized,
     start_file,
 )
 from rvsm.handwriting.description import read_description, whole_size
@@ -139,12 +141,13 @@ def train(
             return RunResult(run_dir, result)
         check_unchanged(run_dir, Path(config.data))
     # What can be refused is refused before an hour of reading, and before anything is written.
-    data, size = Path(config.data), config.network.size
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError('accelerator is "gpu" but torch finds none; set it to "cpu".')
-    check_size(size, whole_size(data))
     if config.start:
         start_file(config.start)
+    data, size = Path(config.data), network_size(config)
+    check_size(size, whole_size(data))
+    config = sized(config, size)
     teacher = _teacher(config)
     SparseTraining(make_network(config), config, _ANY_LENGTH).check_rules()
     rows = read_rows(data)
@@ -266,7 +269,7 @@ def _score(
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Open the test splits, for the first time, and write what the network makes of them."""
-    data, size = Path(config.data), config.network.size
+    data, size = Path(config.data), net.size
     try:
         tests = {
             name: load_split(

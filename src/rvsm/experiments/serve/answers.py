@@ -73,7 +73,7 @@ class Oracle:
         self.run_dir = Path(run_dir)
         config, net = load_run(self.run_dir)
         self.method = config.method
-        self.size = config.network.size
+        self.size = net.size
         self.how = reading_of(self.run_dir, config, True, None, drawing)
         weights = [w for name, w in net.named_parameters() if name.endswith(".weight")]
         self.zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)

@@ -90,8 +90,8 @@ def main(run_dir: Path) -> None:
     from rvsm.experiments.runs import load_run
 
     torch.set_num_threads(1)
-    config, net = load_run(run_dir)
-    facts = rvsm.compile(net, torch.zeros(1, 1, *config.network.size)).facts
+    _, net = load_run(run_dir)
+    facts = rvsm.compile(net, torch.zeros(1, 1, *net.size)).facts
     if facts is not None:
         sys.stdout.write(json.dumps(asdict(facts)))
 
