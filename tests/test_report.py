@@ -333,6 +333,19 @@ def test_occlusion_finds_the_ink_that_decides() -> None:
     assert float(log_odds(net, torch.zeros(1, 1, 64, 256))) == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "cells"), [((64, 256), (8, 32)), ((256, 256), (16, 16)), ((128, 256), (11, 23))]
+)
+def test_the_eraser_moves_as_far_down_as_across(
+    shape: tuple[int, int], cells: tuple[int, int]
+) -> None:
+    """Whatever the shape of the image, and of what the network makes of it."""
+    network = TremorNet([2, 2, 2], size=(32, 128)).eval()
+    _, found = occlusion(network, np.full(shape, 255, np.uint8))
+    assert found.shape == cells
+    assert shape[0] / cells[0] == pytest.approx(shape[1] / cells[1], rel=0.05)
+
+
 def decode(uri: str) -> np.ndarray:
     data = base64.b64decode(uri.partition(",")[2])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))

@@ -13,8 +13,8 @@ from rvsm.experiments.report.source import Floats, Predictions
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.views import view_logits
 
-GRID = (8, 32)  # positions of the eraser down and across: one a millimetre
-SOFTNESS = 0.75  # its standard deviation in millimetres; a hard edge would itself look shaky
+POSITIONS = 256  # of the eraser: of words one a millimetre
+SOFTNESS = 0.75  # its standard deviation in their distances; a hard edge would itself look shaky
 UNCERTAIN = 0.45  # a probability between 0.05 and 0.95
 
 
@@ -56,6 +56,12 @@ def log_odds(network: TremorNet, batch: torch.Tensor) -> torch.Tensor:
     return logits[:, 1] - logits[:, 0]
 
 
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Positions down and across an image, as far apart one way as the other: 8 x 32 of 64 x 256."""
+    rows = max(1, round((POSITIONS * height / width) ** 0.5))
+    return rows, round(POSITIONS / rows)
+
+
 def occlusion(network: TremorNet, image: npt.NDArray[np.uint8]) -> tuple[float, Floats]:
     """Erase the ink softly, place by place, and note what the log-odds of shaky lose.
 
@@ -69,12 +75,13 @@ def occlusion(network: TremorNet, image: npt.NDArray[np.uint8]) -> tuple[float, 
     Returns
     -------
     odds, map
-        Log-odds of the whole image, and (8, 32) differences: positive where the ink speaks for
-        shaky, negative where it speaks for regular.
+        Log-odds of the whole image, and the differences, as :func:`grid` has them: positive where
+        the ink speaks for shaky, negative where it speaks for regular.
     """
+    rows, columns = grid(*image.shape)
     height, width = network.size
     whole = to_float(torch.from_numpy(reduce_image(image, network.size))[None])
-    down, across = _bumps(height, GRID[0]), _bumps(width, GRID[1])
+    down, across = _bumps(height, rows), _bumps(width, columns)
     lost = []
     for band in down:
         erased = whole * (1.0 - band[None, :, None] * across[:, None, :])[:, None]
