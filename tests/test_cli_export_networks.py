@@ -15,7 +15,8 @@ from rvsm.deploy.compiler.export import export_c
 from rvsm.deploy.network import load_network
 from rvsm.deploy.tracing import trace
 from rvsm.errors import CompilerError, FileFormatError, RvsmError
-from rvsm.experiments.runs import load_run
+from rvsm.experiments.config import dump_config, make_config
+from rvsm.experiments.runs import load_run, make_network
 
 MAIN = """
 #include <stdio.h>
@@ -96,6 +97,26 @@ def test_a_c_file_that_fails_leaves_no_header(tmp_path: Path) -> None:
     with pytest.raises(RvsmError, match="it is a folder"):
         export_c(*network("mlp"), tmp_path / "net.c")
     assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
+
+
+@pytest.mark.parametrize(("size", "taken"), [((128, 128), 256), ((256, 256), 256), ((64, 64), 64)])
+def test_a_run_of_drawings_takes_drawings(
+    run: Run, tmp_path: Path, size: tuple[int, int], taken: int
+) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    for made in (data, folder):
+        made.mkdir()
+    (data / "dataset.json").write_text('{"task": "spiral"}')
+    config = make_config({"data": str(data), "network": {"channels": [2, 2, 2], "size": size}})
+    net = make_network(config).folded().eval()
+    (folder / "config.toml").write_text(dump_config(config))
+    rvsm.save(net, folder / "model.safetensors")
+    assert run("export", folder, "--format", "c").code == 0
+    assert f"Input: 1 x {taken} x {taken};" in (folder / "export.c").read_text()
+    assert run("shrink", folder, "--out", tmp_path / "small").code == 0
+    images = torch.rand(2, 1, taken, taken)
+    with torch.no_grad():
+        torch.testing.assert_close(rvsm.load_network(tmp_path / "small")(images), net(images))
 
 
 def test_tensors_alone_are_no_network(run: Run, tmp_path: Path) -> None:

@@ -20,10 +20,14 @@ def network_and_example(path: Path) -> tuple[nn.Module, Tensor]:
     import torch
 
     if path.is_dir():
+        from rvsm.experiments.predict import reading_of
         from rvsm.experiments.runs import load_run
-        from rvsm.handwriting.network import IMAGE_SIZE
 
-        return load_run(path)[1], torch.rand(1, 1, *IMAGE_SIZE)
+        config, run = load_run(path)
+        height, width = reading_of(path, config, scan=False, dpi=None).size
+        # Images of any other size it takes only once they are reduced.
+        taken = (height, width) in (run.size, (2 * run.size[0], 2 * run.size[1]))
+        return run, torch.rand(1, 1, *((height, width) if taken else run.size))
     from rvsm.deploy.network import load_network
 
     network = load_network(path)

@@ -19,9 +19,6 @@ from rvsm.handwriting.block import (
     pool_norm_relu,
 )
 
-IMAGE_SIZE = (64, 256)
-"""Rows and columns of the images a data folder holds."""
-
 
 class FixedScaleNorm(nn.Module):
     r"""Batch normalisation whose scale stays 1: ``(x - mean) / sqrt(var + eps) + bias``.
