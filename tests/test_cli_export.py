@@ -28,6 +28,10 @@ def test_from_a_run(run: Run, tmp_path: Path) -> None:
         assert tensor.dtype == exact[name].dtype
         assert torch.allclose(tensor, exact[name], rtol=1e-3, atol=1e-6)
     assert read_metadata(small) == read_metadata(folder / "model.safetensors")
+    image = torch.rand(1, 1, 32, 128)
+    whole = rvsm.load_network(folder / "model.safetensors")
+    torch.testing.assert_close(rvsm.load_network(small)(image), whole(image), rtol=0.01, atol=0.01)
+    assert run("export", small, "--format", "c", "--out", tmp_path / "small.c").code == 0
 
     told = json.loads(run("export", folder, "--values", "codebook", "--json").out)
     assert 0 <= told["accuracy_before"] <= 1

@@ -15,7 +15,7 @@ from rvsm.cli.models import network_and_example
 from rvsm.cli.show import show
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from rvsm.deploy.compiler.export import CAccount
     from rvsm.deploy.onnx import OnnxAccount
@@ -90,7 +90,8 @@ def export(
     after. onnx: checked with ONNX Runtime where it is installed (rvsm[onnx]). c: one C file without
     dependencies, the zeros left out, that any compiler takes; its first lines say how.
 
-    onnx and c need the network, not its tensors alone: a run, or a file of rvsm shrink.
+    onnx and c need the network, not its tensors alone: a run, or a file that holds its layers, as
+    those of rvsm shrink do and those exported of a run.
 
     \b
     Examples:
@@ -128,24 +129,27 @@ def _forms(texts: list[str]) -> str | dict[str, str] | None:
 def _safetensors(request: Request) -> None:
     from rvsm.deploy.files import load, read_architecture, read_metadata, save
 
-    path, values, zstd = request.model, request.values, request.zstd
+    path, values = request.model, request.values
+    model: nn.Module | dict[str, Tensor]
+    measure = None
     if path.is_dir():
         from rvsm.experiments.places import MODEL_FILE
         from rvsm.experiments.runs import load_run
 
-        config, net = load_run(path)
+        config, model = load_run(path)
         measure = None if values is None else _accuracy(config)
-        metadata = read_metadata(path / MODEL_FILE)
-        saved = save(net, request.out, metadata, values=values, zstd=zstd, evaluate=measure)
+        path = path / MODEL_FILE
     else:
-        saved = save(
-            load(path),
-            request.out,
-            read_metadata(path),
-            values=values,
-            zstd=zstd,
-            architecture=read_architecture(path),
-        )
+        model = load(path)
+    saved = save(
+        model,
+        request.out,
+        read_metadata(path),
+        values=values,
+        zstd=request.zstd,
+        architecture=read_architecture(path),
+        evaluate=measure,
+    )
     _print(saved, request.as_json)
 
 

@@ -151,7 +151,7 @@ def load_network(path: Path | str) -> Network:
     Parameters
     ----------
     path
-        A file `rvsm.save` wrote of a `Network`, such as a shrunk one.
+        A file `rvsm.save` wrote of a `Network`, such as a shrunk one, or the model of a run.
 
     Returns
     -------
