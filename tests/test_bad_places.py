@@ -43,6 +43,32 @@ def test_a_run_overwrites_nothing_that_no_run_wrote(
     assert (tmp_path / "mine" / ".notes.tmp").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("train", "DATA", "--out", "", *QUICK), "The word after --out is empty"),
+        (("train", "DATA", "--out=", *QUICK), "--out= has no value"),
+        (("data", "make", ""), "The word after make is empty"),
+        (("report", ""), "The word after report is empty"),
+        (("export", "DATA", "--debug", "--out", ""), "The word after --out is empty"),
+        (("",), "The word after rvsm is empty"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    run: Run,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*(data if word == "DATA" else word for word in words))
+    assert done.code == 2
+    assert told in done.sentence()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_may_stand_beside_other_files(run: Run, data: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run("train", data, "--out", tmp_path, *QUICK).code == 0

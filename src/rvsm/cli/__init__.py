@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated
 
@@ -68,7 +69,24 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 (error), 2 (wrong usage), 130 (ctrl-C), 143 (SIGTERM)."""
     given = sys.argv[1:] if arguments is None else arguments
+    if empty := _empty_word(given):
+        print(
+            f"Error: {empty}, perhaps a variable of the shell that is not set: name what is meant, "
+            "or leave it out.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     own = given[: given.index("--")] if "--" in given else given
     if "--debug" in own:
         given = ["--debug", *(word for word in own if word != "--debug"), *given[len(own) :]]
     app(given, prog_name="rvsm")
+
+
+def _empty_word(given: list[str]) -> str:
+    """Say where nothing is given: as a path it would be the current folder."""
+    for before, word in zip(["rvsm", *given], given, strict=False):
+        if not word:
+            return f"The word after {before} is empty"
+        if re.fullmatch("--[a-z-]+=", word):
+            return f"{word} has no value"
+    return ""
