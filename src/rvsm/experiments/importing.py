@@ -19,12 +19,12 @@ from rvsm.handwriting.datasets import FORMAT_VERSION
 from rvsm.handwriting.description import DATASET, DRAWING, size_of, write_description
 from rvsm.handwriting.figures.sampler import SIZES
 from rvsm.handwriting.images import encode_png
+from rvsm.handwriting.made import skipped_lines
 from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, write_manifest
 from rvsm.handwriting.scans.pages import check_dpi
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.ready import all_ready, rows_of
 from rvsm.handwriting.scans.sets import How, is_text, isolations
-from rvsm.text import some
 
 SHARES = {"val": 0.15, "test-unseen": 0.2}
 """Of the images of each class; the rest is for training."""
@@ -37,7 +37,6 @@ _NOT_WIDE = (
     "--task, such as spiral"
 )
 _TRIES = 100
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,7 @@ class Imported:
             )
         if self.doubt:
             lines.append(f"warning: {self.doubt}")
-        if skipped := told["skipped"].get("files", {}):
-            lines.append(
-                f"warning: {len(skipped)} files skipped: {some(skipped, _SHOWN)} (the first: "
-                f"{next(iter(skipped.values()))}); {self.path / DATASET} lists them all"
-            )
-        return lines
+        return lines + skipped_lines(self.path, told)
 
 
 def import_set(

@@ -66,17 +66,20 @@ class Made:
             lines.append(
                 f"warning: {split} is without {some(idle, SHOWN)}, which draw none of its texts"
             )
-        for kind, names in told.get("skipped", {}).items():
-            if not names:
-                continue
-            reason = next(iter(names.values()))
-            lines.append(
-                f"warning: {len(names)} {kind} skipped: {some(names, SHOWN)} (the first: "
-                f"{reason}); {self.path / DATASET} lists them all"
-            )
+        lines += skipped_lines(self.path, told)
         if self.fresh:
             speed = self.rendered / max(self.seconds, 1e-9)
             lines.append(
                 f"{self.rendered} candidates in {self.seconds:.0f} s, {speed:.0f} a second"
             )
         return lines
+
+
+def skipped_lines(path: Path, description: dict[str, Any]) -> list[str]:
+    """A warning for each kind of things that a data folder is without, as its dataset.json says."""
+    return [
+        f"warning: {len(names)} {kind} skipped: {some(names, SHOWN)} (the first: "
+        f"{next(iter(names.values()))}); {path / DATASET} lists them all"
+        for kind, names in description.get("skipped", {}).items()
+        if names
+    ]
