@@ -284,6 +284,26 @@ def test_last_layers_are_averaged(folder: Path, tmp_path: Path, ridges: Ridges) 
         assert both["zeros"] == pytest.approx(1 - both["nonzeros"] / both["weights"])
 
 
+def test_sparse_last_layers_of_every_pool_are_averaged(
+    folder: Path, tmp_path: Path, ridges: Ridges
+) -> None:
+    """Where no pool is chosen for the dense layer, none is for the sparse one."""
+    told = {**TINY, "network": {}, "last_layer": True, "arms": ("dense", "sparse"), "views": 1}
+    fits: list[tuple[int, int]] = []
+    crossval(
+        folder,
+        tmp_path / "out",
+        Settings(**told, pools=(2, 4), average=True),
+        progress=lambda what, done, all_: fits.append((done, all_)) if what == "fitting" else None,
+    )
+    assert fits[-1][0] == fits[-1][1]
+    file = tmp_path / "out" / "folds" / "r0-f0.json"
+    for answer in json.loads(file.read_text("utf-8"))["answers"].values():
+        pools = {name.split("pooled ")[1] for name in answer["averaged"]}
+        assert pools == {"2 x 2", "4 x 4"}
+        assert len(answer["tried"]) == 2 * len(ridges)
+
+
 def test_only_networks_with_zeros_enough_are_chosen(
     folder: Path, tmp_path: Path, ridges: Ridges
 ) -> None:

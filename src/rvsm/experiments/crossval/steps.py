@@ -78,7 +78,8 @@ def fits_of(settings: Settings) -> int:
     count = (settings.inner + 1) * len(settings.lines())
     for arm in settings.network_arms():
         tried = settings.tried(arm)
-        shared = len({c.look for c in tried}) if arm == "sparse" else 1
+        chosen_once = arm == "sparse" and not settings.average
+        shared = len({c.look for c in tried}) if chosen_once else 1
         count += len(tried) // shared * settings.inner + 1
     return count
 
@@ -103,8 +104,9 @@ def answers_of(
             begins = {"": begins[NO_START]}
         elif arm == "sparse":
             dense = {c.name: c for c in settings.tried("dense")}[answers["dense"]["chosen"]]
-            # A sparse fit costs ten times a dense last layer: what is looked at is chosen once.
-            tried = [c for c in tried if c.look == dense.look]
+            if not settings.average:
+                # A sparse fit costs ten times a dense last layer: what is looked at is chosen once.
+                tried = [c for c in tried if c.look == dense.look]
             if settings.last_layer:
                 begins = material.sparse_begins
             else:
