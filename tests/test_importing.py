@@ -108,7 +108,10 @@ def test_black_forms_are_taken_away_where_asked(tmp_path: Path) -> None:
         assert made.description["options"]["source"]["isolate"] == how
         images = [read_grey(out / row.file, whole_size(out)) for row in read_manifest(out)]
         ink.append(sum(int((image < 128).sum()) for image in images))
+        assert (out / "template-spiral.png").is_file() == (how == "registration")
     assert ink[1] < 0.7 * ink[0]
+    assert made.description["template"] == "template-spiral.png"
+    assert f"template: {out / 'template-spiral.png'}, for" in "\n".join(made.summary())
 
 
 def test_recordings_become_drawings(tmp_path: Path) -> None:

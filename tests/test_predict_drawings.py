@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from commandline import run_here
 from drawings import make_folder
 from rvsm.errors import RunError
 from rvsm.experiments.config import make_config
 from rvsm.experiments.data import reduce_image, to_float
+from rvsm.experiments.importing import import_set
 from rvsm.experiments.predict import predict, reading_of
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.scans import predict_scans
@@ -25,11 +27,12 @@ from rvsm.experiments.serve.drawing import parse_drawing
 from rvsm.experiments.stream import predict_to_csv
 from rvsm.experiments.train import train
 from rvsm.handwriting.images import GreyImage, fit, grey_of, read_grey
+from rvsm.handwriting.manifest import read_manifest
 from rvsm.handwriting.readers import read, redraw
 from rvsm.handwriting.scans.normalise import normalise
 from rvsm.handwriting.scans.ready import Asked, ready, rows_of
 from rvsm.handwriting.views import view_logits
-from set_layouts import drawing, parkinsons_drawings
+from set_layouts import black_forms, drawing, parkinsons_drawings
 from tablets import stand_in
 
 pytestmark = pytest.mark.filterwarnings(
@@ -75,6 +78,16 @@ def on_words(run: Path, folder: Path) -> Path:
     return words
 
 
+def stopped_after(files: int) -> Callable[[int, int], None]:
+    """A progress bar that breaks once there are answers about so many files."""
+
+    def stop(done: int, total: int) -> None:
+        if done >= files:
+            raise ZeroDivisionError
+
+    return stop
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     drawing(3, "RGB", (600, 400)).save(tmp_path / "a.png", dpi=(300, 300))
@@ -110,6 +123,74 @@ def test_scans_are_fitted_as_they_lie(run: Path, file: Path, tmp_path: Path) -> 
     told = Oracle(run).scan(file.read_bytes())
     assert told["probability"] == pytest.approx(wanted, abs=1e-6)
     assert len(told["words"]) == 1
+
+
+def test_forms_are_taken_away_as_in_an_import(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The network sees the image that `rvsm data import` made of the same scan."""
+    scans, made = black_forms(tmp_path / "scans"), tmp_path / "made"
+    import_set(scans, made, task="spiral", person=r"/(p\d)", isolate="registration", workers=1)
+    template = made / "template-spiral.png"
+    wanted = [asked(run, read_grey(made / row.file, SQUARE)) for row in read_manifest(made)]
+    found = predict(run, [scans], scan=True, template=template)
+    assert [one.probability for one in found] == pytest.approx(wanted, abs=1e-6)
+    plain = [one.probability for one in predict(run, [scans], scan=True)]
+    assert plain != pytest.approx(wanted, abs=1e-4)
+    # By two processes, which take a chunk each: files are named over and over.
+    out = tmp_path / "out.csv"
+    predict_to_csv(run, [scans] * 6, out, scan=True, template=template)
+    with out.open() as stream:
+        told = [float(row["probability"]) for row in csv.DictReader(stream)]
+    assert told == pytest.approx(wanted * 6, abs=1e-6)
+    # The form itself is nobody's drawing.
+    shutil.copy(template, scans / "form.png")
+    done = run_here(capfd, "predict", run, scans, "--scan", "--template", scans / "form.png")
+    assert (done.code, len(done.out.splitlines())) == (0, 6)
+
+
+def test_a_stopped_command_does_not_go_on_with_another_form(run: Path, tmp_path: Path) -> None:
+    scans = black_forms(tmp_path / "scans")
+    form = Image.new("L", (300, 300), 255)
+    for number in range(2):
+        ImageDraw.Draw(form).rectangle((50, 50, 150, 90 + number), outline=0)
+        form.save(tmp_path / f"{number}.png")
+    out, went_on = tmp_path / "out.csv", []
+    for number in (0, 1, 1):
+        options = {"scan": True, "template": tmp_path / f"{number}.png", "workers": 1}
+        with pytest.raises(ZeroDivisionError):
+            predict_to_csv(run, [scans] * 6, out, progress=stopped_after(32), **options)
+        went_on.append(predict_to_csv(run, [scans] * 6, out, **options).went_on if number else 0)
+    assert went_on == [0, 32, 32]
+
+
+def test_what_is_wrong_with_a_template(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scans = black_forms(tmp_path / "scans", 2)
+    for name, size in (("other", (300, 200)), ("blank", (300, 300))):
+        form = Image.new("L", size, 255)
+        if name == "other":
+            ImageDraw.Draw(form).rectangle((50, 50, 150, 90), outline=0)
+        form.save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("Dear Sir")
+
+    def told(name: str, *how: str) -> str:
+        given = ("predict", run, scans, "--template", tmp_path / f"{name}.png")
+        done = run_here(capfd, *given, *how)
+        assert done.code
+        assert not done.out
+        return done.err
+
+    for more in ((), ("--out", tmp_path / "out.csv")):
+        assert "text.png is not an image" in told("text", "--scan", *more)
+        assert "There is no image file" in told("gone", "--scan", *more)
+        assert "blank.png shows no print" in told("blank", "--scan", *more)
+    both = told("other", "--scan").splitlines()
+    for line, file in zip(both, sorted(scans.rglob("*.png")), strict=True):
+        assert f"{file}: The picture is 300x300 pixels, the template 300x200" in line
+    assert "--template is for scans: add --scan." in told("other")
+    assert "give --scan for --pages" in told("other", "--pages")
 
 
 def test_a_run_is_told_of_drawings(run: Path, file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import set_layouts
@@ -19,7 +19,13 @@ from rvsm.handwriting.scans.paper import darkness, ink_mask, light_on_dark
 from rvsm.handwriting.scans.sets import images_of, isolations
 from rvsm.handwriting.scans.sheet import Tile, contact_sheet, sheet_of
 from rvsm.handwriting.scans.skew import skew_deg, turned
-from rvsm.handwriting.scans.template import pen_by_colour, template_of, without_template
+from rvsm.handwriting.scans.template import (
+    Template,
+    pen_by_colour,
+    read_template,
+    template_of,
+    without_template,
+)
 from rvsm.handwriting.scans.verdict import judge
 from scan_pages import make_page, word_images
 from set_layouts import drawing, over_template, ruled_word
@@ -203,8 +209,39 @@ def test_registration_needs_people_and_one_size() -> None:
     with pytest.raises(DataError, match="different sizes"):
         template_of([one, one, np.zeros((40, 41))], ["a", "b", "c"])
     template = template_of([one, one, one], ["a", "b", "c"])
-    with pytest.raises(DataError, match=r"is 41x40 pixels, those .* from 40x40"):
+    with pytest.raises(DataError, match="is 41x40 pixels, the template 40x40"):
         without_template(np.zeros((40, 41)), template)
+
+
+def test_a_scan_of_the_empty_form_is_a_template(tmp_path: Path) -> None:
+    """As one that was found: shadowed and grainy it takes no less away, and little of the pen."""
+    rng = np.random.default_rng(1)
+    sheet = Image.new("L", (300, 300), 245)
+    ImageDraw.Draw(sheet).line([tuple(p) for p in set_layouts.template()], fill=30, width=3)
+    grain = rng.normal(0, 3, (300, 300)) - np.linspace(0, 40, 300)
+    Image.fromarray(np.uint8(np.clip(np.asarray(sheet) + grain, 0, 255))).save(tmp_path / "a.png")
+    template = read_template(tmp_path / "a.png")
+    for shift in ((0, 0), (3, -4)):
+        both, alone = over_template(20, (20, 20, 20), shift)
+        pen = np.asarray(alone.convert("L")) < 150
+        ink = normalise(both, isolate=template, crop=False).ink
+        print_only = normalise(both, crop=False).ink & ~ndimage.binary_dilation(pen, iterations=2)
+        assert ink[print_only].mean() < 0.02
+        assert (ink & pen).sum() > 0.75 * pen.sum()
+
+
+def test_a_template_that_was_kept_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Solid print too, which would pass for a shadow in a scan."""
+    printed = np.zeros((90, 120), dtype=bool)
+    printed[20:70, 10:70] = printed[5, 5] = True
+    kept = Template(printed)
+    (tmp_path / "a.png").write_bytes(kept.png())
+    again = read_template(tmp_path / "a.png")
+    np.testing.assert_array_equal(again.printed, printed)
+    assert again.digest == kept.digest != Template(~printed).digest
+    Image.new("L", (90, 60), 240).save(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b.png shows no print: give a scan of the empty form"):
+        read_template(tmp_path / "b.png")
 
 
 def test_a_set_on_black_forms(tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def predict(
     scan: Annotated[
         bool, typer.Option("--scan", help="Each image is a scan of a word or drawing: normalise.")
     ] = False,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --scan: what is printed on each, a scan of the empty form or what "
+            "`data import` kept; it is taken away.",
+        ),
+    ] = None,
     layout: Layouts = None,
     drawing: Drawing = False,
     evidence: Annotated[
@@ -83,6 +91,7 @@ def predict(
       rvsm predict runs/l0 letter.png --evidence seen
       rvsm predict runs/l0 scans/ --scan --json
       rvsm predict runs/l0 scans/ --scan --out predictions.csv
+      rvsm predict runs/forms scans/ --scan --template data/forms/template-spiral.png
       rvsm predict runs/l0 drawing.json
       rvsm predict runs/l0 uci-pd-spirals --layout uci-spirals --out predictions.csv
       rvsm predict runs/l0 letters.pdf --pages --out words.csv
@@ -94,9 +103,15 @@ def predict(
     if pages:
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")
+        if template is not None:
+            raise typer.BadParameter(
+                "--template is for scans of one word or drawing each: give --scan for --pages."
+            )
         told: dict[str, Any] = {"dpi": dpi, "person": person, "evidence": evidence, "turn": turn}
         predict_pages(run, images, band, out, as_json, drawing=drawing, workers=workers, **told)
         return
+    if template is not None and not scan:
+        raise typer.BadParameter("--template is for scans: add --scan.")
     if turn is not None:
         raise typer.BadParameter("--turn is for scans of pages: add --pages.")
     if dpi is not None and not scan:
@@ -104,7 +119,7 @@ def predict(
     from rvsm.cli.predictions import print_predictions, stream
 
     asked: dict[str, Any] = {"scan": scan, "dpi": dpi, "layout": layout, "evidence": evidence}
-    asked |= {"band": band, "person": person, "drawing": drawing}
+    asked |= {"band": band, "person": person, "drawing": drawing, "template": template}
     if out is not None:
         stream(run, images, out, as_json, workers=workers, **asked)
         return

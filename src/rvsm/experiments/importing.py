@@ -25,6 +25,7 @@ from rvsm.handwriting.scans.pages import check_dpi
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.ready import all_ready, rows_of
 from rvsm.handwriting.scans.sets import How, is_text, isolations
+from rvsm.handwriting.scans.template import Template
 
 SHARES = {"val": 0.15, "test-unseen": 0.2}
 """Of the images of each class; the rest is for training."""
@@ -70,6 +71,9 @@ class Imported:
             )
         if self.doubt:
             lines.append(f"warning: {self.doubt}")
+        if "template" in told:
+            kept = self.path / told["template"]
+            lines.append(f"template: {kept}, for `rvsm predict --scan --template`")
         return lines + skipped_lines(self.path, told)
 
 
@@ -108,7 +112,8 @@ def import_set(
     dpi : float, optional
         Pixels per inch of the scans; by default what their files state.
     isolate : {"auto", "colour", "registration", "none"}
-        How pens are told from print, see `scans.sets.isolations`.
+        How pens are told from print, see `scans.sets.isolations`; what is found by registration is
+        kept as a picture, ``template-TASK.png``.
     shares : mapping of str to float, optional
         Of the images of each class, where other than `SHARES`; 0 leaves a split out.
     seed : int
@@ -170,6 +175,9 @@ def import_set(
             },
             "skipped": {"files": skipped} if skipped else {},
         }
+        if isinstance(pens, Template):
+            description["template"] = name = f"template-{kind}.png"
+            (made / name).write_bytes(pens.png())
         write_manifest(made / MANIFEST, rows)
         write_description(made, description)
     guessed = written and task is None and not any(row.task for row in rows)

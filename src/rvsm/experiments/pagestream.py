@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
@@ -88,7 +87,7 @@ def predict_pages_to_csv(
     own = own_files(out)
     files = [file for file in reader.files(scans) if file.resolve() not in own]
     scaled = None if reader.calibration.platt is None else str(reader.calibration)
-    told = [model_digest(run_dir), asdict(reader.how), person, scaled, band]
+    told = [model_digest(run_dir), reader.how.told(), person, scaled, band]
     with growing_csv(out, COLUMNS, [*told, evidence and str(evidence), turn]) as csv:
         done, kept = _whole_files(csv.rows, files)
         csv.keep(kept)

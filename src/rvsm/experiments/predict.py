@@ -23,9 +23,11 @@ from rvsm.handwriting.manifest import SUFFIXES, files_below
 from rvsm.handwriting.network import TremorNet
 from rvsm.handwriting.readers import LAYOUTS, persons_of, read
 from rvsm.handwriting.recorded.measure import TremorMeasure
+from rvsm.handwriting.scans.normalise import Isolate
 from rvsm.handwriting.scans.pages import check_dpi
 from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.ready import Asked, ready, rows_of
+from rvsm.handwriting.scans.template import read_template
 from rvsm.handwriting.views import view_logits
 
 TASKS_OF_WORDS = frozenset(["fonts", "pen", "words"])
@@ -86,6 +88,7 @@ def predict(
     band: tuple[float, float] | None = None,
     drawing: bool = False,
     person: str | None = None,
+    template: Path | None = None,
 ) -> list[Prediction]:
     """Classify image files, or strokes over time, with the network of a finished run.
 
@@ -113,6 +116,8 @@ def predict(
     person
         Regular expression with one group that finds the person in a file's path, in place of the
         one that the reader of a layout knows.
+    template
+        Picture of what is printed on every scan, which is taken away (see `read_template`).
 
     Returns
     -------
@@ -124,14 +129,16 @@ def predict(
     RunError
         If the folder holds no finished run.
     DataError
-        If there is no file to look at, no such layout or band, or the person is found in no path.
+        If there is no file to look at, no such layout or band, the person is found in no path, or
+        the template cannot be read.
     """
     band = band_of(scan, band)
     config, net = load_run(run_dir)
     calibration = calibration_of(run_dir, config, net)
-    how = reading_of(run_dir, config, scan, dpi, drawing)
+    how = reading_of(run_dir, config, scan, dpi, drawing, template)
+    listed = all_asked(images, layout, person, forms(template))
     predictions = []
-    for number, asked in enumerate(all_asked(images, layout, person), start=1):
+    for number, asked in enumerate(listed, start=1):
         found = ready(asked, how)
         if found.image is None:
             error, reason = (found.reason, "") if found.unreadable else (None, found.reason)
@@ -189,17 +196,22 @@ def _answer(found: Prediction) -> Answer:
 
 
 def reading_of(
-    run_dir: Path, config: TrainConfig, scan: bool, dpi: float | None, drawing: bool = False
+    run_dir: Path,
+    config: TrainConfig,
+    scan: bool,
+    dpi: float | None,
+    drawing: bool = False,
+    template: Path | None = None,
 ) -> Reading:
     """How a run's network reads: by the task that it learned, the size and scale of its images.
 
     Scans of letters come to their size where it learned from words; `drawing` says that they are
-    drawings where the run does not.
+    drawings where the run does not. Of scans the print of `template` is taken away.
 
     Raises
     ------
     DataError
-        No such resolution.
+        No such resolution, or the template cannot be read.
     RunError
         The network reads images of another size than those of its task are.
     """
@@ -215,7 +227,13 @@ def reading_of(
             "and the dataset.json of its data as they were when it was trained."
         ) from None
     drawing = drawing or size != SIZE
-    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, drawing)
+    isolate: Isolate = "auto" if template is None else read_template(template)
+    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, drawing, isolate)
+
+
+def forms(template: Path | None) -> list[Path]:
+    """The picture of what is printed, which nobody drew on, for `all_asked` to leave out."""
+    return [] if template is None else [template.resolve()]
 
 
 def _task_of(run_dir: Path, config: TrainConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ from rvsm.experiments.csvfile import growing_csv, name_of
 from rvsm.experiments.data import reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.places import MODEL_FILE
-from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, reading_of
+from rvsm.experiments.predict import all_asked, draw_evidence, evidence_name, forms, reading_of
 from rvsm.experiments.probability import Calibration, calibration_of, model_digest
 from rvsm.experiments.runs import load_run
 from rvsm.experiments.summaries import own_files, write_summaries
@@ -90,6 +90,7 @@ def predict_to_csv(
     band: tuple[float, float] | None = None,
     drawing: bool = False,
     person: str | None = None,
+    template: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Streamed:
     """Classify many image files with the network of a run, a line of a CSV file for each.
@@ -111,7 +112,7 @@ def predict_to_csv(
         one where it is known, of strokes over time their tremor (Hz, RMS in mm where the scale is
         known, and as a part of the height or width of all strokes, and why no frequency is told),
         and why there is no answer.
-    scan, dpi, layout, person
+    scan, dpi, layout, person, template
         As for `predict.predict`.
     evidence : Path, optional
         Folder that receives a picture of each, as `predict.predict` draws them, named in a further
@@ -132,12 +133,12 @@ def predict_to_csv(
     """
     band = band_of(scan, band)
     config, net = load_run(run_dir)
-    how = reading_of(run_dir, config, scan, dpi, drawing)
-    everything = all_asked(images, layout, person, own_files(out))
+    how = reading_of(run_dir, config, scan, dpi, drawing, template)
+    everything = all_asked(images, layout, person, [*own_files(out), *forms(template)])
     calibration = calibration_of(run_dir, config, net)
     columns = COLUMNS if evidence is None else (*COLUMNS, EVIDENCE)
     scaled = None if calibration.platt is None else str(calibration)
-    told = [model_digest(run_dir), asdict(how), scaled, band, evidence and str(evidence)]
+    told = [model_digest(run_dir), how.told(), scaled, band, evidence and str(evidence)]
     told += [layout, person]
     counts = {"unreadable": 0, "no writing here": 0}
     of_people: list[WordAnswer] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rvsm.handwriting.images import SIZE
 from rvsm.handwriting.scans.normalise import Isolate
+from rvsm.handwriting.scans.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,9 @@ class Reading:
     size: tuple[int, int] = SIZE
     drawing: bool = False
     isolate: Isolate = "auto"
+
+    def told(self) -> dict[str, object]:
+        """All of it as JSON can hold it, of a template a digest."""
+        if not isinstance(self.isolate, Template):
+            return asdict(self)
+        return asdict(replace(self, isolate="none")) | {"isolate": self.isolate.digest}

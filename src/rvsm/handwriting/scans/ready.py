@@ -112,14 +112,9 @@ def ready(asked: Asked, how: Reading) -> Ready:
                 check_fits(file, picture.size, how.size)
         if not how.scan:
             return _as_it_is(asked, picture, how)
-        scale = None if how.dpi is None else how.dpi / 25.4
-        task = "" if asked.row is None else asked.row.task
-        if task:
-            how = replace(how, drawing=not is_text(task))
-        found = whole_of(picture, how, scale)
+        return _scanned(asked, picture, how)
     except DataError as error:
         return Ready(file, None, str(error), unreadable=True)
-    return Ready(file, found.image, found.reason)
 
 
 def _strokes(asked: Asked) -> TimedStrokes | None:
@@ -144,6 +139,19 @@ def _as_it_is(asked: Asked, picture: Image.Image, how: Reading) -> Ready:
         if not verdict.writing:
             return Ready(asked.file, None, verdict.reason)
     return Ready(asked.file, fitted(picture, how.size), "" if how.drawing else reason)
+
+
+def _scanned(asked: Asked, picture: Image.Image, how: Reading) -> Ready:
+    """A picture as a scan of one word or drawing."""
+    scale = None if how.dpi is None else how.dpi / 25.4
+    task = "" if asked.row is None else asked.row.task
+    if task:
+        how = replace(how, drawing=not is_text(task))
+    try:
+        found = whole_of(picture, how, scale)
+    except DataError as error:
+        raise DataError(f"{asked.file}: {error}") from None
+    return Ready(asked.file, found.image, found.reason)
 
 
 def drawn_for_network(strokes: TimedStrokes, how: Reading) -> GreyImage:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from rvsm.errors import DataError
-from rvsm.handwriting.images import grey_of
+from rvsm.handwriting.images import encode_png, grey_of, read_picture
 from rvsm.handwriting.morphology import opened, spread
 from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask, light_on_dark
 
@@ -70,19 +73,59 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
     return np.where(spread(ink, 1), highest, 0.0), ink
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Template:
     """What is printed on the sheets that different people drew on.
 
     Attributes
     ----------
     printed : ndarray of bool, shape (h, w)
-    common : ndarray of float, shape (h, w)
-        The drawings' mean, blurred, which others are aligned to.
     """
 
     printed: Mask
-    common: Array
+
+    @cached_property
+    def blurred(self) -> Array:
+        """What drawings are aligned to."""
+        return _blurred(self.printed)
+
+    @property
+    def digest(self) -> str:
+        """Tells one template from another."""
+        return hashlib.sha256(self.png()).hexdigest()
+
+    def png(self) -> bytes:
+        """A picture of it, in black on white, that `read_template` reads."""
+        return encode_png(np.where(self.printed, 0, 255).astype(np.uint8))
+
+
+def read_template(file: Path) -> Template:
+    """Read a picture of what is printed.
+
+    Parameters
+    ----------
+    file : Path
+        What `Template.png` made, or a scan of the empty form.
+
+    Returns
+    -------
+    Template
+
+    Raises
+    ------
+    DataError
+        The picture cannot be read, or shows no print.
+    """
+    grey = grey_of(read_picture(file))
+    black = grey == 0
+    # Of a picture that is all black and white nothing is to be judged: it comes back as it was.
+    printed = black if (black | (grey == 255)).all() else ink_mask(darkness(grey)[0])
+    if not printed.any():
+        raise DataError(
+            f"{file} shows no print: give a scan of the empty form, or the template that "
+            "`rvsm data import --isolate registration` kept."
+        )
+    return Template(printed)
 
 
 def template_of(drawings: Sequence[Array], persons: Sequence[str]) -> Template:
@@ -130,7 +173,7 @@ def template_of(drawings: Sequence[Array], persons: Sequence[str]) -> Template:
         ndimage.shift(mask.astype(np.float64), s, order=0)
         for mask, s in zip(masks, shifts, strict=True)
     ]
-    return Template(_by_person(aligned, persons) >= _SHARED, common)
+    return Template(_by_person(aligned, persons) >= _SHARED)
 
 
 def without_template(drawing: Array, template: Template) -> Array:
@@ -158,11 +201,11 @@ def without_template(drawing: Array, template: Template) -> Array:
     if drawing.shape != template.printed.shape:
         (height, width), (rows, columns) = drawing.shape, template.printed.shape
         raise DataError(
-            f"The picture is {width}x{height} pixels, those that its template was found from "
-            f"{columns}x{rows}: scale it to their size."
+            f"The picture is {width}x{height} pixels, the template {columns}x{rows}: scale it to "
+            "that size, or scan the form anew."
         )
     mask = ink_mask(drawing)
-    shift = _shift(template.common, _blurred(mask))
+    shift = _shift(template.blurred, _blurred(mask))
     printed = ndimage.shift(template.printed.astype(np.float64), -shift, order=0) > 0.5
     pen = _bridged(mask & ~printed, mask & printed)
     return np.where(pen, drawing, 0.0)
