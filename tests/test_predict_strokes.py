@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from commandline import run_here
-from drawings import drawn_run
+from drawings import draw, drawn_run
 from rvsm.errors import DataError
 from rvsm.experiments.predict import predict
+from rvsm.experiments.serve.drawing import parse_drawing
+from rvsm.experiments.serve.store import Store
 from rvsm.experiments.stream import predict_to_csv
 from rvsm.handwriting.strokejson import read_strokes
 from tablets import shake, spiral, stand_in
@@ -115,6 +118,24 @@ def test_drawings_as_the_page_kept_them(tmp_path: Path) -> None:
     assert found.in_mm
     n = np.arange(8.0)
     assert found.paths[0] == pytest.approx(np.stack([n / 100, n / 2, n - 10], axis=1))
+
+
+def test_all_that_the_page_keeps_is_asked_about_again(run: Path, tmp_path: Path) -> None:
+    """Answers beside scans are no strokes; what else is called JSON is looked at."""
+    t, points = spiral(3.0)
+    path = np.column_stack([1e3 * t, 4.0 * points])
+    sent = json.dumps({"strokes": [path.tolist()], "px_per_mm": 4.0}).encode()
+    store = Store(tmp_path)
+    drawing = store.drawing("", parse_drawing(sent), {"words": []})
+    picture = io.BytesIO()
+    draw(np.random.default_rng(0), 0.0).save(picture, "PNG")
+    scan = store.scan(picture.getvalue(), {"words": []})
+    (tmp_path / "my-scan.json").write_text("{}")
+    found = predict(run, [tmp_path], scan=True)
+    assert [one.file.name for one in found] == sorted([drawing, scan, "my-scan.json"])
+    assert [one.file.name for one in found if one.error] == ["my-scan.json"]
+    named = predict(run, [(tmp_path / scan).with_suffix(".json")])
+    assert named[0].error is not None
 
 
 @pytest.mark.parametrize(

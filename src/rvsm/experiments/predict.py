@@ -17,6 +17,7 @@ from rvsm.experiments.data import check_size, reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run, network_size, read_result
+from rvsm.experiments.serve.store import is_beside_a_scan
 from rvsm.handwriting.description import read_description, size_of
 from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below
@@ -324,9 +325,12 @@ def plain_name(file: Path) -> str:
 
 
 def files_in(images: Iterable[Path]) -> Iterable[Path]:
-    """Files given, and all in the folders given and below, hidden ones left out."""
+    """Files given, and all in the folders given and below.
+
+    Hidden ones there are left out, and answers that the page of ``rvsm serve`` keeps beside scans.
+    """
     for path in map(Path, images):
         if path.is_dir():
-            yield from files_below(path)
+            yield from (file for file in files_below(path) if not is_beside_a_scan(file))
         else:
             yield path

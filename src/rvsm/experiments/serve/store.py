@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ _ENDINGS = {
     b"BM": "bmp",
 }
 _NOT_KEPT = {"picture", "evidence", "grey"}
+_BESIDE_A_SCAN = re.compile(r"\d{4}-\d\d-\d\d-\d{6}-[0-9a-f]{6}-scan\.json")
 
 
 class Store:
@@ -80,6 +82,11 @@ class Store:
     def _json(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.folder / name) as stream:
             stream.write(json.dumps(content, indent=1).encode())
+
+
+def is_beside_a_scan(file: Path) -> bool:
+    """Whether a file has the name of an answer that a `Store` keeps beside its scan."""
+    return _BESIDE_A_SCAN.fullmatch(file.name) is not None
 
 
 def _stamp() -> str:
