@@ -14,6 +14,7 @@ from rvsm.errors import DataError, RunError
 from rvsm.experiments.crossval.baselines import Line, fit_line, hog_features
 from rvsm.experiments.crossval.cases import SQUARE, WORD, fitting_size, load_ink, read_cases
 from rvsm.experiments.crossval.folds import check_apart, check_inner, people_folds, repeated
+from rvsm.handwriting.check import check
 
 
 def crowd(seed: int, people: int, both: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -223,6 +224,25 @@ def test_edges_of_a_blank_image() -> None:
     assert np.isfinite(features).all()
     assert not features[0].any()
     assert features[1].any()
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_repaired_image_is_used_whatever_the_manifest_says(made: bool, tmp_path: Path) -> None:
+    own = drawings(tmp_path, ("regular", "shaky"))
+    if made:
+        (own / "dataset.json").write_text("{}")
+    first, second = sorted((own / "training" / "shaky").iterdir())[:2]
+    whole = first.read_bytes()
+    for file in (first, second):
+        file.write_bytes(whole[:50])
+    check(own, note=True)
+    assert len(load_ink(read_cases(own, pattern=r"V\d+[HP]"), SQUARE)[0].skipped) == 2
+    first.write_bytes(whole)
+    cases, _ = load_ink(read_cases(own, pattern=r"V\d+[HP]"), SQUARE)
+    assert (cases.reading == "stored") is made
+    assert first in {own / case.file for case in cases.cases}
+    assert [own / file for file in cases.skipped] == [second]
+    assert "cut short" in "".join(cases.skipped.values())
 
 
 def test_print_is_taken_away_where_asked(tmp_path: Path) -> None:

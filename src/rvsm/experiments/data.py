@@ -22,8 +22,9 @@ from rvsm.experiments.aside import set_aside
 from rvsm.experiments.config import AugmentationConfig
 from rvsm.handwriting.description import whole_size
 from rvsm.handwriting.images import SIZE, read_grey
-from rvsm.handwriting.manifest import LABELS, MANIFEST, Row, list_images, require_two_classes
+from rvsm.handwriting.manifest import LABELS, Row, require_two_classes
 from rvsm.handwriting.readers import is_own, layout_of
+from rvsm.handwriting.readers.folders import looked_again, why_unreadable
 
 _CACHE_FORMAT = "1"
 Progress = Callable[[int, int], None]
@@ -105,7 +106,7 @@ def load_split(
     labels = torch.tensor([LABELS.index(row.label) for row in kept])
     sound = set(readable.tolist())
     damaged = [row for index, row in enumerate(usable) if index not in sound]
-    named = (replace(row, error=_why_unreadable(folder / row.file)) for row in damaged)
+    named = (replace(row, error=why_unreadable(folder / row.file, read_grey)) for row in damaged)
     skipped = (*(row for row in all_rows if row.split == name and row.error), *named)
     _require_both(folder, name, kept, skipped)
     return Split(torch.from_numpy(images), labels, kept, skipped)
@@ -133,14 +134,6 @@ def joined(split: Split, others: Mapping[Path, Split]) -> Split:
     parts = [split, *others.values()]
     images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
     return Split(images, labels, tuple(rows), tuple(skipped))
-
-
-def _why_unreadable(path: Path) -> str:
-    try:
-        read_grey(path)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def usable_rows(folder: Path, rows: Sequence[Row], name: str) -> list[Row]:
@@ -197,12 +190,7 @@ def listed_rows(folder: Path) -> list[Row]:
         another layout it says how that becomes a data folder.
     """
     try:
-        rows = list_images(folder)
-        if (folder / MANIFEST).is_file():
-            rows = [
-                replace(row, error=_why_unreadable(folder / row.file)) if row.error else row
-                for row in rows
-            ]
+        rows = looked_again(folder, read_grey)
         require_two_classes(rows, folder)
     except DataError:
         if not (layout := _layout_of_others(folder)):

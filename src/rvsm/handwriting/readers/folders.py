@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rvsm.errors import DataError
+from rvsm.handwriting.images import read_picture
 from rvsm.handwriting.manifest import MANIFEST, SPLIT_NAMES, UNSPLIT, Row, files_below, list_images
 from rvsm.handwriting.readers.base import (
     Collection,
@@ -41,7 +44,7 @@ def read(root: Path) -> Collection:
         No images, or images outside the class folders of a set that has them.
     """
     if (root / MANIFEST).is_file():
-        rows = tuple(list_images(root))  # which says what is wrong with the file
+        rows = tuple(looked_again(root, read_picture))  # which says what is wrong with the file
         return Collection(name, root, rows, ("regular", "shaky"), {}, Files(root))
     found: list[Row] = []
     names: dict[str, str] = {}
@@ -68,6 +71,38 @@ def read(root: Path) -> Collection:
         )
     classes = (names.get("regular", "regular"), names.get("shaky", "shaky")) if names else None
     return Collection(name, root, tuple(found), classes, _passed_over(root), Files(root))
+
+
+def looked_again(root: Path, read: Callable[[Path], object]) -> list[Row]:
+    """List the images of a data folder; what its manifest calls unreadable may be repaired.
+
+    Parameters
+    ----------
+    root : Path
+    read : callable
+        Opens one, or raises DataError.
+
+    Raises
+    ------
+    DataError
+        See `manifest.list_images`.
+    """
+    rows = list_images(root)
+    if not (root / MANIFEST).is_file():
+        return rows
+    return [
+        replace(row, error=why_unreadable(root / row.file, read)) if row.error else row
+        for row in rows
+    ]
+
+
+def why_unreadable(path: Path, read: Callable[[Path], object]) -> str:
+    """What is wrong with an image file, empty where nothing is."""
+    try:
+        read(path)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _passed_over(root: Path) -> dict[str, str]:
