@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from commandline import run_here
 from drawings import make_folder
 from rvsm.errors import ConfigError, RunError
 from rvsm.experiments import recipes
@@ -19,6 +20,7 @@ from rvsm.experiments.jobs import Job, raise_failures, run_jobs
 from rvsm.experiments.plan import CHECK_FILE, Plan
 from rvsm.experiments.reproduce import protocol_note, reproduce, results_table
 from rvsm.handwriting import datasets
+from test_words import folder
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "reproduce" / "full"
 TINY: dict[str, Any] = {"epochs": 2, "batch_size": 16, "network": {"channels": [2, 3, 4]}}
@@ -117,6 +119,23 @@ def test_every_method_on_every_task_and_again_at_once(
     assert {row["method"] for row in other["rows"]} == {"l0"}
     left_out = "fonts-headline-dense-s0, pen-headline-dense-s0, pen-headline-dense-s4"
     assert left_out in console.export_text().replace("\n", " ")
+
+
+def test_words_whose_paths_tell_the_writers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words, asked = folder(tmp_path / "words"), list[Job]()
+    (words / "data.csv").unlink()
+    monkeypatch.setattr(reproduce_module, "run_jobs", lambda jobs, **_: asked.extend(jobs) or [])
+    study = ("reproduce", "--out", tmp_path / "out", "--method", "dense")
+    told = run_here(capfd, *study, "--words", words).sentence()
+    assert "--person REGEX" in told
+    done = run_here(capfd, *study, "--words", words, "--person", r"(writer\d+)/")
+    assert done.code == 0, done
+    (order,) = (job.order for job in asked if job.order["kind"] == "data")
+    assert order["options"]["person"] == r"(writer\d+)/"
+    told = run_here(capfd, *study, "--task", "pen", "--person", "(p)").sentence()
+    assert "finds the writers of --words" in told
 
 
 def test_full_goes_by_way_of_whole_maps(

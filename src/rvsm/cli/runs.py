@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rvsm.cli.data import read_counts, read_hertz
+from rvsm.cli.data import Person, read_counts, read_hertz
 from rvsm.cli.guard import Bars
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def reproduce(
         Path | None,
         typer.Option(metavar="DIR", help="Real handwritten words instead: a task of its own."),
     ] = None,
+    person: Person = None,
     tremor: Annotated[
         Path | None,
         typer.Option(metavar="LIB", help="Tremor recorded from people, by `rvsm data tremor`."),
@@ -244,6 +245,7 @@ def reproduce(
       rvsm reproduce
       rvsm reproduce --seed 1 --seed 2
       rvsm reproduce --words DHSD --out runs/words
+      rvsm reproduce --words ~/words --person '/(P[0-9]+)_' --out runs/own
       rvsm reproduce --words DHSD --tremor tremor.safetensors --out runs/recorded
       rvsm reproduce --task pen --method dense --method l0
       rvsm reproduce --full --out runs/full
@@ -264,6 +266,7 @@ def reproduce(
         "stroke_files": [str(file) for file in strokes or ()],
         "omniglot": None if omniglot is None else str(omniglot),
         "words_dir": None if words is None else str(words),
+        "person": person,
         "tremor": None if tremor is None else str(tremor),
         "tremor_hz": read_hertz(tremor_hz),
     }
