@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from rvsm.experiments.config import Method, RuleConfig, TrainConfig
 
@@ -169,5 +168,6 @@ def weighed(
     for place in sorted(among, key=losses.__getitem__):
         best.setdefault((tried[place].start, tried[place].look), place)
     least = min(losses[place] for place in best.values())
-    weights = {place: float(np.exp(-people * (losses[place] - least))) for place in best.values()}
-    return {place: weight / sum(weights.values()) for place, weight in weights.items()}
+    weights = {place: math.exp(-people * (losses[place] - least)) for place in best.values()}
+    total = sum(weights.values())
+    return {place: weight / total for place, weight in weights.items()}

@@ -134,6 +134,11 @@ class Choice:
     scales: tuple[Platt, ...]
     losses: tuple[float, ...]
 
+    @property
+    def scale(self) -> Platt:
+        """Of what is chosen."""
+        return self.scales[self.which]
+
 
 def choose(
     scores: Sequence[Reals],
@@ -167,7 +172,7 @@ def _line(material: Material, arm: str, part: Part, tell: Tell) -> Answer:
     truth = np.concatenate([material.labels[held] for _, held in part.inner])
     tried = [f"C {strength:g}" for strength in STRENGTHS]
     choice = choose([np.concatenate(s) for s in found], truth, fit_shrunk)
-    which, platt = choice.which, choice.scales[choice.which]
+    which, platt = choice.which, choice.scale
     line = fit_line(features[part.train], material.labels[part.train], STRENGTHS[which])
     tell()
     return {
@@ -215,7 +220,7 @@ class _Networks:
         scaling = fit_platt if self.material.looks is None else fit_shrunk
         among = self._with_zeros(shares)
         choice = choose(scores, truth, scaling, among)
-        which, platt = choice.which, choice.scales[choice.which]
+        which, platt = choice.which, choice.scale
         weights = {which: 1.0}
         if self.settings.average:
             people = len(np.unique(self.material.people[self.part.train]))
