@@ -122,6 +122,22 @@ def test_recordings_become_drawings(tmp_path: Path) -> None:
     assert told["task"] == "drawing"
 
 
+def test_what_was_left_out_of_other_tasks_is_not_told(tmp_path: Path) -> None:
+    root = set_layouts.parkinsons_drawings(tmp_path / "set")
+    for task, name in (("spiral", "V55HE01"), ("wave", "V55HO02")):
+        set_layouts.save(set_layouts.drawing(1), root / task / f"training/healthy/{name}.png")
+    (spiral := root / "spiral" / "training" / "healthy" / "V01HE02.png").write_bytes(b"no image")
+    (root / "wave" / "training" / "healthy" / "V01HO02.png").write_bytes(b"no image")
+    made = import_set(root, tmp_path / "spirals", task="spiral", workers=1)
+    assert set(made.description["skipped"]["files"]) == {
+        "spiral/training/healthy/V55HE01.png",
+        spiral.relative_to(root).as_posix(),
+    }
+    recordings = set_layouts.uci_spirals(tmp_path / "recordings")
+    made = import_set(recordings, tmp_path / "static", task="static-spiral", workers=1)
+    assert made.description["skipped"] == {}
+
+
 def test_what_is_skipped_is_told(tmp_path: Path) -> None:
     root = listed(tmp_path / "set")
     (root / "healthy" / "p00_0.png").write_bytes(b"no picture")

@@ -139,6 +139,9 @@ def read_cases(
     found = read(folder, layout, pattern)
     skipped = dict(found.left_out) | {row.file: row.error for row in found.rows if row.error}
     skipped |= {row.file: "it has no class" for row in found.rows if not (row.error or row.label)}
+    if task is not None:
+        known = found.tasks_left_out | {row.file: row.task for row in found.rows}
+        skipped = {file: why for file, why in skipped.items() if known.get(file, task) == task}
     rows = [row for row in found.rows if not row.error and row.label]
     if task is not None:
         tasks = sorted({row.task for row in rows if row.task})

@@ -66,6 +66,8 @@ class Collection:
     left_out : dict of str to str
         Recordings and files that are there and not among the rows, and why.
     source : Source
+    tasks_left_out : dict of str to str
+        The task of each of `left_out` whose task is known.
     """
 
     layout: str
@@ -74,6 +76,7 @@ class Collection:
     classes: tuple[str, str] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     source: Source = field(default_factory=lambda: Files(Path()), repr=False)
+    tasks_left_out: dict[str, str] = field(default_factory=dict)
 
     def picture(self, row: Row) -> Image.Image:
         """The picture of a row, as stored; of recordings, the strokes drawn.

@@ -48,7 +48,7 @@ def _first(root: Path) -> list[Path]:
 
 def read(root: Path) -> Collection:
     """List the drawings; splits are those of the folders."""
-    rows, left_out = [], {}
+    rows, left_out, tasks = [], {}, {}
     for path in image_files(root):
         file = relative(path, root)
         found = _NAME.fullmatch(path.stem)
@@ -58,6 +58,7 @@ def read(root: Path) -> Collection:
         volunteer, group, task, repetition = (part.upper() for part in found.groups())
         if (int(volunteer), group) == _COPIES:
             left_out[file] = "it is another healthy volunteer's drawing, turned or mirrored"
+            tasks[file] = _TASKS[task]
             continue
         split = next((p.lower() for p in path.parts[::-1] if p.lower() in SPLIT_NAMES), "")
         rows.append(
@@ -71,4 +72,4 @@ def read(root: Path) -> Collection:
             )
         )
     listed = require_rows(rows, root, "it wants names such as training/healthy/V01HE01.png")
-    return Collection(name, root, listed, CLASSES, left_out, Files(root))
+    return Collection(name, root, listed, CLASSES, left_out, Files(root), tasks)

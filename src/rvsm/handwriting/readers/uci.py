@@ -71,6 +71,7 @@ def read(root: Path) -> Collection:
         )
     rows: list[Row] = []
     left_out: dict[str, str] = {}
+    tasks: dict[str, str] = {}
     owners: dict[bytes, list[Row]] = {}
     for path in files:
         file, group = relative(path, root), path.parent.name.lower()
@@ -81,6 +82,8 @@ def read(root: Path) -> Collection:
             continue
         for test in np.unique(points[:, 6]).tolist():
             part = f"{file}#{test:g}"
+            if test not in _TASKS:
+                tasks[part] = "stability" if test == _STABILITY else f"test {test:g}"
             if test == _STABILITY:
                 left_out[part] = "the stability test: six controls share one recording"
             elif test not in _TASKS:
@@ -96,13 +99,14 @@ def read(root: Path) -> Collection:
         for row in copies if len({row.carrier for row in copies}) > 1 else ():
             other = next(found.file for found in copies if found.carrier != row.carrier)
             left_out[row.file] = f"the same recording as {other}: nobody knows whose it is"
+            tasks[row.file] = row.task
     listed = tuple(row for row in rows if row.file not in left_out)
     if not listed:
         raise DataError(
             f"None of the {len(files)} recordings in {root} can be used; the first: "
             f"{next(iter(left_out.values()))}"
         )
-    return Collection(name, root, listed, CLASSES, left_out, _Recordings(root))
+    return Collection(name, root, listed, CLASSES, left_out, _Recordings(root), tasks)
 
 
 @dataclass(frozen=True)
