@@ -217,6 +217,17 @@ def test_tables_of_words() -> None:
     assert streaming.table(found) in (ROOT / "docs" / "scans.md").read_text("utf-8")
 
 
+def test_the_file_of_recorded_tremor_is_as_its_page_says() -> None:
+    from dataclasses import fields
+
+    from rvsm.handwriting.recorded.library import VERSION, Tremor
+
+    page = (ROOT / "docs" / "tremor.md").read_text("utf-8").partition("## The file")[2]
+    assert f"`version` ({VERSION})" in page
+    for field in fields(Tremor):
+        assert f"`{field.name}`" in page
+
+
 def test_results_in_the_readme_are_those_of_a_run() -> None:
     folder = ROOT / "benchmarks" / "reproduce"
     rewrite = runpy.run_path(str(folder / "readme.py"))["rewrite"]
