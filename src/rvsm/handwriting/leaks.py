@@ -178,14 +178,21 @@ def _near(seen: Sequence[_Seen], printed: bool) -> Finding:
 def _copies(name: str, pairs: Sequence[tuple[Row, Row]], fine: str) -> Finding:
     if not pairs:
         return Finding(name, "fine", fine)
-    crossing = [
-        (a, b) for a, b in pairs if (a.split, a.label, a.carrier) != (b.split, b.label, b.carrier)
+    crossing: list[str] = []
+    within: list[str] = []
+    for a, b in pairs:
+        apart = (a.split, a.label, a.carrier) != (b.split, b.label, b.carrier)
+        (crossing if apart else within).append(f"{a.file} = {b.file}")
+    told = [
+        f"{len(shown)} pairs {where}: {some(shown)}"
+        for shown, where in (
+            (crossing, "in different splits, classes or people"),
+            (within, "of one person in one split"),
+        )
+        if shown
     ]
-    shown = crossing or pairs
-    where = "in different splits, classes or people" if crossing else "of one person in one split"
-    text = f"{len(shown)} pairs {where}: {some(f'{a.file} = {b.file}' for a, b in shown)}"
     level: Level = "fault" if crossing else "warning"
-    return Finding(name, level, text)
+    return Finding(name, level, "; ".join(told))
 
 
 def modes(seen: Sequence[_Seen]) -> Finding:
