@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,18 @@ def test_a_run_is_told_of_drawings(run: Path, file: Path, tmp_path: Path) -> Non
     for asked in rows_of(read(folder))[:3]:
         with Image.open(asked.file) as picture:
             fitted = fit(normalise(picture).grey)
-        assert np.array_equal(ready(asked, how).image, fitted)
+        found = ready(asked, how)
+        assert np.array_equal(found.image, fitted)
+        assert found.reason == "this is of the task spiral, and the network learned from words"
+    drawings = reading_of(run, load_run(run)[0], scan=True, dpi=None)
+    assert asked.row is not None
+    for row, reason in (
+        (asked.row, ""),
+        (replace(asked.row, task=""), ""),
+        (replace(asked.row, task="word"), "task word, and the network learned from drawings"),
+    ):
+        assert ready(replace(asked, row=row), drawings).reason.endswith(reason)
+    assert ready(replace(asked, row=replace(asked.row, task="")), how).reason == ""
 
 
 def test_everything_that_asks_is_told(
@@ -221,6 +233,8 @@ def test_everything_that_asks_is_told(
     (other,) = predict(words, [file], scan=True)
     assert wanted.probability is not None
     assert other.probability != pytest.approx(wanted.probability, abs=1e-6)
+    assert wanted.reason == "this is a drawing, and the network learned from words"
+    assert (other.reason, predict(run, [file], scan=True)[0].reason) == ("", "")
     out = tmp_path / "out.csv"
     predict_to_csv(words, [file], out, scan=True, drawing=True, workers=1)
     with out.open() as stream:

@@ -70,6 +70,9 @@ def test_strokes_and_sets_go_to_a_file_too(run: Path, tmp_path: Path) -> None:
         assert told == pytest.approx(one.tremor.frequency_hz, abs=1e-5)
         assert line["tremor_reason"] == one.tremor.reason
     assert any(line["tremor_hz"] for line in lines(out))
+    assert mm["reason"] == ""
+    # The network learned from words.
+    assert "task static-spiral, and the network learned from words" in lines(out)[0]["reason"]
 
 
 def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +96,11 @@ def test_strokes_are_measured(run: Path, tmp_path: Path, capfd: pytest.CaptureFi
     recorded = predict(run, [stand_in(tmp_path / "uci", 1, 1)], layout="uci-spirals")
     assert len(recorded) == 3
     assert all(one.tremor is not None for one in recorded)
+    file.write_text(
+        '{"strokes": [[[0, 0, 0], [0.1, 2, 3], [0.2, 4, 0], [0.3, 6, 3]]], "in_mm": true}'
+    )
+    done = run_here(capfd, "predict", run, file)
+    assert f"Error: {file}: The recording has no four points within 0.05 s" in done.err
 
 
 def test_the_unit_of_times_is_told_by_their_steps(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class Prediction:
         Why there is no calibrated probability, empty where there is one.
     reason
         Why a file that can be read has no answer, as it holds no writing, or why its answer is
-        doubtful, as it looks like a page; otherwise empty.
+        doubtful, as it looks like a page, or is a drawing and the network learned from words;
+        otherwise empty.
     tremor
         What was measured on strokes over time; None of images, and of strokes too short.
     evidence
@@ -227,9 +228,10 @@ def reading_of(
             f"the {size[0]}x{size[1]} of its task ({task or 'not known'}): restore its result.json "
             "and the dataset.json of its data as they were when it was trained."
         ) from None
+    words = True if task in TASKS_OF_WORDS else None if size == SIZE else False
     drawing = drawing or size != SIZE
     isolate: Isolate = "auto" if template is None else read_template(template)
-    return Reading(scan, dpi, scan and task in TASKS_OF_WORDS, size, drawing, isolate)
+    return Reading(scan, dpi, scan and bool(words), size, drawing, isolate, words)
 
 
 def forms(template: Path | None) -> list[Path]:

@@ -30,6 +30,8 @@ class Reading:
         fitted whatever their scale.
     isolate : {"auto", "colour", "none"} or Template
         How scans are rid of print, see `normalise`.
+    words : bool or None
+        Whether the network learned from words, else from drawings; None where nobody knows.
     """
 
     scan: bool = False
@@ -38,6 +40,7 @@ class Reading:
     size: tuple[int, int] = SIZE
     drawing: bool = False
     isolate: Isolate = "auto"
+    words: bool | None = None
 
     def told(self) -> dict[str, object]:
         """All of it as JSON can hold it, of a template a digest."""

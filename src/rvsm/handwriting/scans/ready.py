@@ -41,7 +41,8 @@ class Ready:
     file : Path
     image : ndarray of uint8, shape `Reading.size`, or None
     reason : str
-        Why there is no image, or with one why it may be none of a single word.
+        Why there is no image, or with one why it may be none of a single word, or none that the
+        network knows.
     unreadable : bool
         Whether that is because it could not be read.
     tremor : TremorMeasure or None
@@ -98,23 +99,43 @@ def ready(asked: Asked, how: Reading) -> Ready:
     Ready
         A PDF and a TIFF of several pages are unreadable here, and told so.
     """
-    file = asked.file
     try:
-        strokes = _strokes(asked)
-        if strokes is not None:
-            return Ready(file, drawn_for_network(strokes, how), tremor=measure_tremor(strokes))
-        if asked.source is not None and asked.row is not None:
-            picture = asked.source.picture(asked.row)
-        else:
-            _check_pages(file)
-            picture = read_picture(file)
-            if not how.scan:
-                check_fits(file, picture.size, how.size)
-        if not how.scan:
-            return _as_it_is(asked, picture, how)
-        return _scanned(asked, picture, how)
+        found = _read(asked, how)
     except DataError as error:
-        return Ready(file, None, str(error), unreadable=True)
+        return Ready(asked.file, None, str(error), unreadable=True)
+    doubt = "" if found.image is None else _strange(asked, how)
+    return replace(found, reason=doubt) if doubt else found
+
+
+def _read(asked: Asked, how: Reading) -> Ready:
+    file = asked.file
+    strokes = _strokes(asked)
+    if strokes is not None:
+        try:
+            image = drawn_for_network(strokes, how)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+        return Ready(file, image, tremor=measure_tremor(strokes))
+    if asked.source is not None and asked.row is not None:
+        picture = asked.source.picture(asked.row)
+    else:
+        _check_pages(file)
+        picture = read_picture(file)
+        if not how.scan:
+            check_fits(file, picture.size, how.size)
+    if not how.scan:
+        return _as_it_is(asked, picture, how)
+    return _scanned(asked, picture, how)
+
+
+def _strange(asked: Asked, how: Reading) -> str:
+    """Why the network knows nothing of such pictures, as far as that is known."""
+    task = asked.row.task if asked.row else ""
+    text = is_text(task) if task else not how.drawing
+    if how.words is None or how.words == text:
+        return ""
+    told = f"this is of the task {task}" if task else "this is a drawing"
+    return f"{told}, and the network learned from {'words' if how.words else 'drawings'}"
 
 
 def _strokes(asked: Asked) -> TimedStrokes | None:
