@@ -286,6 +286,9 @@ def test_bad_tables(text: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=BAD_TABLES[text]):
         read(tmp_path, layout="csv")
+    (tmp_path / "list.csv").rename(tmp_path / "list.tsv")
+    with pytest.raises(DataError, match=BAD_TABLES[text]):
+        read(tmp_path / "list.tsv")  # a list that is named is one, whatever its columns
 
 
 def test_table_that_is_no_text(tmp_path: Path) -> None:

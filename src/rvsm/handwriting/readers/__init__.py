@@ -91,6 +91,8 @@ def layout_of(root: str | os.PathLike[str]) -> str:
         if reader.fits(path):
             return name
     if path.is_file():
+        if table.is_table(path):
+            return table.name  # whose reader says what its columns lack
         raise DataError(
             f"{path} is no set that is one file (a CSV list, a zip of Omniglot, idx): name its "
             "folder, or ask about a picture or PDF with `rvsm predict`."

@@ -90,9 +90,14 @@ def fits(root: Path) -> bool:
     return False
 
 
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a list, however its columns are called."""
+    return path.suffix.lower() in {".csv", ".tsv"}
+
+
 def _table(root: Path) -> Path | None:
     if root.is_file():
-        return root if root.suffix.lower() == ".csv" else None
+        return root if is_table(root) else None
     found = sorted(path for path in root.glob("*.csv") if path.name != MANIFEST)
     return found[0] if len(found) == 1 else None
 
