@@ -51,7 +51,7 @@ def sideways_deg(ink: Mask) -> int:
     int
         0, 90 or 270.
     """
-    ink = _coarse(ink)
+    ink = in_blocks(ink)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if not len(rows):
         return 0
@@ -59,13 +59,13 @@ def sideways_deg(ink: Mask) -> int:
     size = letter_size(ink)
     if min(ink.shape) < _LONG * size:
         return 0
-    upright, lying = _level(ink), _level(np.rot90(ink, -1))
+    upright, lying = without_rules(ink), without_rules(np.rot90(ink, -1))
     if _unevenness(lying, size) <= _SURER * _unevenness(upright, size):
         return 0
     return 90 if _flush_left(lying) else 270
 
 
-def _coarse(ink: Mask) -> Mask:
+def in_blocks(ink: Mask) -> Mask:
     """The ink in blocks, enough of them to show letters."""
     block = max(1, round(max(ink.shape) / _COARSE))
     height, width = (side // block * block for side in ink.shape)
@@ -73,8 +73,11 @@ def _coarse(ink: Mask) -> Mask:
     return np.asarray(parts.any(axis=(1, 3)))
 
 
-def _level(ink: Mask) -> Mask:
-    """The ink turned level, without rules of either direction: they are the strongest bands."""
+def without_rules(ink: Mask) -> Mask:
+    """The ink turned level, without rules of either direction: they are the strongest bands.
+
+    A lone rule down the picture is found where that lies sideways.
+    """
     grey = np.where(ink, np.uint8(0), np.uint8(255))
     level = turned(grey, skew_deg(ink)) < _DARK
     return np.asarray(level & ~rule_mask(level) & ~rule_mask(level.T).T)

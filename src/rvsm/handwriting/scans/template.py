@@ -16,22 +16,28 @@ from scipy import ndimage
 from rvsm.errors import DataError
 from rvsm.handwriting.images import encode_png, grey_of, read_picture
 from rvsm.handwriting.morphology import opened, spread
+from rvsm.handwriting.ranks import quantile
 from rvsm.handwriting.scans.paper import Array, Mask, darkness, ink_mask, light_on_dark
+from rvsm.handwriting.scans.sideways import in_blocks, without_rules
 
 _COLOURED = 0.3
 _CHROMA, _LEAST_COLOUR = 40, 0.0005
 _LEAST_SHARE = 0.05
+_RULED, _FAINT = 0.6, 0.3
 _LEAST_PEOPLE = 3
 _SHARED = 0.75
 
 
 def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
-    """Strokes of a coloured pen on a black template.
+    """Strokes of a coloured pen on a black template, or of a black one on coloured rules.
 
     In each colour channel the paper is evened out by itself. Black print darkens all channels
     alike; a pen darkens one (blue ink: red) far more than another. Ink is the pen's where the
     channels differ by more than 0.3 of the darkest. Where the pen crosses the print it is not to be
     told from it, so gaps no wider than the print are closed along the pen's path.
+
+    Where what is coloured is straight lines for six tenths or more, and what is black is not, it is
+    the paper's rules, margin or squares, and what is written is what all channels show.
 
     Parameters
     ----------
@@ -69,8 +75,21 @@ def pen_by_colour(picture: Image.Image) -> tuple[Array, Mask] | None:
     share = coloured.sum() / every.sum()
     if not _LEAST_SHARE < share < 1 - _LEAST_SHARE:
         return None
-    ink = _bridged(coloured, every & ~coloured)
+    black = every & ~coloured
+    if _ruled(coloured) and not _ruled(black):
+        rim = spread(coloured, 1) & (lowest < _FAINT * quantile(lowest[black], 0.9))
+        dark = np.where(rim, 0.0, lowest)
+        ink = ink_mask(dark)
+        return np.where(spread(ink, 1), dark, 0.0), ink
+    ink = _bridged(coloured, black)
     return np.where(spread(ink, 1), highest, 0.0), ink
+
+
+def _ruled(ink: Mask) -> bool:
+    """Whether it is straight lines and little else."""
+    ink = in_blocks(ink)
+    rest = min(int(without_rules(side).sum()) for side in (ink, np.rot90(ink)))
+    return rest < (1 - _RULED) * int(ink.sum())
 
 
 @dataclass(frozen=True, eq=False)
