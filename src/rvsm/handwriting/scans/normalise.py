@@ -10,7 +10,7 @@ from PIL import Image
 
 from rvsm.errors import DataError
 from rvsm.handwriting.images import SIZE, GreyImage, fit, grey_of
-from rvsm.handwriting.morphology import dilated, spread
+from rvsm.handwriting.morphology import closed, dilated, spread
 from rvsm.handwriting.render import PIXELS_PER_MM
 from rvsm.handwriting.scans.paper import Array, Mask, cleaned, darkness, ink_mask
 from rvsm.handwriting.scans.rules import rule_mask
@@ -25,6 +25,7 @@ X_HEIGHT_PX = 20.0
 
 _CLEAN = 0.1
 _MARGIN_SHARE = 0.04
+_DOWN_SHARE, _CROSSING = 0.3, 13
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def normalise(
     *,
     deskew: bool = False,
     rules: bool = False,
+    squares: bool = False,
     isolate: Isolate = "auto",
     crop: bool = True,
     turn: int | None = 0,
@@ -91,6 +93,9 @@ def normalise(
         Whether to turn writing level; not for drawings, which have no line.
     rules : bool
         Whether to take ruled lines away; not for drawings, which may hold level lines.
+    squares : bool
+        Whether to take lines away that run down too, of squared paper and margins; for pages alone,
+        as a tall letter runs down the whole picture of a word.
     isolate : {"auto", "colour", "none"} or Template
         Whether to keep a coloured pen alone ("colour" raises where there is none), or to take away
         a template that others of the set share.
@@ -133,9 +138,13 @@ def normalise(
         level = turned(cleaned(dark, ink), angle)
         dark = 1.0 - level / 255.0
         ink = ink_mask(dark)
-    if rules and (lines := rule_mask(ink)).any():
+    across = rule_mask(ink) if rules else np.zeros_like(ink)
+    down = rule_mask(ink.T, _DOWN_SHARE * max(ink.shape)).T if squares else np.zeros_like(ink)
+    if down.any():  # where they cross they are not thin, and dots would be left
+        across |= ink & closed(across, (1, _CROSSING)) & closed(down, (_CROSSING, 1))
+    if (lines := across | down).any():
         # A printed rule may be far darker than the pen: what ink is shows only without it.
-        rim = dilated(lines, (7, 3)) & ~(ink & ~lines)
+        rim = (dilated(across, (7, 3)) | dilated(down, (3, 7))) & ~(ink & ~lines)
         dark = np.where(lines | rim, 0.0, dark)
         ink = ink_mask(dark)
     out = cleaned(dark, ink)

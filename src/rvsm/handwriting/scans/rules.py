@@ -13,7 +13,7 @@ _RULE_SHARE = 0.3
 _WORD_HEIGHT = 96
 
 
-def rule_mask(ink: Mask) -> Mask:
+def rule_mask(ink: Mask, least: float | None = None) -> Mask:
     """Pixels of ruled lines: thin, level, and longer than any stroke of the writing.
 
     Small pictures of single words are looked at as `wordfiles.ruled_lines` does; in larger ones a
@@ -22,6 +22,8 @@ def rule_mask(ink: Mask) -> Mask:
     Parameters
     ----------
     ink : ndarray of bool, shape (h, w)
+    least : float, optional
+        How long a line in a larger one is that is a rule, pixels, where not 0.3 of the width.
 
     Returns
     -------
@@ -30,12 +32,16 @@ def rule_mask(ink: Mask) -> Mask:
     height, width = ink.shape
     if height <= _WORD_HEIGHT:
         return ruled_lines(ink)
+    if least is None:
+        least = _RULE_SHARE * width
+    if least > width:
+        return np.zeros_like(ink)
     thick = max(2, round(height / 200))
     gap = max(3, round(width / 50))
     thin = ink & ~opened(ink, (thick + 2, 1))
     joined = closed(np.pad(thin, ((0, 0), (gap, gap))), (1, gap))
     joined = dilated(joined[:, gap:-gap], (3, 1))
-    lines = opened(joined, (1, max(40, round(_RULE_SHARE * width))))
+    lines = opened(joined, (1, max(40, round(least))))
     if not lines.any():
         return np.zeros_like(ink)
     # Of a rule that is not quite level, or thicker, the rows beside are part.

@@ -105,6 +105,7 @@ def words_of(
         page.picture,
         deskew=True,
         rules=True,
+        squares=True,
         crop=False,
         turn=turn,
         pixels_per_mm=page.pixels_per_mm,

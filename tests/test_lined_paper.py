@@ -1,4 +1,4 @@
-"""Writing in black on paper with coloured rules, margins and squares: these are no pen."""
+"""Writing on paper with coloured rules, margins and squares, and on grey squares."""
 
 from pathlib import Path
 
@@ -8,8 +8,11 @@ from PIL import Image, ImageDraw
 
 from rvsm.handwriting.images import read_picture
 from rvsm.handwriting.scans.normalise import Normalised, normalise
+from rvsm.handwriting.scans.pages import read_pages
+from rvsm.handwriting.scans.reading import Reading
 from rvsm.handwriting.scans.segment import segment
-from scan_pages import make_page
+from rvsm.handwriting.scans.words import words_of
+from scan_pages import make_page, matched
 
 BLUE, RED, GREY = (110, 150, 215), (220, 70, 80), (130, 130, 130)
 PAPERS = {
@@ -66,6 +69,30 @@ def test_what_is_written_in_black_is_kept(paper: str, skew: float, tmp_path: Pat
     assert ruled.ink.sum() == pytest.approx(plain.ink.sum(), rel=0.1)
     if plain.ink.shape == ruled.ink.shape and plain.turned_deg == ruled.turned_deg:
         assert (plain.ink & ruled.ink).sum() > 0.9 * (plain.ink | ruled.ink).sum()
+
+
+@pytest.mark.parametrize("skew", [0.0, 3.0])
+def test_squares_of_the_pen_s_own_colour_are_taken_away(skew: float, tmp_path: Path) -> None:
+    page = make_page(np.random.default_rng(3), lines=8)
+    found = []
+    for lines in ({}, {"rows": (175, 175, 175), "columns": (175, 175, 175)}):
+        picture = on_paper(page.picture, **lines).convert("L")
+        picture.rotate(skew, Image.Resampling.BICUBIC, fillcolor=244).save(tmp_path / "page.png")
+        (read_page,) = read_pages(tmp_path / "page.png")
+        found.append([word for word in words_of(read_page, Reading()) if word.image is not None])
+    plain, squared = found
+    assert len(squared) == pytest.approx(len(plain), rel=0.2)
+    assert matched([w.box for w in squared], [w.box for w in plain]) > 0.75 * len(plain)
+
+
+def test_a_tall_letter_is_no_line_of_squared_paper() -> None:
+    strip = Image.new("L", (1200, 160), 240)
+    pen = ImageDraw.Draw(strip)
+    for x in range(100, 1100, 60):
+        pen.line([(x, 20), (x, 140)], 30, 4)
+        pen.line([(x, 138), (x + 20, 120)], 30, 4)
+    plain, squares = (normalise(strip, crop=False, squares=way).ink for way in (False, True))
+    assert (plain == squares).all()
 
 
 def test_a_blue_pen_on_grey_rules_is_the_pen(tmp_path: Path) -> None:
