@@ -15,9 +15,9 @@ from rvsm.errors import DataError, RunError
 from rvsm.experiments.config import TrainConfig
 from rvsm.experiments.data import check_size, reduce_image, to_float
 from rvsm.experiments.gather import Answer, Gathered, WordAnswer, answer_of, band_of, gather
+from rvsm.experiments.kept import is_beside_a_scan
 from rvsm.experiments.probability import calibration_of
 from rvsm.experiments.runs import load_run, network_size, read_result
-from rvsm.experiments.serve.store import is_beside_a_scan
 from rvsm.handwriting.description import read_description, size_of
 from rvsm.handwriting.images import SIZE, GreyImage
 from rvsm.handwriting.manifest import SUFFIXES, files_below

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rvsm.atomic import atomic_write, make_folder
+from rvsm.experiments.kept import new_name
 from rvsm.experiments.serve.drawing import Drawing
 
 _REMEMBERED = 1000
@@ -25,7 +23,6 @@ _ENDINGS = {
     b"BM": "bmp",
 }
 _NOT_KEPT = {"picture", "evidence", "grey"}
-_BESIDE_A_SCAN = re.compile(r"\d{4}-\d\d-\d\d-\d{6}-[0-9a-f]{6}-scan\.json")
 
 
 class Store:
@@ -60,7 +57,7 @@ class Store:
         """
         name = self._names.get(key) if key else None
         if name is None:
-            name = f"{_stamp()}-drawing.json"
+            name = f"{new_name('drawing')}.json"
             if key:
                 self._names[key] = name
                 while len(self._names) > _REMEMBERED:
@@ -72,7 +69,7 @@ class Store:
     def scan(self, data: bytes, answer: Mapping[str, Any]) -> str:
         """Keep a scan; returns the file's name."""
         ending = next((end for start, end in _ENDINGS.items() if data.startswith(start)), "bin")
-        stem = f"{_stamp()}-scan"
+        stem = new_name("scan")
         name = f"{stem}.{ending}"
         with atomic_write(self.folder / name) as stream:
             stream.write(data)
@@ -82,15 +79,6 @@ class Store:
     def _json(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.folder / name) as stream:
             stream.write(json.dumps(content, indent=1).encode())
-
-
-def is_beside_a_scan(file: Path) -> bool:
-    """Whether a file has the name of an answer that a `Store` keeps beside its scan."""
-    return _BESIDE_A_SCAN.fullmatch(file.name) is not None
-
-
-def _stamp() -> str:
-    return f"{datetime.now():%Y-%m-%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _bare(answer: Mapping[str, Any]) -> dict[str, Any]:
