@@ -103,6 +103,27 @@ def test_predictions_hold_every_image_once_an_arm(finished: Path, folder: Path) 
     assert told["image"]["accuracy"]["value"] == pytest.approx(right)
 
 
+def test_all_figures_follow_from_the_predictions(finished: Path) -> None:
+    """By scikit-learn: log-odds over the cut, of a person their mean."""
+    from sklearn.metrics import roc_auc_score
+
+    with (finished / "predictions.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    found = results(finished)
+    positive = found["data"]["classes"][1]
+    for told in found["rows"]:
+        mine = [row for row in rows if row["arm"] == told["arm"]]
+        over = np.array([float(row["log_odds"]) - float(row["cut"]) for row in mine])
+        truth = np.array([row["label"] == positive for row in mine])
+        names = np.array([row["person"] for row in mine])
+        assert [row["answer"] == positive for row in mine] == list(over > 0)
+        assert roc_auc_score(truth, over) == pytest.approx(told["image"]["auc"]["value"])
+        people = np.unique(names)
+        mean = [over[names == name].mean() for name in people]
+        ill = [truth[names == name].any() for name in people]
+        assert roc_auc_score(ill, mean) == pytest.approx(told["person"]["auc"]["value"])
+
+
 def test_people_who_are_wrong(finished: Path) -> None:
     """By the answers in predictions.csv: the mean of log-odds over the cut, here one repetition."""
     row = next(row for row in results(finished)["rows"] if row["arm"] == "hog")

@@ -28,7 +28,8 @@ NOTE = (
     "other people.",
     "A person's answer is the mean log-odds of the person's images. The answer is positive where "
     "the log-odds exceed those of the training part's share of positives, which balances "
-    "sensitivity and specificity; the majority class of all images is one answer for everybody.",
+    "sensitivity and specificity; an AUC ranks by how far they are above it, as folds differ in "
+    "it. The majority class of all images is one answer for everybody.",
     "Intervals are 95 % percentile intervals over people drawn with replacement, within their "
     "class; figures are means over the repetitions. They do not tell how another set of training "
     "people would do.",
@@ -189,10 +190,14 @@ def _differences(
 
 
 def write_predictions(path: Path, cases: Cases, folds: Folds) -> None:
-    """One line for each arm, repetition and image: file, person, truth, calibrated probability."""
+    """One line for each arm, repetition and image; all figures can be computed from them again.
+
+    Log-odds and cut stand there in full: of probabilities near 1 the printed digits keep no order.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("arm", "repeat", "fold", "file", "person", "label", "probability", "answer"))
+    columns = "arm repeat fold file person label probability answer log_odds cut"
+    writer.writerow(columns.split())
     for fold in folds:
         for arm, answer in fold["answers"].items():
             for place, log_odds in zip(fold["test"], answer["log_odds"], strict=True):
@@ -200,7 +205,8 @@ def write_predictions(path: Path, cases: Cases, folds: Folds) -> None:
                 told = cases.classes[int(log_odds > answer["cut"])]
                 truth = cases.classes[case.label]
                 line = (arm, fold["repeat"], fold["fold"], case.file, case.person, truth)
-                writer.writerow((*line, f"{float(expit(log_odds)):.6f}", told))
+                said = (f"{float(expit(log_odds)):.6f}", told, log_odds, answer["cut"])
+                writer.writerow((*line, *said))
     atomic_text(path, text.getvalue())
 
 
