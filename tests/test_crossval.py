@@ -155,6 +155,7 @@ def test_the_report(finished: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
     for words in ("Sensitivity", "HOG + logistic regression", "l0, 80 % zeros, 6 epochs", "<svg"):
         assert words in page
+    assert "roc auc" not in page
     hostile = results(finished)
     hostile["data"]["classes"] = ["<script>", "&"]
     hostile["data"]["skipped"] = {"<b>.png": "x"}

@@ -267,6 +267,12 @@ def test_tables_of_drawings_of_people() -> None:
     assert run["differences"](found) in text
     if nested.RESULTS.is_file():
         assert nested.table(json.loads(nested.RESULTS.read_text("utf-8"))) in text
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    told = {
+        study: round(100 * found[study]["rows"][-1]["image"]["accuracy"]["value"])
+        for study in ("spiral", "wave")
+    }
+    assert f"others' {told['spiral']} times in 100, waves {told['wave']} times" in readme
     # Every command that the results come from is one that there is.
     commands = run["commands"](Path("drawings"), Path("uci"), Path("work"))
     for command in [*commands, nested.command(Path("drawings"), Path("work"))]:

@@ -110,7 +110,7 @@ def lead(row: Row, results: Mapping[str, Any]) -> str:
 def tiles(row: Row) -> list[tuple[str, str, str]]:
     """(number, what it is, interval) of the featured arm, per person."""
     found = [
-        (text(name, row["person"][name]), MEASURE_WORDS[name].lower(), spread(name, row, "person"))
+        (text(name, row["person"][name]), _small(MEASURE_WORDS[name]), spread(name, row, "person"))
         for name in ("balanced_accuracy", "auc", "sensitivity", "specificity")
     ]
     if row.get("zeros"):
@@ -150,6 +150,11 @@ def spread(name: str, row: Row, level: str) -> str:
     return f"{low:.3f} – {high:.3f}" if name == "auc" else f"{100 * low:.1f} – {100 * high:.1f}"
 
 
+def _small(words: str) -> str:
+    """Without a capital, unless they are an abbreviation."""
+    return words if words.isupper() else words.lower()
+
+
 def _share(figure: Mapping[str, Any]) -> str:
     return "–" if figure["value"] is None else percent(figure["value"], 1)
 
@@ -171,7 +176,7 @@ def difference(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "what": f"{ARM_WORDS[found['of']]} − {ARM_WORDS[found['against']]}",
         "level": LEVEL_WORDS[found["level"]].lower(),
-        "measure": MEASURE_WORDS[found["measure"]].lower() + (", points" if in_points else ""),
+        "measure": _small(MEASURE_WORDS[found["measure"]]) + (", points" if in_points else ""),
         "value": signed(found["value"]),
         "interval": f"{signed(low)} to {signed(high)}",
     }
