@@ -103,7 +103,7 @@ class Coordinates:
     Attributes
     ----------
     mean, spread : ndarray, shape (f,)
-        Of the features; the spread is infinite where a feature never varies.
+        Of the features; the spread is what they are divided by, infinite where one never varies.
     basis : ndarray, shape (f, r)
     inputs : ndarray, shape (n, r)
         No columns where all images are alike.
@@ -127,11 +127,15 @@ class Coordinates:
         return Line(self.mean, np.asarray(weights), float(model.intercept_[0]))
 
 
-def coordinates(features: Reals) -> Coordinates:
-    """Standardise features, and find the basis in which as many numbers as images say all."""
+def coordinates(features: Reals, spread: Reals | None = None) -> Coordinates:
+    """Standardise features, and find the basis in which as many numbers as images say all.
+
+    `spread` is what they are divided by, by default their standard deviations.
+    """
     mean = features.mean(axis=0)
-    spread = features.std(axis=0)
-    spread = np.where(spread > 1e-9, spread, np.inf)
+    if spread is None:
+        spread = features.std(axis=0)
+        spread = np.where(spread > 1e-9, spread, np.inf)
     centred = (features - mean) / spread
     if centred.shape[1] > len(centred):
         values, vectors = np.linalg.eigh(centred @ centred.T)

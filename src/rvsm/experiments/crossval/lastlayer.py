@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rvsm import RVSM, Rule
 from rvsm.experiments.config import AugmentationConfig
-from rvsm.experiments.crossval.baselines import Coordinates, coordinates, fit_line
+from rvsm.experiments.crossval.baselines import Coordinates, coordinates
 from rvsm.experiments.crossval.candidates import NO_CHANGE, Candidate
 from rvsm.experiments.crossval.metrics import Ints, Reals
 from rvsm.experiments.crossval.networks import Begin, take_over
@@ -33,6 +33,7 @@ _BATCH = 100
 _KEPT = 8  # coordinates: of the inner folds of one training part
 _STEPS, _FULL_AT = 200, 180
 _LR, _BETA = 3e-3, 0.01
+_LEAST = 0.1
 _PENALTIES: dict[str, Penalty] = {"l0": L0(), "l1": L1(), "transformed-l1": TransformedL1(a=1.0)}
 
 
@@ -68,7 +69,8 @@ class Seen:
         if key not in self._found:
             if len(self._found) >= _KEPT:
                 del self._found[next(iter(self._found))]
-            self._found[key] = coordinates(self.inputs(which))
+            inputs = self.inputs(which)
+            self._found[key] = coordinates(inputs, _spread(inputs))
         return self._found[key]
 
     def forget(self) -> None:
@@ -164,6 +166,10 @@ def fit_last(seen: Seen, which: npt.NDArray[np.intp], labels: Ints, tried: Candi
 
     .. math:: C \sum_i \log(1 + e^{-y_i (w \cdot x_i + b)}) + \tfrac12 \lVert w \rVert^2 .
 
+    None is divided by less than a tenth of the root mean square of their standard deviations: a
+    place that hardly any training image has ink at would be millions of standard deviations away
+    in the first other image that has.
+
     Sparse, the splitting optimizer goes on from there with the same sum, all images at once, and
     finds which weights stay: as many as `tried` asks for, the first logit all zero, since only
     the difference of the two counts. On those the sum is minimised once more.
@@ -194,11 +200,16 @@ def fit_last(seen: Seen, which: npt.NDArray[np.intp], labels: Ints, tried: Candi
         _write(net, -weights / 2, weights / 2, offset - float(line.mean @ weights))
         return net
     inputs = (seen.inputs(which) - found.mean) / found.spread
-    start = weights * np.where(np.isfinite(found.spread), found.spread, 0.0)
-    weights, offset = _sparse(inputs, answers, start, offset, tried, views)
+    weights, offset = _sparse(inputs, answers, weights * found.spread, offset, tried, views)
     weights = weights / found.spread
     _write(net, np.zeros_like(weights), weights, offset - float(line.mean @ weights))
     return net
+
+
+def _spread(inputs: Reals) -> Reals:
+    """What features are divided by."""
+    found = inputs.std(axis=0)
+    return np.asarray(np.maximum(found, max(_LEAST * float(np.sqrt(np.mean(found**2))), 1e-9)))
 
 
 def _sparse(
@@ -237,7 +248,8 @@ def _sparse(
         optimizer.step()
     optimizer.finalize()
     kept = np.flatnonzero(layer.weight.detach().numpy()[0])
-    line = fit_line(inputs[:, kept], answers, tried.ridge / views)
+    alone = coordinates(inputs[:, kept], np.ones(len(kept)))
+    line = alone.line(answers, tried.ridge / views)
     weights = np.zeros(inputs.shape[1])
     weights[kept] = line.weights
     return weights, line.offset - float(line.mean @ line.weights)
