@@ -156,6 +156,7 @@ def test_the_report(finished: Path) -> None:
     for words in ("Sensitivity", "HOG + logistic regression", "l0, 80 % zeros, 6 epochs", "<svg"):
         assert words in page
     assert "roc auc" not in page
+    assert "are averaged" not in page
     hostile = results(finished)
     hostile["data"]["classes"] = ["<script>", "&"]
     hostile["data"]["skipped"] = {"<b>.png": "x"}
@@ -165,6 +166,8 @@ def test_the_report(finished: Path) -> None:
     assert "copies of other" not in page
     hostile["data"]["copies"] = [["a<b.png", "c.png"]]
     assert "1 images are copies of other people’s, a&lt;b.png = c.png" in render("x", hostile)
+    hostile["settings"]["average"] = True
+    assert "Last layers are averaged" in render("x", hostile)
     assert "<script>" not in render("<i>", hostile)
     assert "<i>" not in render("<i>", hostile).replace('<i style="left', "")
 
