@@ -93,7 +93,7 @@ def predict(
       rvsm predict runs/l0 scans/ --scan --out predictions.csv
       rvsm predict runs/forms scans/ --scan --template data/forms/template-spiral.png
       rvsm predict runs/l0 drawing.json
-      rvsm predict runs/l0 uci-pd-spirals --layout uci-spirals --out predictions.csv
+      rvsm predict runs/spiral uci-pd-spirals --layout uci-spirals --out predictions.csv
       rvsm predict runs/l0 letters.pdf --pages --out words.csv
       rvsm predict runs/l0 scans/ --pages --dpi 300 --person '(P[0-9]+)_' --evidence seen
     """
