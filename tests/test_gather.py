@@ -177,6 +177,8 @@ def test_command(run: Path, scans: Path) -> None:
     told = json.loads(runner.invoke(app, [*given, "--json"]).stdout)
     assert [person["name"] for person in told["people"]] == ["anna", "bert"]
     assert len(told["words"]) == sum(page["words"] for page in told["pages"])
+    assert (told["words"][0]["line"], told["words"][0]["place"]) == (1, 1)
+    assert (told["words"][-1]["line"], told["words"][-1]["place"]) == (None, None)
     assert "not a diagnosis" in told["notice"]
     assert "calibrated)" in lines[0]
     assert "nobody's" not in result.stderr

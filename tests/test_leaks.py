@@ -93,14 +93,14 @@ def test_copies(tmp_path: Path) -> None:
     equal, near = finding(report, "equal pictures"), finding(report, "near copies")
     assert (equal.level, near.level) == ("warning", "fault")
     assert "healthy/1.png = healthy/again.png" in equal.text
-    assert near.text.startswith("1 pairs in different splits, classes or people")
+    assert near.text.startswith("1 pair in different splits, classes or people")
     assert "healthy/2.jpg = parkinson/2.png" in near.text
     # Where some cross, those that do not are told all the same.
     save(drawing(4, size=size).resize((225, 188)), tmp_path / "parkinson" / "4.jpg")
     near = finding(check_collection(read(tmp_path)), "near copies")
     assert near.level == "fault"
     assert near.text.endswith(
-        "1 pairs of one person in one split: parkinson/4.jpg = parkinson/4.png"
+        "1 pair of one person in one split: parkinson/4.jpg = parkinson/4.png"
     )
 
 

@@ -37,10 +37,10 @@ def predict_pages(
     people = gather(words, lambda word: word.person, band)
     lost = sum(page.answer == "unreadable" for page in pages)
     if as_json:
-        # Words fill the CSV file where there is one.
-        parts: dict[str, list[Any]] = {"words": words} if out is None else {}
-        parts |= {"pages": pages, "people": people}
+        parts = {"pages": pages, "people": people}
         told = {name: [asdict(entry) for entry in entries] for name, entries in parts.items()}
+        if out is None:  # they fill the CSV file where there is one
+            told = {"words": [_told(word) for word in words]} | told
         named = {} if out is None else {"out": str(out)}
         typer.echo(json.dumps({"notice": NOTICE, **named, **told}, indent=2))
     elif out is not None:
@@ -69,6 +69,13 @@ def predict_pages(
     if out is not None:
         end(lost_in(out, lost, len(pages), "pages"))
     end([word.reason for word in words if word.answer == "unreadable"])
+
+
+def _told(word: WordAnswer) -> dict[str, Any]:
+    """A word as JSON can hold it, lines and words counted from 1 as in the CSV file."""
+    if word.box is None:
+        return asdict(word) | {"line": None, "place": None}
+    return asdict(word) | {"line": word.line + 1, "place": word.place + 1}
 
 
 def _words(run: Path, scans: list[Path], out: Path | None, **options: Any) -> list[WordAnswer]:

@@ -184,7 +184,7 @@ def _copies(name: str, pairs: Sequence[tuple[Row, Row]], fine: str) -> Finding:
         apart = (a.split, a.label, a.carrier) != (b.split, b.label, b.carrier)
         (crossing if apart else within).append(f"{a.file} = {b.file}")
     told = [
-        f"{len(shown)} pairs {where}: {some(shown)}"
+        f"{len(shown)} pair{'s' * (len(shown) > 1)} {where}: {some(shown)}"
         for shown, where in (
             (crossing, "in different splits, classes or people"),
             (within, "of one person in one split"),
