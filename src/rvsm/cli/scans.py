@@ -73,9 +73,8 @@ def predict_pages(
 
 def _told(word: WordAnswer) -> dict[str, Any]:
     """A word as JSON can hold it, lines and words counted from 1 as in the CSV file."""
-    if word.box is None:
-        return asdict(word) | {"line": None, "place": None}
-    return asdict(word) | {"line": word.line + 1, "place": word.place + 1}
+    line, place = word.numbers
+    return asdict(word) | {"line": line, "place": place}
 
 
 def _words(run: Path, scans: list[Path], out: Path | None, **options: Any) -> list[WordAnswer]:

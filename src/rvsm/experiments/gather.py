@@ -63,6 +63,11 @@ class WordAnswer:
     evidence: str = ""
     turned: int = 0
 
+    @property
+    def numbers(self) -> tuple[int, int] | tuple[None, None]:
+        """Line and place as files tell them, from 1; None of a whole picture."""
+        return (None, None) if self.box is None else (self.line + 1, self.place + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Gathered:

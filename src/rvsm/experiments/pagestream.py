@@ -134,12 +134,10 @@ def _is_of(page: str, name: str) -> bool:
 
 def _row(answer: WordAnswer) -> tuple[str, ...]:
     numbers = (answer.probability, answer.calibrated)
-    known = answer.box is not None
-    place = (str(answer.line + 1), str(answer.place + 1)) if known else ("", "")
     return (
         answer.page.encode("utf-8", "replace").decode(),
         answer.person,
-        *place,
+        *("" if number is None else str(number) for number in answer.numbers),
         *(map(str, answer.box) if answer.box is not None else ("",) * 4),
         answer.answer,
         *("" if value is None else f"{value:.6f}" for value in numbers),

@@ -144,7 +144,10 @@ def normalise(
         across |= ink & closed(across, (1, _CROSSING)) & closed(down, (_CROSSING, 1))
     if (lines := across | down).any():
         # A printed rule may be far darker than the pen: what ink is shows only without it.
-        rim = (dilated(across, (7, 3)) | dilated(down, (3, 7))) & ~(ink & ~lines)
+        rim = dilated(across, (7, 3))
+        if down.any():
+            rim |= dilated(down, (3, 7))
+        rim &= ~(ink & ~lines)
         dark = np.where(lines | rim, 0.0, dark)
         ink = ink_mask(dark)
     out = cleaned(dark, ink)
