@@ -2,7 +2,8 @@
 
    Maps are (n, h, w, c), c innermost. MOST bounds c. A loop over channels takes LANES at once and
    the rest one by one. What a convolution in bfloat16 puts out, and what goes back into it, is in
-   bfloat16; all that is computed is in float32. */
+   bfloat16, and so is what the next one reads; all that is computed is in float32. Of such maps the
+   largest entries are kept as they are, in half the memory. */
 
 #include <stdint.h>
 #include <string.h>
@@ -36,11 +37,11 @@ typedef uint16_t bf16;
         AT(h##L, p) = __builtin_convertvector((none & 0x7fc0) | (~none & whole), h##L);            \
     }
 
-#define OVER_CHANNELS(BODY, T)                                                                     \
+#define OVER_CHANNELS(BODY, ...)                                                                   \
     do {                                                                                           \
         long k = 0;                                                                                \
-        for (; k + LANES <= c; k += LANES) BODY(8, T)                                              \
-        for (; k < c; k++) BODY(1, T)                                                              \
+        for (; k + LANES <= c; k += LANES) BODY(8, __VA_ARGS__)                                    \
+        for (; k < c; k++) BODY(1, __VA_ARGS__)                                                    \
     } while (0)
 /* The function of a type of maps and a block of 1 or 2 by 1 or 2. */
 #define BY_BLOCK(NAME, T, ...)                                                                     \
@@ -62,7 +63,7 @@ static void into(double *sums, const float *row, long c) {
     }
 
 #define POOL(T, ROWS, COLUMNS)                                                                     \
-    static void pool_##T##_##ROWS##COLUMNS(const T *restrict x, float *restrict y,                 \
+    static void pool_##T##_##ROWS##COLUMNS(const T *restrict x, T *restrict y,                     \
                                            int8_t *restrict at, double *restrict sums,             \
                                            double *restrict squares, long n, long h, long w,       \
                                            long c) {                                               \
@@ -81,18 +82,18 @@ static void into(double *sums, const float *row, long c) {
 #define POOL_BEGIN(L, T)                                                                           \
     f##L m = LOAD_##T(L, p + k);                                                                   \
     i##L which = {0};
-#define POOL_END(L)                                                                                \
-    AT(f##L, y + k) = m;                                                                           \
+#define POOL_END(L, T)                                                                             \
+    STORE_##T(L, y + k, m)                                                                         \
     AT(b##L, at + k) = __builtin_convertvector(which, b##L);                                       \
     AT(f##L, s + k) += m;                                                                          \
     AT(f##L, q + k) += m * m;
-#define POOL_11(L, T) { POOL_BEGIN(L, T) POOL_END(L) }
-#define POOL_12(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + c, 1) POOL_END(L) }
-#define POOL_21(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + w * c, 1) POOL_END(L) }
+#define POOL_11(L, T) { POOL_BEGIN(L, T) POOL_END(L, T) }
+#define POOL_12(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + c, 1) POOL_END(L, T) }
+#define POOL_21(L, T) { POOL_BEGIN(L, T) TAKE(L, T, p + w * c, 1) POOL_END(L, T) }
 #define POOL_22(L, T)                                                                              \
     {                                                                                              \
         POOL_BEGIN(L, T)                                                                           \
-        TAKE(L, T, p + c, 1) TAKE(L, T, p + w * c, 2) TAKE(L, T, p + w * c + c, 3) POOL_END(L)     \
+        TAKE(L, T, p + c, 1) TAKE(L, T, p + w * c, 2) TAKE(L, T, p + w * c + c, 3) POOL_END(L, T)  \
     }
 #define OF_ALL_BLOCKS(BODY, T) BODY(T, 1, 1) BODY(T, 1, 2) BODY(T, 2, 1) BODY(T, 2, 2)
 OF_ALL_BLOCKS(POOL, f32)
@@ -100,7 +101,7 @@ OF_ALL_BLOCKS(POOL, bf16)
 
 /* The largest of each block, which of its entries that is, and the sums over all blocks. */
 #define POOL_OF(T)                                                                                 \
-    void pool_##T(const T *x, float *y, int8_t *at, double *sums, double *squares, long n, long h, \
+    void pool_##T(const T *x, T *y, int8_t *at, double *sums, double *squares, long n, long h,     \
                   long w, long c, long rows, long columns) {                                       \
         memset(sums, 0, c * sizeof *sums);                                                         \
         memset(squares, 0, c * sizeof *squares);                                                   \
@@ -109,48 +110,55 @@ OF_ALL_BLOCKS(POOL, bf16)
 POOL_OF(f32)
 POOL_OF(bf16)
 
-/* max(a y + b, 0) of m places. */
-#define RECTIFY(L, T)                                                                              \
+/* max(a y + b, 0) of m places; Y is the type of pooled maps, Z that of what is made of them. */
+#define RECTIFY(L, Y, Z)                                                                           \
     {                                                                                              \
-        f##L v = OF(f##L, y + k) * OF(f##L, a + k) + OF(f##L, b + k);                              \
-        AT(f##L, z + k) = CHOOSE(L, v <= 0, (f##L){0}, v);                                         \
+        f##L v = LOAD_##Y(L, y + k) * OF(f##L, a + k) + OF(f##L, b + k);                           \
+        STORE_##Z(L, z + k, CHOOSE(L, v <= 0, (f##L){0}, v))                                       \
     }
-void rectify(const float *restrict y, float *restrict z, const float *restrict a,
-             const float *restrict b, long m, long c) {
-    for (long r = 0; r < m; r++, y += c, z += c) OVER_CHANNELS(RECTIFY, f32);
-}
+#define RECTIFY_OF(Y, Z)                                                                           \
+    void rectify_##Y##_##Z(const Y *restrict y, Z *restrict z, const float *restrict a,            \
+                           const float *restrict b, long m, long c) {                              \
+        for (long r = 0; r < m; r++, y += c, z += c) OVER_CHANNELS(RECTIFY, Y, Z);                 \
+    }
 
 /* The gradient g where a y + b > 0, else 0. */
-#define PASSED(L)                                                                                  \
-    f##L v = OF(f##L, y + k);                                                                      \
-    f##L d = CHOOSE(L, v * OF(f##L, a + k) + OF(f##L, b + k) > 0, OF(f##L, g + k), (f##L){0});
+#define PASSED(L, Y, Z)                                                                            \
+    f##L v = LOAD_##Y(L, y + k);                                                                   \
+    f##L d = CHOOSE(L, v * OF(f##L, a + k) + OF(f##L, b + k) > 0, LOAD_##Z(L, g + k), (f##L){0});
 
 /* Sums of what passes the ReLU, and of its products with y. */
-#define ADD_UP(L, T)                                                                               \
+#define ADD_UP(L, Y, Z)                                                                            \
     {                                                                                              \
-        PASSED(L)                                                                                  \
+        PASSED(L, Y, Z)                                                                            \
         AT(f##L, s + k) += d;                                                                      \
         AT(f##L, q + k) += d * v;                                                                  \
     }
-void add_up(const float *restrict g, const float *restrict y, const float *restrict a,
-            const float *restrict b, double *restrict sums, double *restrict products, long m,
-            long c) {
-    float s[MOST], q[MOST];
-    memset(sums, 0, c * sizeof *sums);
-    memset(products, 0, c * sizeof *products);
-    for (long r = 0; r < m;) {
-        memset(s, 0, c * sizeof *s);
-        memset(q, 0, c * sizeof *q);
-        for (long t = 0; t < 64 && r < m; t++, r++, g += c, y += c) OVER_CHANNELS(ADD_UP, f32);
-        into(sums, s, c);
-        into(products, q, c);
+#define ADD_UP_OF(Y, Z)                                                                            \
+    void add_up_##Y##_##Z(const Z *restrict g, const Y *restrict y, const float *restrict a,       \
+                          const float *restrict b, double *restrict sums,                          \
+                          double *restrict products, long m, long c) {                             \
+        float s[MOST], q[MOST];                                                                    \
+        memset(sums, 0, c * sizeof *sums);                                                         \
+        memset(products, 0, c * sizeof *products);                                                 \
+        for (long r = 0; r < m;) {                                                                 \
+            memset(s, 0, c * sizeof *s);                                                           \
+            memset(q, 0, c * sizeof *q);                                                           \
+            for (long t = 0; t < 64 && r < m; t++, r++, g += c, y += c)                            \
+                OVER_CHANNELS(ADD_UP, Y, Z);                                                       \
+            into(sums, s, c);                                                                      \
+            into(products, q, c);                                                                  \
+        }                                                                                          \
     }
-}
+/* The first layer's maps are in float32, and may go on in bfloat16. */
+#define OF_ALL_TYPES(BODY) BODY(f32, f32) BODY(f32, bf16) BODY(bf16, bf16)
+OF_ALL_TYPES(RECTIFY_OF)
+OF_ALL_TYPES(ADD_UP_OF)
 
 /* e passed + f y + o, to the largest entry of each block; 0 to the others. */
 #define SPREAD(T, ROWS, COLUMNS)                                                                   \
     static void spread_##T##_##ROWS##COLUMNS(                                                      \
-        const float *restrict g, const float *restrict y, const int8_t *restrict at,               \
+        const T *restrict g, const T *restrict y, const int8_t *restrict at,                       \
         const float *restrict a, const float *restrict b, const float *restrict e,                 \
         const float *restrict f, const float *restrict o, T *restrict x, long n, long h, long w,   \
         long c) {                                                                                  \
@@ -160,17 +168,17 @@ void add_up(const float *restrict g, const float *restrict y, const float *restr
                 OVER_CHANNELS(SPREAD_##ROWS##COLUMNS, T);                                          \
             }                                                                                      \
     }
-#define SPREAD_BEGIN(L)                                                                            \
-    PASSED(L)                                                                                      \
+#define SPREAD_BEGIN(L, Y, Z)                                                                      \
+    PASSED(L, Y, Z)                                                                                \
     d = OF(f##L, e + k) * d + OF(f##L, f + k) * v + OF(f##L, o + k);                               \
     i##L which = __builtin_convertvector(OF(b##L, at + k), i##L);
 #define GIVE(L, T, to, place) STORE_##T(L, (to) + k, (which == (place)) & (i##L)d)
-#define SPREAD_11(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) }
-#define SPREAD_12(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) GIVE(L, T, p + c, 1) }
-#define SPREAD_21(L, T) { SPREAD_BEGIN(L) GIVE(L, T, p, 0) GIVE(L, T, p + w * c, 1) }
+#define SPREAD_11(L, T) { SPREAD_BEGIN(L, T, T) GIVE(L, T, p, 0) }
+#define SPREAD_12(L, T) { SPREAD_BEGIN(L, T, T) GIVE(L, T, p, 0) GIVE(L, T, p + c, 1) }
+#define SPREAD_21(L, T) { SPREAD_BEGIN(L, T, T) GIVE(L, T, p, 0) GIVE(L, T, p + w * c, 1) }
 #define SPREAD_22(L, T)                                                                            \
     {                                                                                              \
-        SPREAD_BEGIN(L)                                                                            \
+        SPREAD_BEGIN(L, T, T)                                                                      \
         GIVE(L, T, p, 0) GIVE(L, T, p + c, 1)                                                      \
         GIVE(L, T, p + w * c, 2) GIVE(L, T, p + w * c + c, 3)                                      \
     }
@@ -178,9 +186,9 @@ OF_ALL_BLOCKS(SPREAD, f32)
 OF_ALL_BLOCKS(SPREAD, bf16)
 
 #define SPREAD_OF(T)                                                                               \
-    void spread_##T(const float *g, const float *y, const int8_t *at, const float *a,              \
-                    const float *b, const float *e, const float *f, const float *o, T *x, long n,  \
-                    long h, long w, long c, long rows, long columns) {                             \
+    void spread_##T(const T *g, const T *y, const int8_t *at, const float *a, const float *b,      \
+                    const float *e, const float *f, const float *o, T *x, long n, long h, long w,  \
+                    long c, long rows, long columns) {                                             \
         BY_BLOCK(spread, T, g, y, at, a, b, e, f, o, x, n, h, w, c);                               \
     }
 SPREAD_OF(f32)
@@ -239,8 +247,9 @@ static void frame(const float *x, float *framed, long h, long w) {
                 squares[l] += ((const float *)&q)[l];                                              \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-    static void correlate_##L(const float *framed, const float *restrict g,                        \
+    }
+#define FIRST_BACK(L, Z)                                                                           \
+    static void correlate_##Z##_##L(const float *framed, const Z *restrict g,                      \
                               const float *restrict y, const int8_t *restrict at,                  \
                               const float *restrict a, const float *restrict b,                    \
                               const float *restrict e, const float *restrict f,                    \
@@ -251,7 +260,7 @@ static void frame(const float *x, float *framed, long h, long w) {
         for (long r = 0; r < h / 2; r++)                                                           \
             for (long j = 0; j < w / 2; j++, g += c, y += c, at += c) {                            \
                 const float *p = framed + 2 * (r * stride + j);                                    \
-                SPREAD_BEGIN(L)                                                                    \
+                SPREAD_BEGIN(L, f32, Z)                                                            \
                 const f##L d0 = (f##L)((which == 0) & (i##L)d), d1 = (f##L)((which == 1) & (i##L)d);\
                 const f##L d2 = (f##L)((which == 2) & (i##L)d), d3 = (f##L)((which == 3) & (i##L)d);\
                 _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++)                                \
@@ -269,13 +278,19 @@ static void frame(const float *x, float *framed, long h, long w) {
 FIRST_LAYER(16)
 FIRST_LAYER(8)
 FIRST_LAYER(1)
+FIRST_BACK(16, f32)
+FIRST_BACK(8, f32)
+FIRST_BACK(1, f32)
+FIRST_BACK(16, bf16)
+FIRST_BACK(8, bf16)
+FIRST_BACK(1, bf16)
 
-#define BY_LANES(CALL)                                                                             \
+#define BY_LANES(CALL, ...)                                                                        \
     do {                                                                                           \
         long k = 0;                                                                                \
-        for (; k + WIDE <= c; k += WIDE) CALL(16);                                                 \
-        for (; k + LANES <= c; k += LANES) CALL(8);                                                \
-        for (; k < c; k++) CALL(1);                                                                \
+        for (; k + WIDE <= c; k += WIDE) CALL(16, __VA_ARGS__);                                    \
+        for (; k + LANES <= c; k += LANES) CALL(8, __VA_ARGS__);                                   \
+        for (; k < c; k++) CALL(1, __VA_ARGS__);                                                   \
     } while (0)
 
 /* As `pool` of the maps of n images x. `framed` has room for (h + 2)(w + 2) numbers, all zero. */
@@ -285,22 +300,26 @@ void convolve(const float *x, const float *weight, float *framed, float *y, int8
     memset(squares, 0, c * sizeof *squares);
     for (long i = 0; i < n; i++, x += h * w, y += h / 2 * (w / 2) * c, at += h / 2 * (w / 2) * c) {
         frame(x, framed, h, w);
-#define CONVOLVE(L) convolve_##L(framed, weight + k, y + k, at + k, sums + k, squares + k, h, w, c)
-        BY_LANES(CONVOLVE);
+#define CONVOLVE(L, ...) convolve_##L(framed, weight + k, y + k, at + k, sums + k, squares + k, h, w, c)
+        BY_LANES(CONVOLVE, );
     }
 }
 
 /* The gradient of the weights (9, c) from that of what is left of the maps, as `spread` has it. */
-void correlate(const float *x, float *framed, const float *g, const float *y, const int8_t *at,
-               const float *a, const float *b, const float *e, const float *f, const float *o,
-               double *slopes, long n, long h, long w, long c) {
-    const long size = h / 2 * (w / 2) * c;
-    memset(slopes, 0, TAPS * c * sizeof *slopes);
-    for (long i = 0; i < n; i++, x += h * w, g += size, y += size, at += size) {
-        frame(x, framed, h, w);
-#define CORRELATE(L)                                                                               \
-    correlate_##L(framed, g + k, y + k, at + k, a + k, b + k, e + k, f + k, o + k, slopes + k, h,  \
-                  w, c)
-        BY_LANES(CORRELATE);
+#define CORRELATE(L, Z)                                                                            \
+    correlate_##Z##_##L(framed, g + k, y + k, at + k, a + k, b + k, e + k, f + k, o + k,           \
+                        slopes + k, h, w, c)
+#define CORRELATE_OF(Z)                                                                            \
+    void correlate_##Z(const float *x, float *framed, const Z *g, const float *y,                  \
+                       const int8_t *at, const float *a, const float *b, const float *e,           \
+                       const float *f, const float *o, double *slopes, long n, long h, long w,     \
+                       long c) {                                                                   \
+        const long size = h / 2 * (w / 2) * c;                                                     \
+        memset(slopes, 0, TAPS * c * sizeof *slopes);                                              \
+        for (long i = 0; i < n; i++, x += h * w, g += size, y += size, at += size) {               \
+            frame(x, framed, h, w);                                                                \
+            BY_LANES(CORRELATE, Z);                                                                \
+        }                                                                                          \
     }
-}
+CORRELATE_OF(f32)
+CORRELATE_OF(bf16)

@@ -13,7 +13,7 @@ from rvsm import native
 _MOST_CHANNELS = 2048
 """MOST in block.c."""
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
-"""Of maps; block.c has a function for each."""
+"""Of maps; block.c has a function for each, or each pair of what is pooled and what comes of it."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Who watches a convolution wants it to be called."""
 
@@ -24,7 +24,8 @@ class Normalised(NamedTuple):
     Attributes
     ----------
     maps : Tensor
-        ``(B, C, h, w)``, differentiable.
+        ``(B, C, h, w)``, differentiable, of the type that the next layer takes: that of the maps it
+        came from, and after images that of autocast if there is one.
     mean, var : Tensor
         Of the pooled maps, ``(C,)``; `var` divides by the number of places less one.
     """
@@ -83,7 +84,8 @@ def pool_norm_relu(
     training step of the paper's network. Here it is two and two, in C, on one thread. What is kept
     for the way back are the pooled maps and a byte for each that says which entry was the largest;
     of equal ones the first receives the gradient. Sums are taken in float64, so that the gradients
-    are a thousand times as near to those of float64.
+    are a thousand times as near to those of float64. In bfloat16 the maps are read and written so,
+    which loses nothing: the largest entries are exact, and a convolution would round the rest.
     """
     y, mean, var = _Block.apply(maps, pool, scale, bias, eps)  # type: ignore[no-untyped-call]
     return Normalised(y, mean, var)
@@ -144,20 +146,20 @@ class _Block(torch.autograd.Function):
         maps = maps.contiguous(memory_format=torch.channels_last)
         images, channels, height, width = maps.shape
         rows, columns = pool
-        y, largest = _room(images, channels, height // rows, width // columns)
+        y, largest = _room((images, channels, height // rows, width // columns), maps.dtype)
         sums = _sums(2, channels)
         name, sizes = f"pool_{_TYPES[maps.dtype]}", _sizes(maps)
         _call(name, maps, y, largest, sums[0], sums[1], *sizes, rows, columns)
-        ctx.pool, ctx.size, ctx.dtype = pool, maps.shape, maps.dtype
-        return _normalise(ctx, y, largest, sums, scale, bias, eps)
+        ctx.pool, ctx.size = pool, maps.shape
+        return _normalise(ctx, y, largest, sums, scale, bias, eps, maps.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
         y, largest, *_ = ctx.saved_tensors
         gradient, factors, slope_of_bias = _back(ctx, gradient)
-        result = _empty(ctx.size, ctx.dtype)
-        name = f"spread_{_TYPES[ctx.dtype]}"
+        result = _empty(ctx.size, y.dtype)
+        name = f"spread_{_TYPES[y.dtype]}"
         _call(name, gradient, y, largest, *factors, result, *_sizes(result), *ctx.pool)
         return result, None, None, slope_of_bias, None
 
@@ -171,12 +173,12 @@ class _First(torch.autograd.Function):
         count, _, height, width = images.shape
         channels = len(weight)
         taps = weight.reshape(channels, 9).t().contiguous()
-        y, largest = _room(count, channels, height // 2, width // 2)
+        y, largest = _room((count, channels, height // 2, width // 2), torch.float32)
         sums = _sums(2, channels)
         sizes = (count, height, width, channels)
         _call("convolve", images, taps, _frame(images), y, largest, sums[0], sums[1], *sizes)
         ctx.shape = weight.shape
-        return _normalise(ctx, y, largest, sums, scale, bias, eps, images)
+        return _normalise(ctx, y, largest, sums, scale, bias, eps, _wanted(), images)
 
     @staticmethod
     @once_differentiable
@@ -187,7 +189,8 @@ class _First(torch.autograd.Function):
         count, _, height, width = images.shape
         slopes = _sums(9, channels)
         sizes = (count, height, width, channels)
-        _call("correlate", images, _frame(images), gradient, y, largest, *factors, slopes, *sizes)
+        name, frame = f"correlate_{_TYPES[gradient.dtype]}", _frame(images)
+        _call(name, images, frame, gradient, y, largest, *factors, slopes, *sizes)
         return None, slopes.t().float().reshape(ctx.shape), None, slope_of_bias, None
 
 
@@ -199,6 +202,7 @@ def _normalise(
     scale: Tensor,
     bias: Tensor,
     eps: float,
+    dtype: torch.dtype,
     *more: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what is made of pooled maps, their mean and variance; save what the way back needs."""
@@ -209,9 +213,9 @@ def _normalise(
     inverse = (var + eps).rsqrt()
     a = scale * inverse
     b = bias - mean * a
-    out = torch.empty_like(y)
+    out = _empty(y.shape, dtype)
     a32, b32 = a.float(), b.float()
-    _call("rectify", y, out, a32, b32, count, channels)
+    _call(f"rectify_{_TYPES[y.dtype]}_{_TYPES[dtype]}", y, out, a32, b32, count, channels)
     ctx.save_for_backward(y, largest, a32, b32, a, mean, inverse, *more)
     mean32, unbiased = mean.float(), (var * (count / (count - 1))).float()
     ctx.mark_non_differentiable(mean32, unbiased)
@@ -225,7 +229,8 @@ def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tenso
     count = y.numel() // channels
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     sums = _sums(2, channels)
-    _call("add_up", gradient, y, a32, b32, sums[0], sums[1], count, channels)
+    name = f"add_up_{_TYPES[y.dtype]}_{_TYPES[gradient.dtype]}"
+    _call(name, gradient, y, a32, b32, sums[0], sums[1], count, channels)
     # With x = (y - mean) inverse the gradient is a (g - mean(g) - x mean(g x)): linear in g
     # and y, with factors and an offset for each channel.
     along = (sums[1] - mean * sums[0]) * inverse
@@ -234,10 +239,17 @@ def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tenso
     return gradient, (a32, b32, a32, slope.float(), offset.float()), sums[0].float()
 
 
-def _room(images: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _wanted() -> torch.dtype:
+    """Return the type in which a convolution on the CPU takes its maps now."""
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32
+    dtype = torch.get_autocast_dtype("cpu")
+    return dtype if dtype in _TYPES else torch.float32
+
+
+def _room(shape: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return memory for pooled maps and for which entry of each block was the largest."""
-    shape = (images, channels, height, width)
-    return _empty(shape), _empty(shape, torch.int8)
+    return _empty(shape, dtype), _empty(shape, torch.int8)
 
 
 def _frame(images: Tensor) -> Tensor:
@@ -246,7 +258,7 @@ def _frame(images: Tensor) -> Tensor:
     return images.new_zeros(height + 2, width + 2)
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
 
