@@ -9,6 +9,7 @@ from commandline import Run, make_folder, run_apart
 from rvsm.cli.guard import Bars, explain_error
 from rvsm.cli.runs import print_bands
 from rvsm.experiments.gather import NOTICE
+from rvsm.experiments.recipes import DATA_SEED
 from rvsm.handwriting.manifest import read_manifest
 
 
@@ -156,6 +157,11 @@ def test_version_and_help(run: Run) -> None:
         assert shown.code == 0
         assert "Examples:" in shown.out
     assert "rvsm reproduce" in run("--help").out
+
+
+def test_help_tells_the_data_seed_of_the_study(run: Run) -> None:
+    shown = " ".join(run("reproduce", "--help").out.split())
+    assert f"a function of it; {DATA_SEED} by default" in shown
 
 
 def test_help_needs_no_torch() -> None:

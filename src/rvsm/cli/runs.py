@@ -207,7 +207,7 @@ def reproduce(
         bool | None, typer.Option(help="The grid of zeros and beta; by default with --full.")
     ] = None,
     data_seed: Annotated[
-        int | None, typer.Option(min=0, help="The data are a function of it; 2 by default.")
+        int | None, typer.Option(min=0, help="The data are a function of it; 10 by default.")
     ] = None,
     fonts: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="A folder of further fonts.")
