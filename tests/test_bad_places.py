@@ -191,7 +191,7 @@ def test_a_name_that_is_not_utf8_is_listed_and_skipped(
     ]
     trained = run("train", folder, "--out", tmp_path / "run", *QUICK)
     assert trained.code == 0, trained
-    assert "1 files could not be read" in trained.out.replace("\n", " ")
+    assert "1 file could not be read" in trained.out.replace("\n", " ")
     assert run("data", "check", folder).code in (0, 1)
     assert (folder / manifest.MANIFEST).is_file()
 

@@ -402,9 +402,9 @@ def print_result(title: str, result: dict[str, Any]) -> None:
     for split, number in result.get("skipped_images", {}).items():
         names = list(result.get("skipped_files", {}).get(split, ()))[:_NAMED]
         more = f" and {number - len(names)} more" if number > len(names) else ""
+        files = "1 file" if number == 1 else f"{number} files"
         console.print(
-            f"{split}: {number} files could not be read and were left out: "
-            f"{', '.join(names)}{more}.",
+            f"{split}: {files} could not be read; left out: {', '.join(names)}{more}.",
             soft_wrap=True,
         )
     if note := result.get("note", ""):
