@@ -164,6 +164,22 @@ def test_help_tells_the_data_seed_of_the_study(run: Run) -> None:
     assert f"a function of it; {DATA_SEED} by default" in shown
 
 
+def test_a_run_without_a_test_split_has_no_scores(run: Run, tmp_path: Path) -> None:
+    """What it learned from, or was chosen by, is no test; asked for by name it is scored."""
+    data = make_folder(tmp_path / "data", {"train": 8, "val": 4})
+    folder = tmp_path / "run"
+    trained = run("train", data, "--out", folder, "--method", "dense", "--epochs", 1)
+    assert trained.code == 0, trained.err
+    assert "no test split, so nothing was scored" in trained.out
+    assert "accuracy" not in trained.out
+    sentence = run("evaluate", folder).sentence()
+    assert f"{data} has no test split" in sentence
+    assert "--split val" in sentence
+    named = run("evaluate", folder, "--split", "val")
+    assert named.code == 0, named.err
+    assert "val" in named.out
+
+
 def test_help_needs_no_torch() -> None:
     done = run_apart("train", "--help", before="sys.modules['torch'] = None")
     assert done.code == 0, done.err

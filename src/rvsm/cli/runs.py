@@ -393,7 +393,14 @@ def print_result(title: str, result: dict[str, Any]) -> None:
         shares = (f"{score[name]:.2%}" for name in ("accuracy", "accuracy_one_view"))
         table.add_row(split, str(score["images"]), *shares, auc)
     console = Console(markup=False)
-    console.print(table)
+    if table.rows:
+        console.print(table)
+    else:
+        console.print(
+            f"{title}: the data have no test split, so nothing was scored; "
+            "`rvsm evaluate RUN DATA` scores another folder.",
+            soft_wrap=True,
+        )
     console.print(
         f"Zeros: {result['fc_zeros']:.1%} of the fully connected weights, {result['zeros']:.1%} "
         f"of all; {result['nonzeros']:,} weights are left.",

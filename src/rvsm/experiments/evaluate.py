@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rvsm.atomic import atomic_text
+from rvsm.errors import DataError
 from rvsm.experiments.data import Batches, Split, listed_rows, load_split, read_rows
 from rvsm.experiments.runs import load_run
 from rvsm.handwriting.manifest import Row
@@ -123,8 +124,8 @@ def evaluate(
     data
         Data folder, with or without a manifest.
     splits
-        Which splits; by default all but ``train`` and ``val``, or everything where there is
-        nothing else.
+        Which splits; by default all but ``train`` and ``val``, or everything where another folder
+        has nothing else.
     progress
         Told (what, images read, images in all).
 
@@ -139,7 +140,7 @@ def evaluate(
     RunError
         If the folder holds no finished run.
     DataError
-        If the data cannot be used.
+        If the data cannot be used, or are the run's own without a test split.
     """
     config, net = load_run(run_dir)
     data = Path(data)
@@ -147,7 +148,13 @@ def evaluate(
     own = data.resolve() == Path(config.data).resolve()
     rows = read_rows(data) if own else listed_rows(data)
     names = sorted({row.split for row in rows})
-    chosen = splits or [name for name in names if name not in ("train", "val")] or names
+    tests = [name for name in names if name not in ("train", "val")]
+    if own and not splits and not tests:
+        raise DataError(
+            f"{data} has no test split: the run was trained on its images or its model was chosen "
+            "by them; name another folder, or ask for one of its splits (--split val)."
+        )
+    chosen = splits or tests or names
     scores, loaded = {}, {}
     for name in chosen:
         told = None if progress is None else functools.partial(progress, f"reading {name}")
