@@ -254,6 +254,18 @@ def test_example_of_any_model() -> None:
     assert found["sparse"] > 0.7
 
 
+def test_real_words_that_are_called_shaky() -> None:
+    import json
+
+    found = json.loads((ROOT / "benchmarks" / "people" / "streaming.json").read_text("utf-8"))
+    scans = found["results"]["dhsd, scan"]
+    share = round(100 * scans["answers"]["shaky"] / scans["files"])
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"one of them called {share} % shaky" in readme
+    table = (ROOT / "docs" / "scans.md").read_text("utf-8")
+    assert re.search(rf"^\| dhsd, scan \|.*\| {share} \|$", table, flags=re.M)
+
+
 def test_tables_of_drawings_of_people() -> None:
     import json
 
