@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from commandline import run_here
 from drawings import make_folder
 from rvsm.errors import ConfigError, RunError
+from rvsm.experiments import jobs as jobs_module
 from rvsm.experiments import recipes
 from rvsm.experiments import reproduce as reproduce_module
 from rvsm.experiments.config import Method
@@ -330,6 +332,40 @@ def test_a_worker_that_dies_is_told_with_its_log(tmp_path: Path, console: Consol
     assert "needs bad" in failures[2]
     with pytest.raises(RunError, match="3 steps did not finish"):
         raise_failures(failures)
+
+
+def test_who_made_a_data_set_does_not_train(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, popen = [], subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        started.append(options["env"]["GLIBC_TUNABLES"])
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=9")
+    counts = {"train": 4, "val": 0, "test-paper": 0, "test-unseen": 0, "curve": 0}
+    made, again = (
+        Job(
+            f"data/{name}",
+            {
+                "kind": "data",
+                "path": str(tmp_path / name),
+                "options": {"counts": counts, "pairs": True, "workers": 1},
+            },
+            last=name == "one",
+        )
+        for name in ("one", "two")
+    )
+    jobs = [made, again, Job("bad", {"kind": "train"})]
+    failures = run_jobs(
+        jobs, workers=1, logs=tmp_path / "logs", console=console, finished=lambda job: ""
+    )
+    assert [failure.partition(":")[0] for failure in failures] == ["bad"]
+    assert (tmp_path / "two" / "manifest.csv").exists()
+    assert started == ["glibc.malloc.tcache_count=9:glibc.malloc.hugetlb=1"] * 2
+    assert jobs_module._tunables("glibc.malloc.hugetlb=0") == "glibc.malloc.hugetlb=0"
 
 
 def test_the_table_shows_mean_and_spread() -> None:

@@ -37,11 +37,15 @@ class Job:
         What the worker is told.
     needs
         Names of the jobs that have to be finished before.
+    last
+        Whether its process ends with it. One that made a million images has its memory in a
+        million pieces, and would train half as fast.
     """
 
     name: str
     order: dict[str, Any]
     needs: tuple[str, ...] = ()
+    last: bool = False
 
 
 class _Failure(Exception):
@@ -140,6 +144,9 @@ class _Worker:
             raise _Failure(last["error"])
         if "finished" not in last:
             raise _Failure(f"its process ended with code {self.end()}, see {self._log}")
+        if job.last and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self.end()
         return time.monotonic() - started
 
     def kill(self) -> None:
@@ -185,6 +192,7 @@ class _Worker:
                         **os.environ,
                         "OMP_NUM_THREADS": "1",
                         "MKL_NUM_THREADS": "1",
+                        "GLIBC_TUNABLES": _tunables(os.environ.get("GLIBC_TUNABLES", "")),
                     },
                 )
             if self._stopped:
@@ -202,6 +210,16 @@ class _Worker:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         return code
+
+
+def _tunables(found: str) -> str:
+    """Return the settings of glibc's malloc with huge pages asked for, unless they say otherwise.
+
+    With those a step of the paper's network takes a twentieth to a tenth less.
+    """
+    if "glibc.malloc.hugetlb" in found:
+        return found
+    return ":".join(filter(None, [found, "glibc.malloc.hugetlb=1"]))
 
 
 def raise_failures(failures: Sequence[str]) -> None:

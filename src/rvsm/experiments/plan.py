@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class Plan:
         if (made := read_description(place)) is not None:
             self._refuse(place, difference(made, self._asked[place.name]))
         path = str(place)
-        self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}))
+        self._jobs.append(Job(name, {"kind": "data", "path": path, "options": options}, last=True))
         order = {"kind": "check", "path": path, "most": CHECKED_IMAGES}
         self._jobs.append(Job(f"check/{place.name}", order, (name,)))
 
@@ -212,8 +213,7 @@ class Plan:
         ]
         names = {job.name for job in left}
         return [
-            Job(job.name, job.order, tuple(need for need in job.needs if need in names))
-            for job in left
+            replace(job, needs=tuple(need for need in job.needs if need in names)) for job in left
         ]
 
     def _finished(self, job: Job) -> bool:
