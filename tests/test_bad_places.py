@@ -75,6 +75,24 @@ def test_a_run_may_stand_beside_other_files(run: Run, data: Path, tmp_path: Path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_run_is_not_put_among_its_images(run: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "copy")
+    before = sorted(tmp_path.rglob("*"))
+    done = run("train", tmp_path / "copy", "--out", tmp_path / "copy", *QUICK)
+    assert "holds the images to learn from; name another folder" in done.sentence()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_evidence_that_cannot_be_is_told_first(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for more in ((), ("--pages",), ("--out", tmp_path / "a.csv")):
+        done = run(
+            "predict", tmp_path / "no run", "a.png", "--evidence", tmp_path / "file" / "in", *more
+        )
+        assert "file" in done.sentence()
+        assert "make the folder" in done.sentence()
+
+
 def test_a_run_knows_its_data_by_any_path(
     run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rvsm.atomic import make_folder
 from rvsm.cli.data import Drawing, Layouts
 
 
@@ -100,6 +101,8 @@ def predict(
     from rvsm.cli.scans import predict_pages, read_band
 
     band = read_band(unsure)
+    if evidence is not None:
+        make_folder(evidence)  # one that cannot be is told before a thousand images are read
     if pages:
         if layout is not None or scan:
             raise typer.BadParameter("--pages goes without --layout and --scan: leave them out.")

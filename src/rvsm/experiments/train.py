@@ -146,6 +146,10 @@ def train(
     if config.start:
         start_file(config.start)
     data, size = Path(config.data), network_size(config)
+    if run_dir.resolve() == data.resolve():
+        raise RunError(
+            f"{run_dir} holds the images to learn from; name another folder for the run."
+        )
     check_size(size, whole_size(data))
     config = sized(config, size)
     teacher = _teacher(config)
