@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rvsm.experiments.recipes import FULL_SEEDS
 from rvsm.experiments.records import RESULTS_FILE, STUDY_FILE
 from rvsm.experiments.reproduce import grouped, mean_and_sd
 
@@ -74,10 +75,11 @@ def paragraph(rows: Sequence[Mapping[str, Any]], mode: str) -> str:
         text += ", the sparse networks started from the dense one"
     text += "."
     if mode == "quick":
+        done = len({row["seed"] for row in _rows(Path(__file__).with_name("full"))})
+        there = f"{done} of its {len(FULL_SEEDS)} seeds {'is' if done == 1 else 'are'}"
         text += (
             " The study of more seeds, and of networks with most of all their weights zero, is "
-            "`rvsm reproduce --full`; the first four of its five seeds are in "
-            "`benchmarks/reproduce/full`."
+            f"`rvsm reproduce --full`; {there} in `benchmarks/reproduce/full`."
         )
     return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
@@ -86,13 +88,18 @@ def rewrite(readme: str, folder: Path) -> str:
     """The README with the block between the marks replaced."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
-    rows = json.loads((folder / RESULTS_FILE).read_text("utf-8"))
+    rows = _rows(folder)
     mode = json.loads((folder / STUDY_FILE).read_text("utf-8"))["mode"]
     here = folder.resolve()
     shown = here.relative_to(ROOT) if here.is_relative_to(ROOT) else folder
     note = f"Written by `benchmarks/reproduce/readme.py` from `{shown}`."
     note += " Mean ± standard deviation over seeds, at u, the weights with exact zeros."
     return f"{before}{START}{paragraph(rows, mode)}\n\n{table(rows)}\n\n{note}\n{END}{after}"
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / RESULTS_FILE).read_text("utf-8"))
+    return rows
 
 
 if __name__ == "__main__":
