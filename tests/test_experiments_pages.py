@@ -10,9 +10,11 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from rvsm.experiments.pages import keep_pages
+
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages: one fault would stand for 512
 
 if sys.argv[1:]:
     keep_pages()
