@@ -288,9 +288,9 @@ FIRST_BACK(1, bf16)
 #define BY_LANES(CALL, ...)                                                                        \
     do {                                                                                           \
         long k = 0;                                                                                \
-        for (; k + WIDE <= c; k += WIDE) CALL(16, __VA_ARGS__);                                    \
-        for (; k + LANES <= c; k += LANES) CALL(8, __VA_ARGS__);                                   \
-        for (; k < c; k++) CALL(1, __VA_ARGS__);                                                   \
+        for (; k + WIDE <= c; k += WIDE) CALL(16, ##__VA_ARGS__);                                  \
+        for (; k + LANES <= c; k += LANES) CALL(8, ##__VA_ARGS__);                                 \
+        for (; k < c; k++) CALL(1, ##__VA_ARGS__);                                                 \
     } while (0)
 
 /* As `pool` of the maps of n images x. `framed` has room for (h + 2)(w + 2) numbers, all zero. */
@@ -300,8 +300,8 @@ void convolve(const float *x, const float *weight, float *framed, float *y, int8
     memset(squares, 0, c * sizeof *squares);
     for (long i = 0; i < n; i++, x += h * w, y += h / 2 * (w / 2) * c, at += h / 2 * (w / 2) * c) {
         frame(x, framed, h, w);
-#define CONVOLVE(L, ...) convolve_##L(framed, weight + k, y + k, at + k, sums + k, squares + k, h, w, c)
-        BY_LANES(CONVOLVE, );
+#define CONVOLVE(L) convolve_##L(framed, weight + k, y + k, at + k, sums + k, squares + k, h, w, c)
+        BY_LANES(CONVOLVE);
     }
 }
 
